@@ -1,0 +1,20 @@
+"""wavebase: recurrent nets that start at an exact spectral algorithm, and whether gradient descent keeps it."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "power_spectrum": "wavebase.spectrum",
+    "spectral_lstm": "wavebase.models.spectral",
+    "spectral_construction": "wavebase.constructions.spectral",
+    "perturb": "wavebase.constructions.perturbation",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    """Public names are imported at first use, so that `import wavebase` stays light."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'wavebase' has no attribute {name!r}")

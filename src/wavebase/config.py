@@ -1,0 +1,242 @@
+"""A run's configuration, checked once, at the boundary: every wrong value ends here in one line.
+
+The schema of a group is the signature that its `_target_` has: parameter names are the known keys, annotations their
+types, the constructor's own checks their ranges. Parameters that the run itself fills (sizes of the task, generators,
+dtype) are no keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Literal
+
+import torch
+from hydra.errors import CompactHydraException
+
+from wavebase.probes.verdict import Thresholds
+from wavebase.training import TrainSettings
+
+ALLOWED_TARGETS = ("wavebase.", "torch.optim.", "torch.nn.")
+
+
+class ConfigError(CompactHydraException, ValueError):
+    """A configuration that cannot run: one line with what was wanted, what was got, and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """One seed a purpose, so that changing one leaves the others' draws alone. null: the run's `seed`."""
+
+    data: int | None = None
+    init: int | None = None
+    perturbation: int | None = None
+    probe: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+    """every: steps between probings. curvature: measure lambda_max at the start (always done when the learning rate is
+    given by the boundary), on curvature_batch sequences. figures: draw them at the end. verdict: thresholds."""
+
+    every: int = 50
+    curvature: bool = True
+    curvature_batch: int = 256
+    figures: bool = True
+    verdict: Thresholds = dataclasses.field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        for name in ("every", "curvature_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"probe.{name} must be at least 1, got {getattr(self, name)}; see conf/probe")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings:
+    """The keys of every optimiser; all others go to the torch.optim class.
+
+    lr: a number; or, if that is null, lr_over_boundary: a fraction of 2/lambda_max, measured at the start.
+    clip_norm: largest norm of the gradient, null for none. schedule, warmup: see `training.schedule_factor`.
+    """
+
+    lr: float | None = None
+    lr_over_boundary: float | None = None
+    clip_norm: float | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr is None and self.lr_over_boundary is None:
+            raise ValueError("optim.lr or optim.lr_over_boundary must be given, got null for both; use optim.lr_over_boundary=0.5")
+        for name in ("lr", "lr_over_boundary", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"optim.{name} must be positive and finite, got {value}; use null to leave it out")
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup must be at least 0 steps, got {self.warmup}; use 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The top level. Groups that are built later stay mappings."""
+
+    model: dict[str, Any]
+    signal: dict[str, Any]
+    task: dict[str, Any]
+    optim: dict[str, Any]
+    train: TrainSettings
+    probe: ProbeSettings
+    seeds: Seeds
+    T: int = 8
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float64"
+    device: str = "auto"
+    threads: int | None = None
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.T < 2:
+            raise ValueError(f"T must be a window of at least 2 samples, got {self.T}; use T=8")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}; use null for torch's choice")
+        for name, value in (("seed", self.seed), *dataclasses.asdict(self.seeds).items()):
+            if value is not None and not 0 <= value < 2**63:
+                raise ValueError(f"{name} must lie in 0..2^63-1, got {value}; use 0")
+
+    def generator(self, purpose: Literal["data", "init", "perturbation", "probe"]) -> torch.Generator:
+        """A fresh generator for one purpose: streams of different purposes are unrelated even for equal seeds."""
+        import numpy as np
+
+        seed = getattr(self.seeds, purpose)
+        order = ("data", "init", "perturbation", "probe").index(purpose)
+        words = np.random.SeedSequence([self.seed if seed is None else seed, order]).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+    def torch_device(self) -> torch.device:
+        """The device asked for; auto takes CUDA where there is one."""
+        cuda = torch.cuda.is_available()
+        if self.device == "auto":
+            return torch.device("cuda" if cuda else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}; use device=auto")
+        count = torch.cuda.device_count() if cuda else 0
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise ConfigError(f"device={self.device} must exist, got a machine with {count} CUDA devices; use device=auto")
+        return device
+
+
+def parse(node: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of a run. Raises ConfigError."""
+    return call(RunConfig, node, "")
+
+
+def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
+    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError."""
+    path = node.get("_target_")
+    if not isinstance(path, str) or not path.startswith(ALLOWED_TARGETS):
+        raise ConfigError(f"{where}._target_ must name something in {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/{where}")
+    module, _, name = path.rpartition(".")
+    try:
+        target = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{where}._target_ must exist, got {path!r} ({error}); see conf/{where}") from error
+    return call(target, {key: value for key, value in node.items() if key != "_target_"}, where, context or {})
+
+
+def call(target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
+    """Call `target` with a mapping's values, checked against its signature. Raises ConfigError."""
+    parameters = inspect.signature(target).parameters
+    context = context or {}
+    known = set(parameters) - set(context)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    arguments = {}
+    for key, value in node.items():
+        label = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(unknown_key(label, str(key), known))
+        arguments[key] = fit(value, hints.get(key, Any), label)
+    for name, parameter in parameters.items():
+        if name in context:
+            arguments[name] = context[name]
+        elif name not in arguments and parameter.default is parameter.empty:
+            if context:  # not a key of the group: something that a task of another kind would have given
+                raise ConfigError(f"{where} needs {name!r}, got a task that does not give it; choose another task= or {where}=")
+            raise ConfigError(f"{where or 'config'}.{name} must be given, got nothing; see conf/{where}")
+    try:
+        return target(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def unknown_key(label: str, key: str, known: Iterable[str]) -> str:
+    """The one line for a key that nobody reads, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, 1, 0.5)
+    return f"{label} must be a known key, got {key!r}; " + (f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}")
+
+
+def fit(value: Any, hint: Any, label: str) -> Any:
+    """The value as the annotation wants it, or ConfigError."""
+    if hint is Any or hint is inspect.Parameter.empty:
+        return value
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            try:
+                return fit(value, option, label)
+            except ConfigError as error:
+                # a mapping meant for a dataclass deserves that dataclass's own complaint
+                if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
+                    raise error
+        raise ConfigError(f"{label} must be {_words(hint)}, got {value!r}; see conf/")
+    if origin is Literal:
+        if value not in options:
+            near = difflib.get_close_matches(str(value), map(str, options), 1, 0.5)
+            raise ConfigError(f"{label} must be one of {', '.join(map(str, options))}, got {value!r}; use {near[0] if near else options[0]}")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return call(typing.cast(type, hint), value, label)
+    if origin in (list, Sequence) and isinstance(value, list | tuple):
+        return [fit(item, options[0], f"{label}[{n}]") for n, item in enumerate(value)]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(fit(item, options[0], f"{label}[{n}]") for n, item in enumerate(value))
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: fit(item, options[1], f"{label}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if isinstance(plain, type) and isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
+        return value
+    raise ConfigError(f"{label} must be {_words(hint)}, got {value!r}; see conf/")
+
+
+def _words(hint: Any) -> str:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_words(option) for option in options)
+    names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) in (list, Sequence, tuple):
+        return "a list"
+    return "a mapping" if typing.get_origin(hint) in (dict, Mapping) or dataclasses.is_dataclass(hint) else str(hint)
+
+
+def optimizer_group(node: Mapping[str, Any]) -> tuple[OptimSettings, dict[str, Any]]:
+    """An optim group as the house's own settings and the rest, which belongs to the torch.optim class."""
+    own = {field.name for field in dataclasses.fields(OptimSettings)}
+    settings = call(OptimSettings, {key: value for key, value in node.items() if key in own}, "optim")
+    return settings, {key: value for key, value in node.items() if key not in own}

@@ -1,0 +1,1 @@
+"""Weights as values, built apart from any module: exact algorithms, their perturbations, their symmetries."""

@@ -1,0 +1,82 @@
+"""Measured departures from a construction: noise, wrong angles, wrong moduli, leakage outside the algorithm's mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wavebase.constructions.construction import Construction
+
+Kind = Literal["gaussian", "rotation", "modulus", "leakage"]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How far, in which direction, and which weights.
+
+    kind       what changes                                                        unit of `scale`
+    gaussian   every entry, normal noise                                           Frobenius norm relative to the weight's
+    leakage    recurrent entries outside the mask only, normal noise               Frobenius norm relative to the weight's
+    rotation   each oscillator's angle, normal                                     standard deviation, radians per sample
+    modulus    each oscillator's eigenvalue modulus, times 1 + normal              standard deviation, relative
+
+    weights: names, for gaussian and leakage (default weight_hh_cell); rotation and modulus act on gen in weight_hh_cell.
+    """
+
+    kind: Kind = "gaussian"
+    scale: float = 0.01
+    weights: Sequence[str] = ("weight_hh_cell",)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("gaussian", "rotation", "modulus", "leakage"):
+            raise ValueError(f"perturbation.kind must be gaussian, rotation, modulus or leakage, got {self.kind!r}; use gaussian")
+        if not (math.isfinite(self.scale) and self.scale >= 0):
+            raise ValueError(f"perturbation.scale must be finite and not negative, got {self.scale}; use 0.01")
+
+
+def perturb(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Construction:
+    """A copy of the construction with perturbed weights; draws only from `generator`, in float64.
+
+    Raises ValueError for a name that is no weight, or a weight that cannot be perturbed in the way asked.
+    """
+    weights = dict(construction.weights)
+    if perturbation.kind in ("rotation", "modulus"):
+        name = "weight_hh_cell"
+        weights[name] = _turn(construction, perturbation, generator)
+    else:
+        for name in perturbation.weights:
+            weights[name] = _add_noise(construction, name, perturbation, generator)
+    return construction.replace_weights(weights)
+
+
+def _add_noise(construction: Construction, name: str, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
+    if name not in construction.weights:
+        raise ValueError(f"perturbation.weights must name weights, got {name!r}; use one of {', '.join(construction.weights)}")
+    weight = construction.weights[name]
+    noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    if perturbation.kind == "leakage":
+        if name not in construction.mask:
+            raise ValueError(f"perturbation.weights must be recurrent for kind=leakage, got {name!r}; use weight_hh_cell")
+        noise = noise.masked_fill(construction.mask[name], 0)
+    size = weight.to(torch.float64).norm()
+    if size == 0:
+        raise ValueError(f"perturbation.weights: {name} is zero, so noise relative to it has no size; leave it out")
+    return (weight.to(torch.float64) + noise * (perturbation.scale * size / noise.norm())).to(weight.dtype)
+
+
+def _turn(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
+    """Each gen block R becomes R times a rotation, or R times a number."""
+    weight = construction.weights["weight_hh_cell"].clone()
+    gen = construction.blocks["gen"]
+    draws = perturbation.scale * torch.randn((gen.stop - gen.start) // 2, generator=generator, dtype=torch.float64)
+    for n, draw in enumerate(draws.tolist()):
+        pair = slice(gen.start + 2 * n, gen.start + 2 * n + 2)
+        cos, sin = (math.cos(draw), math.sin(draw)) if perturbation.kind == "rotation" else (1 + draw, 0.0)
+        move = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
+        weight[pair, pair] = (move @ weight[pair, pair].to(torch.float64)).to(weight.dtype)
+    return weight

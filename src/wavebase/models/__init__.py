@@ -1,0 +1,1 @@
+"""Torch modules for one net each: forward only, no task, no training."""

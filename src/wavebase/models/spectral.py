@@ -1,0 +1,144 @@
+"""The spectral LSTM: one class and one readout whose start is exact, perturbed or random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction
+from wavebase.constructions.perturbation import Perturbation, perturb
+from wavebase.constructions.spectral import Preset, spectral_construction
+from wavebase.recurrence import GATES, InputGate, Trace, lstm_sequence, lstm_trace
+
+
+class SpectralLSTM(nn.Module):
+    """A single-layer LSTM over a signal, read once per window by a linear layer.
+
+    Maps [batch, samples] (samples a multiple of T) to [batch, windows, bins]: `latency` zero samples flush the last
+    window, and window j is read at step (j + 1) T - 1 + latency. Parameters are named as in `Construction.weights`,
+    one matrix per gate, so that each can be trained, frozen and followed on its own. Inputs are cast to its dtype.
+    Raises ValueError for inputs of another shape.
+    """
+
+    def __init__(self, construction: Construction):
+        super().__init__()
+        self.T, self.latency, self.input_gate = construction.T, construction.latency, construction.input_gate
+        self.construction = construction
+        for name in (*WEIGHT_NAMES, *STATE_NAMES):
+            self.register_parameter(name, nn.Parameter(construction.weights[name].clone()))
+        self.readout = nn.Linear(construction.hidden_size, len(construction.bins)).to(construction.dtype)
+        self.load_state_dict(dict(construction.weights))
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Readout of every window: [batch, samples] to [batch, windows, bins]."""
+        inputs, windows = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
+        hidden, _, _ = lstm_sequence(inputs, *self._states_and_weights(len(inputs)), self.input_gate)
+        return self.readout(at_window_ends(hidden, self.T, self.latency, windows))
+
+    def trace(self, signal: Tensor) -> Trace:
+        """States and gates of every step, each [batch, samples + latency, H]."""
+        inputs, _ = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
+        return lstm_trace(inputs, *self._states_and_weights(len(inputs)), self.input_gate)
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Its weights by canonical name, one matrix per gate, detached."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def _states_and_weights(self, batch: int) -> tuple[Tensor, ...]:
+        packed = {
+            kind: torch.cat([getattr(self, f"{kind}_{gate}") for gate in GATES])
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        states = (self.hidden_0.expand(batch, -1), self.cell_0.expand(batch, -1))
+        return (*states, packed["weight_ih"], packed["weight_hh"], packed["bias_ih"] + packed["bias_hh"])
+
+
+def flushed(signal: Tensor, T: int, latency: int) -> tuple[Tensor, int]:
+    """The signal [batch, samples] as inputs [batch, samples + latency, 1], and its number of windows."""
+    if signal.ndim != 2 or signal.shape[1] < T or signal.shape[1] % T:
+        raise ValueError(
+            f"signal must be [batch, samples] with samples a multiple of T={T}, got {list(signal.shape)}; "
+            "cut or pad it to whole windows"
+        )
+    return nn.functional.pad(signal, (0, latency)).unsqueeze(-1), signal.shape[1] // T
+
+
+def at_window_ends(hidden: Tensor, T: int, latency: int, windows: int) -> Tensor:
+    """Hidden states [batch, steps, H] at the steps where windows are read: [batch, windows, H]."""
+    return hidden[:, T - 1 + latency :: T][:, :windows]
+
+
+def spectral_lstm(
+    T: int,
+    bins: str | Iterable[int] = "full",
+    *,
+    dtype: torch.dtype = torch.float32,
+    input_gate: InputGate = "tanh",
+    preset: Preset = "exact",
+    eps: float | None = None,
+    gains: Mapping[str, float] | None = None,
+    margin: float = 40.0,
+    amplitude: float = 1.0,
+) -> SpectralLSTM:
+    """An LSTM that computes the power spectrum |X_k|^2 of each window of T real samples, exact to rounding.
+
+    Maps [batch, samples] to [batch, windows, bins], unnormalised power (see `wavebase.power_spectrum`, its oracle).
+    bins: "full" (0..T-1), "half" (0..T//2) or a list. amplitude: bound on |x|; larger inputs lose accuracy gradually.
+    input_gate="sigmoid" builds the same function in torch.nn.LSTM's own cell. Other arguments, errors, and the
+    derivation: `wavebase.constructions.spectral`. Its `construction` holds blocks, mask, gains and error bound.
+    """
+    return SpectralLSTM(
+        spectral_construction(
+            T, bins, dtype=dtype, input_gate=input_gate, preset=preset, eps=eps, gains=gains, margin=margin, amplitude=amplitude
+        )
+    )
+
+
+def build(
+    T: int,
+    scale: float,
+    signal_amplitude: float,
+    windows: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    perturbing: torch.Generator,
+    *,
+    bins: str | list[int] = "full",
+    start: Literal["exact", "perturbed", "random"] = "exact",
+    input_gate: Literal["tanh", "sigmoid"] = "tanh",
+    preset: Literal["exact", "trainable"] = "exact",
+    eps: float | None = None,
+    gains: dict[str, float | None] | None = None,
+    margin: float = 40.0,
+    amplitude: float | None = None,
+    perturbation: Perturbation | None = None,
+) -> SpectralLSTM:
+    """The net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights in its place."""
+    if start not in ("exact", "perturbed", "random"):
+        raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
+    construction = spectral_construction(
+        T, bins, dtype=dtype, input_gate=input_gate, preset=preset, eps=eps, margin=margin,
+        gains={name: value for name, value in (gains or {}).items() if value is not None},
+        amplitude=signal_amplitude if amplitude is None else amplitude, scale=scale, bound_windows=windows,
+    )
+    if start == "perturbed":
+        construction = perturb(construction, perturbation or Perturbation(), perturbing)
+    elif start == "random":
+        construction = construction.replace_weights(random_weights(construction, init))
+    return SpectralLSTM(construction)
+
+
+def random_weights(construction: Construction, generator: torch.Generator) -> dict[str, Tensor]:
+    """Weights of the construction's shapes as torch.nn.LSTM and torch.nn.Linear draw them: uniform in +-1/sqrt(H).
+
+    The state starts at zero. Drawn in float64, so that float32 and float64 nets start alike.
+    """
+    bound = construction.hidden_size**-0.5
+    weights = {}
+    for name, weight in construction.weights.items():
+        draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+        weights[name] = (torch.zeros_like(draw) if name in STATE_NAMES else draw).to(weight.dtype)
+    return weights

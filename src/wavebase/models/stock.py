@@ -1,0 +1,96 @@
+"""torch.nn.LSTM, unmodified, with a linear readout: the baseline, and a host for the stock-cell construction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wavebase.constructions.construction import Construction
+from wavebase.constructions.spectral import spectral_construction
+from wavebase.models.spectral import at_window_ends, flushed
+from wavebase.recurrence import GATES, Trace, lstm_trace
+
+
+class StockLSTM(nn.Module):
+    """torch.nn.LSTM over a signal with a linear readout once per window; shapes and timing as `SpectralLSTM`.
+
+    initial_state: the state that every sequence starts from, [2, H] (hidden, cell), not trained.
+    """
+
+    def __init__(self, hidden_size: int, outputs: int, T: int, latency: int = 2, dtype: torch.dtype = torch.float64):
+        super().__init__()
+        self.T, self.latency = T, latency
+        self.lstm = nn.LSTM(1, hidden_size, batch_first=True, dtype=dtype)
+        self.readout = nn.Linear(hidden_size, outputs, dtype=dtype)
+        self.register_buffer("initial_state", torch.zeros(2, hidden_size, dtype=dtype))
+        self.construction: Construction | None = None
+
+    def load(self, construction: Construction) -> None:
+        """Take over the weights and state of a construction for the sigmoid input gate."""
+        if construction.input_gate != "sigmoid":
+            raise ValueError(f"torch.nn.LSTM needs input_gate=sigmoid, got {construction.input_gate}; build one with it")
+        self.lstm.load_state_dict(construction.packed())
+        self.readout.load_state_dict({name: construction.weights[f"readout.{name}"] for name in ("weight", "bias")})
+        self.initial_state.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")]))
+        self.construction = construction
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Readout of every window: [batch, samples] to [batch, windows, outputs]."""
+        inputs, windows = flushed(signal.to(self.initial_state.dtype), self.T, self.latency)
+        state = self.initial_state[:, None, None].expand(-1, 1, len(inputs), -1).contiguous()
+        hidden, _ = self.lstm(inputs, (state[0], state[1]))
+        return self.readout(at_window_ends(hidden, self.T, self.latency, windows))
+
+    def trace(self, signal: Tensor) -> Trace:
+        """States and gates of every step, each [batch, samples + latency, H], by this house's own recurrence."""
+        inputs, _ = flushed(signal.to(self.initial_state.dtype), self.T, self.latency)
+        hidden, cell = (state.expand(len(inputs), -1) for state in self.initial_state)
+        weights = dict(self.lstm.named_parameters())
+        bias = weights["bias_ih_l0"] + weights["bias_hh_l0"]
+        return lstm_trace(inputs, hidden, cell, weights["weight_ih_l0"], weights["weight_hh_l0"], bias, "sigmoid")
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Its weights by canonical name, one matrix per gate, detached."""
+        weights = {f"readout.{name}": value.detach() for name, value in self.readout.named_parameters()}
+        for name, packed in self.lstm.named_parameters():
+            kind = name.removesuffix("_l0")
+            weights |= {f"{kind}_{gate}": part.detach() for gate, part in zip(GATES, packed.chunk(4), strict=True)}
+        return weights
+
+
+def build(
+    T: int,
+    scale: float,
+    signal_amplitude: float,
+    windows: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    *,
+    bins: str | list[int] = "full",
+    start: Literal["random", "exact"] = "random",
+    hidden_size: int | None = None,
+) -> StockLSTM:
+    """The stock net of a run: torch's own random start, or the exact stock-cell construction (11F units).
+
+    hidden_size: null gives the size of the spectral net with the same bins, 7F.
+    """
+    if start not in ("random", "exact"):
+        raise ValueError(f"model.start must be random or exact, got {start!r}; use random")
+    if hidden_size is not None and (hidden_size < 1 or start == "exact"):
+        raise ValueError(f"model.hidden_size must be positive, and null with start=exact, got {hidden_size}; use null")
+    construction = spectral_construction(
+        T, bins, dtype=dtype, input_gate="sigmoid", amplitude=signal_amplitude, scale=scale, bound_windows=windows
+    )
+    outputs = len(construction.bins)
+    units = construction.hidden_size if start == "exact" else hidden_size or 7 * outputs
+    net = StockLSTM(units, outputs, T, construction.latency, dtype)
+    if start == "exact":
+        net.load(construction)
+        return net
+    bound = units**-0.5
+    for parameter in net.parameters():
+        draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+        parameter.data.copy_(draw)
+    return net

@@ -1,0 +1,35 @@
+"""What do the oscillators do: the eigenvalues of the gen block."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from wavebase.probes.snapshot import Snapshot
+
+
+def gen_eigenvalues(weight_hh_cell: Tensor, gen: slice) -> np.ndarray:
+    """Complex eigenvalues of the gen block's one-step map, sorted by angle. Its exact values are exp(+-2 pi i k / T)."""
+    values = np.linalg.eigvals(weight_hh_cell[gen, gen].double().cpu().numpy())
+    return values[np.lexsort((np.abs(values), np.angle(values)))]
+
+
+def gen_spectrum(snapshot: Snapshot) -> dict[str, float]:
+    """spectrum/gen_radius_max, and spectrum/gen_shift_max, gen_shift_rms: how far eigenvalues moved from their start.
+
+    Now and start are matched one to one with the least total distance in the complex plane. Empty without blocks, or
+    if a weight is not finite.
+    """
+    gen = snapshot.blocks.get("gen")
+    if gen is None or not snapshot.weights["weight_hh_cell"].isfinite().all():
+        return {}
+    now = gen_eigenvalues(snapshot.weights["weight_hh_cell"], gen)
+    start = gen_eigenvalues(snapshot.start["weight_hh_cell"], gen)
+    distance = np.abs(now[:, None] - start[None, :])
+    shift = distance[linear_sum_assignment(distance)]
+    return {
+        "spectrum/gen_radius_max": float(np.abs(now).max()),
+        "spectrum/gen_shift_max": float(shift.max()),
+        "spectrum/gen_shift_rms": float(np.sqrt(np.mean(shift**2))),
+    }

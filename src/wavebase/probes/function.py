@@ -1,0 +1,18 @@
+"""Does the net still compute what it is asked, on the training signal and away from it?"""
+
+from __future__ import annotations
+
+from wavebase.probes.snapshot import Snapshot
+
+
+def held_out_error(snapshot: Snapshot) -> dict[str, float]:
+    """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
+    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean)."""
+    values = {}
+    for name, (signal, target) in snapshot.held_out.items():
+        metrics = snapshot.metrics(snapshot.predict(signal), target)
+        values[f"error/{name}"] = metrics["relative_error"]
+        if name == "training":
+            values |= {f"task/{metric}": value for metric, value in metrics.items()}
+    loss = snapshot.held_out_loss().item()
+    return values | {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}

@@ -1,0 +1,41 @@
+"""What a probe may see: weights now and at the start, the blocks of the algorithm, and the net as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wavebase.recurrence import Trace
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A net at one training step.
+
+    weights, start: tensors by canonical name (see `Construction`), now and at step 0, detached.
+    blocks: unit ranges by name, empty if the net has none; mask: intended entries of each recurrent matrix, likewise.
+    held_out: (input, target) by probe signal; predict: input to output, without gradients; trace:
+    input to the states and gates of every step, None for a net that has none;
+    metrics: (output, target) to named floats, the task's own; baselines: losses of the zero and the mean predictor;
+    held_out_loss: the loss on held_out["training"] with its graph; trained: the parameters under training;
+    learning_rate: of the step about to be taken.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    start: Mapping[str, Tensor]
+    blocks: Mapping[str, slice]
+    mask: Mapping[str, Tensor]
+    held_out: Mapping[str, tuple[Tensor, Tensor]]
+    predict: Callable[[Tensor], Tensor]
+    trace: Callable[[Tensor], Trace | None]
+    metrics: Callable[[Tensor, Tensor], Mapping[str, float]]
+    baselines: Mapping[str, float]
+    held_out_loss: Callable[[], Tensor]
+    trained: Mapping[str, Tensor]
+    learning_rate: float
+
+
+Probe = Callable[[Snapshot], dict[str, float]]

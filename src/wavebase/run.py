@@ -1,0 +1,160 @@
+"""The entrypoint: `python -m wavebase.run model=spectral optim=sgd`, and sweeps with -m. Heavy imports come late."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wavebase import report
+
+
+_failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
+
+
+def main() -> None:
+    """Run one job or a sweep from the command line. Exit status 1, with one line, for whatever could not run."""
+    verbose = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing several lines and a traceback
+    status = 0
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+        if _failures and report.SweepReport.folder is None:
+            raise _failures[0]
+    except KeyboardInterrupt as stop:
+        print(f"wavebase: {stop or 'interrupted'}", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        if verbose or not _expected(error):
+            raise
+        print(f"wavebase: {_one_line(error)}", file=sys.stderr)
+        status = 1
+    if report.SweepReport.folder is not None and report.SweepReport.folder.is_dir():
+        failed = report.write(report.SweepReport.folder)
+        status = status or int(failed > 0)
+    sys.exit(status)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One run of a resolved configuration, in the folder that Hydra gives it; returns the final relative error.
+
+    It raises nothing but an interruption, so that the other jobs of a sweep go on: `main` and the report tell of it.
+    """
+    from wavebase.session import run
+
+    runtime = HydraConfig.get().runtime
+    folder = Path(runtime.output_dir)
+    choices = {group: str(choice) for group, choice in runtime.choices.items() if "/" not in group}
+    single = HydraConfig.get().mode == RunMode.RUN
+    try:
+        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        return run(node, folder, choices, single)  # type: ignore[arg-type]
+    except Exception as error:
+        _failures.append(error)
+        if single:
+            _remove_if_empty(folder)
+        else:
+            line = _one_line(error) if _expected(error) else "".join(traceback.format_exception(error))
+            print(f"{folder.name}: {line}", file=sys.stderr)
+            report.mark_failed(folder, OmegaConf.to_yaml(cfg), line, choices)
+        return None
+
+
+def conf_folder() -> Path:
+    """Where the YAML files are: WAVEBASE_CONF, else beside the installed package, else the repository's conf/."""
+    package = Path(__file__).parent
+    chosen = os.environ.get("WAVEBASE_CONF")
+    folders = [Path(chosen)] if chosen else [package / "conf", package.parents[1] / "conf"]
+    for folder in folders:
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    raise HydraException(f"the folder of configurations must hold config.yaml, got {folders[0]}; set WAVEBASE_CONF")
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """model-optim-T8-s0-<hash of the whole resolved configuration>: the same run always has the same folder."""
+    choices = _root_.hydra.runtime.choices
+    cfg = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "resume")}
+    try:
+        text = json.dumps(OmegaConf.to_container(OmegaConf.create(cfg), resolve=True), sort_keys=True, default=str)
+    except OmegaConfBaseException:  # a missing or broken value: the run itself will say so
+        text = OmegaConf.to_yaml(OmegaConf.create(cfg))
+    return f"{choices.model}-{choices.optim}-T{_root_.T}-s{_root_.seed}-{_short_hash(text)}"
+
+
+def sweep_name(*, _root_: DictConfig) -> str:
+    """A short hash of the sweep's command line: the same sweep always has the same folder."""
+    return _short_hash(json.dumps(list(_root_.hydra.overrides.task) + list(_root_.hydra.overrides.hydra)))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether it is a complaint to the user; anything else is a defect and keeps its traceback."""
+    return isinstance(error, HydraException | OmegaConfBaseException | OSError) or type(error).__module__ == "wavebase.records"
+
+
+def _one_line(error: BaseException) -> str:
+    """A Hydra or OmegaConf complaint of several lines as one, with the nearest known name where a name is unknown."""
+    import difflib
+    import re
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        from hydra import compose, initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            known = _leaves(compose("config"))
+        near = difflib.get_close_matches(unknown[1], known, 1, 0.4)
+        return f"every override must name a known key, got {unknown[1]!r}; " + (
+            f"did you mean {near[0]}?" if near else "see --cfg job for all keys"
+        )
+    if absent := re.search(r"Could not find '([^']+)'.*?Available options in '[^']+': (.*?)(?: Config search|$)", text):
+        group, _, choice = absent[1].rpartition("/")
+        options = absent[2].split()
+        near = difflib.get_close_matches(choice, options, 1, 0.4)
+        return f"{group} must be one of {', '.join(options)}, got {choice!r}" + (f"; did you mean {near[0]}?" if near else "")
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} must be given, got nothing; add {missing[1]}=..."
+    return text
+
+
+def _leaves(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, DictConfig):
+        return [prefix]
+    return [leaf for key in node for leaf in [f"{prefix}{key}", *_leaves(node._get_node(key), f"{prefix}{key}.")]]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take away the folders that Hydra made for a run that wrote nothing."""
+    for path in (folder, *folder.parents):
+        if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
+            return
+        path.rmdir()
+
+
+if __name__ == "__main__":
+    from wavebase.run import main as entry  # so that the job lives in wavebase.run, where other processes find it
+
+    entry()

@@ -1,0 +1,115 @@
+"""Recordings from disk: .wav of any common sample format, .npy, or a column of a .csv file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Recording:
+    """Stretches of one recording, scaled so that its largest |x| is `amplitude`.
+
+    path: .wav (8 to 64 bit integers or floats), .npy (one- or two-dimensional) or .csv (with or without a header line).
+    channel: the channel of a .wav, the column of an .npy (if two-dimensional) or .csv; a .csv column also by name.
+    The last `held_out_fraction` of the recording is never sampled in training, and nothing else is when held out.
+    Raises ValueError, in one line, for a file that is missing, unreadable, too short for a window of T samples in
+    either part, silent, or holds NaN or infinite samples.
+    """
+
+    def __init__(
+        self, path: str, T: int, channel: int | str = 0, amplitude: float = 1.0, held_out_fraction: float = 0.2
+    ):
+        if not (math.isfinite(amplitude) and amplitude > 0):
+            raise ValueError(f"signal.amplitude must be positive and finite, got {amplitude}; use 1.0")
+        if not 0 < held_out_fraction < 1:
+            raise ValueError(f"signal.held_out_fraction must lie between 0 and 1, got {held_out_fraction}; use 0.2")
+        samples, self.sample_rate = read_recording(path, channel)
+        if not np.isfinite(samples).all():
+            bad = int(np.flatnonzero(~np.isfinite(samples))[0])
+            raise ValueError(f"signal.path must hold finite samples, got {samples[bad]} at sample {bad} of {path}; clean the file")
+        peak = float(np.abs(samples).max(initial=0.0))
+        if peak == 0:
+            raise ValueError(f"signal.path must hold a signal, got only zeros in {path}; choose another channel or file")
+        split = int(len(samples) * (1 - held_out_fraction))
+        shortest = min(split, len(samples) - split)
+        if shortest < T:
+            raise ValueError(
+                f"T must fit both parts of the recording, got T={T} for {split} training and {len(samples) - split} "
+                f"held-out samples of {path}; use T={shortest} or less, or a longer recording"
+            )
+        scaled = torch.from_numpy(np.ascontiguousarray(samples)) * (amplitude / peak)
+        self._training, self._held_out = scaled[:split], scaled[split:]
+        self.peak = amplitude
+
+    def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
+        """float64 [batch, samples]: stretches that start anywhere in the training or the held-out part."""
+        part = self._held_out if held_out else self._training
+        if samples > len(part):
+            raise ValueError(f"samples must fit the recording's part of {len(part)}, got {samples}; use fewer task.windows")
+        starts = torch.randint(len(part) - samples + 1, (batch, 1), generator=generator)
+        return part[starts + torch.arange(samples)]
+
+
+def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int | None]:
+    """One channel of a file as float64 [samples], and its sample rate in hertz where the file knows it (.wav).
+
+    Integer formats are mapped to [-1, 1). Raises ValueError, in one line, for what cannot be read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv")
+    readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
+    if file.suffix.lower() not in readers:
+        raise ValueError(f"signal.path must end in {', '.join(readers)}, got {path!r}; convert the recording")
+    try:
+        table, rate = readers[file.suffix.lower()](file, channel)
+    except Exception as error:  # a broken file can fail in any way inside its reader; each becomes one line
+        raise ValueError(f"signal.path must be a readable {file.suffix} file, got {path!r} ({error}); repair or convert it") from error
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or table.shape[0] == 0:
+        raise ValueError(f"signal.path must hold samples by channels, got shape {list(table.shape)} in {path!r}; reshape it")
+    column = channel if isinstance(channel, int) else 0  # a csv column chosen by name comes alone
+    if not -table.shape[1] <= column < table.shape[1]:
+        raise ValueError(f"signal.channel must lie in 0..{table.shape[1] - 1} for {path!r}, got {channel}; use 0")
+    return table[:, column], rate
+
+
+def _read_wav(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
+    from scipy.io import wavfile
+
+    rate, samples = wavfile.read(file)
+    if samples.dtype == np.uint8:  # the one unsigned format: silence is 128
+        return (samples.astype(np.float64) - 128) / 128, rate
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float64) / -float(np.iinfo(samples.dtype).min), rate
+    return samples.astype(np.float64), rate
+
+
+def _read_npy(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
+    table = np.load(file, allow_pickle=False)
+    if not np.issubdtype(table.dtype, np.number) or np.iscomplexobj(table):
+        raise ValueError(f"real numbers wanted, got {table.dtype}")
+    return table.astype(np.float64), None
+
+
+def _read_csv(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
+    with file.open() as lines:
+        head = [cell.strip().strip('"') for cell in lines.readline().split(",")]
+    has_header = not all(_is_number(cell) for cell in head)
+    if isinstance(channel, str):
+        if channel not in head:
+            raise ValueError(f"no column {channel!r}; the file has {', '.join(head)}")
+        return np.loadtxt(file, delimiter=",", skiprows=1, usecols=head.index(channel), ndmin=1), None
+    return np.loadtxt(file, delimiter=",", skiprows=int(has_header), ndmin=2), None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""The power spectrum of every window of a signal, target by FFT in float64."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavebase.signals import Signal
+from wavebase.signals.generators import Impulse, Tones, WhiteNoise
+from wavebase.spectrum import normalisation_factor, power_spectrum, resolve_bins
+
+
+class Batch(NamedTuple):
+    """input [batch, samples] and target [batch, windows, bins], both in the run's dtype and on its device."""
+
+    input: Tensor
+    target: Tensor
+
+
+class PowerSpectrum:
+    """Input: `windows` windows of T samples of a signal; target: their power spectra; loss: mean squared error.
+
+    `held_out` are fixed sets of `held_out_count` sequences each, drawn from `probe_generator` alone: the training
+    signal (its held-out part, if it is a recording), and probes that training need not have shown. `baselines` are
+    the losses of two constant predictions on held_out["training"]: zero, and the mean target of each bin.
+    """
+
+    def __init__(
+        self,
+        signal: Signal,
+        T: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        probing: torch.Generator,
+        *,
+        bins: str | list[int] = "full",
+        normalisation: Literal["power", "power_per_sample", "amplitude_squared"] = "power_per_sample",
+        windows: int = 1,
+        held_out_count: int = 512,
+    ):
+        if windows < 1:
+            raise ValueError(f"task.windows must be at least 1, got {windows}; use 1")
+        if held_out_count < 2:
+            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 512")
+        self.signal, self.T, self.bins, self.normalisation = signal, T, resolve_bins(T, bins), normalisation
+        self.samples, self.dtype, self.device = windows * T, dtype, device
+        self.sizes: dict[str, Any] = {
+            "T": T, "scale": normalisation_factor(T, normalisation), "signal_amplitude": signal.peak, "windows": windows,
+        }
+        self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
+        self.baselines = self._constant_losses(self.held_out["training"].target)
+
+    def sample_batch(self, batch: int, generator: torch.Generator) -> Batch:
+        """A fresh batch of the training signal."""
+        return self._batch(self.signal.sample(batch, self.samples, generator))
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error over sequences, windows and bins, in the normalisation's units squared."""
+        return torch.nn.functional.mse_loss(output, target)
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
+        """relative_error ||output - target||_F / ||target||_F, and the same for the worst single window."""
+        difference, size = (output - target).double().norm(dim=-1), target.double().norm(dim=-1)
+        worst = (difference / size.clamp_min(torch.finfo(torch.float64).tiny)).max()
+        return {"relative_error": (difference.norm() / size.norm()).item(), "worst_window_error": worst.item()}
+
+    def _batch(self, signal: Tensor) -> Batch:
+        # the target belongs to the rounded input, the one that the net sees
+        x = signal.to(self.dtype)
+        target = power_spectrum(x, self.T, self.bins, self.normalisation)
+        return Batch(x.to(self.device), target.to(self.device, self.dtype))
+
+    def _probe_signals(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        peak, n = self.signal.peak, self.samples
+        training = self.signal.sample(count, n, generator, held_out=True)
+        return {
+            "training": training,
+            "white_noise": WhiteNoise(peak).sample(count, n, generator),
+            "impulses": Impulse(peak, spacing=self.T).sample(count, n, generator),
+            "tones": Tones(peak, T=self.T, off_bin=False).sample(max(count, self.T // 2 + 1), n, generator),
+            "half_amplitude": training / 2,
+            "double_amplitude": training * 2,
+            "two_windows": WhiteNoise(peak).sample(count, 2 * self.T, generator),
+        }
+
+    @staticmethod
+    def _constant_losses(target: Tensor) -> dict[str, float]:
+        target = target.double()
+        return {"zero": target.square().mean().item(), "mean": (target - target.mean((0, 1))).square().mean().item()}
