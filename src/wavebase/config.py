@@ -41,19 +41,26 @@ class Seeds:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings:
-    """every: steps between probings. curvature: measure lambda_max at the start (always done when the learning rate is
-    given by the boundary), on curvature_batch sequences. figures: draw them at the end. verdict: thresholds."""
+    """every: steps between probings. measure: the probes, functions of `wavebase.probes` by path. figures: drawn at the
+    end, functions of `wavebase.figures` by name. curvature: measure lambda_max at the start (always done when the
+    learning rate is given by the boundary), on curvature_batch sequences. verdict: thresholds."""
 
     every: int = 50
+    measure: list[str] = dataclasses.field(default_factory=list)
+    figures: list[str] = dataclasses.field(default_factory=list)
     curvature: bool = True
     curvature_batch: int = 256
-    figures: bool = True
     verdict: Thresholds = dataclasses.field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         for name in ("every", "curvature_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"probe.{name} must be at least 1, got {getattr(self, name)}; see conf/probe")
+
+    def functions(self, key: Literal["measure", "figures"]) -> list[Callable[..., Any]]:
+        """The functions that a list names. Raises ConfigError."""
+        root = "wavebase.probes" if key == "measure" else "wavebase.figures"
+        return [named(f"{root}.{name}", f"probe.{key}") for name in getattr(self, key)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,9 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         if self.lr is None and self.lr_over_boundary is None:
-            raise ValueError("optim.lr or optim.lr_over_boundary must be given, got null for both; use optim.lr_over_boundary=0.5")
+            raise ValueError(
+                "optim.lr or optim.lr_over_boundary must be given, got null for both; use optim.lr_over_boundary=0.5"
+            )
         for name in ("lr", "lr_over_boundary", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -130,7 +139,9 @@ class RunConfig:
             raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}; use device=auto")
         count = torch.cuda.device_count() if cuda else 0
         if device.type == "cuda" and (device.index or 0) >= count:
-            raise ConfigError(f"device={self.device} must exist, got a machine with {count} CUDA devices; use device=auto")
+            raise ConfigError(
+                f"device={self.device} must exist, got a machine with {count} CUDA devices; use device=auto"
+            )
         return device
 
 
@@ -143,16 +154,29 @@ def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None
     """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError."""
     path = node.get("_target_")
     if not isinstance(path, str) or not path.startswith(ALLOWED_TARGETS):
-        raise ConfigError(f"{where}._target_ must name something in {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/{where}")
+        raise ConfigError(
+            f"{where}._target_ must name something in {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/{where}"
+        )
+    return call(
+        named(path, f"{where}._target_"),
+        {key: value for key, value in node.items() if key != "_target_"},
+        where,
+        context or {},
+    )
+
+
+def named(path: str, label: str) -> Callable[..., Any]:
+    """The function or class at a dotted path. Raises ConfigError."""
     module, _, name = path.rpartition(".")
     try:
-        target = getattr(import_module(module), name)
+        return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}._target_ must exist, got {path!r} ({error}); see conf/{where}") from error
-    return call(target, {key: value for key, value in node.items() if key != "_target_"}, where, context or {})
+        raise ConfigError(f"{label} must name what exists, got {path!r} ({error}); see conf/") from error
 
 
-def call(target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
+def call(
+    target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None
+) -> Any:
     """Call `target` with a mapping's values, checked against its signature. Raises ConfigError."""
     parameters = inspect.signature(target).parameters
     context = context or {}
@@ -169,7 +193,9 @@ def call(target: Callable[..., Any], node: Mapping[str, Any], where: str, contex
             arguments[name] = context[name]
         elif name not in arguments and parameter.default is parameter.empty:
             if context:  # not a key of the group: something that a task of another kind would have given
-                raise ConfigError(f"{where} needs {name!r}, got a task that does not give it; choose another task= or {where}=")
+                raise ConfigError(
+                    f"{where} needs {name!r}, got a task that does not give it; choose another task= or {where}="
+                )
             raise ConfigError(f"{where or 'config'}.{name} must be given, got nothing; see conf/{where}")
     try:
         return target(**arguments)
@@ -183,7 +209,9 @@ def unknown_key(label: str, key: str, known: Iterable[str]) -> str:
     """The one line for a key that nobody reads, with the nearest known one."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, 1, 0.5)
-    return f"{label} must be a known key, got {key!r}; " + (f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}")
+    return f"{label} must be a known key, got {key!r}; " + (
+        f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+    )
 
 
 def fit(value: Any, hint: Any, label: str) -> Any:
@@ -205,7 +233,9 @@ def fit(value: Any, hint: Any, label: str) -> Any:
     if origin is Literal:
         if value not in options:
             near = difflib.get_close_matches(str(value), map(str, options), 1, 0.5)
-            raise ConfigError(f"{label} must be one of {', '.join(map(str, options))}, got {value!r}; use {near[0] if near else options[0]}")
+            raise ConfigError(
+                f"{label} must be one of {', '.join(map(str, options))}, got {value!r}; use {near[0] if near else options[0]}"
+            )
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return call(typing.cast(type, hint), value, label)

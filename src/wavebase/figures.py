@@ -1,4 +1,8 @@
-"""Figures of runs, drawn from their records alone. No pyplot: nothing global, safe in any process."""
+"""Figures of runs, drawn from their records alone. No pyplot: nothing global, safe in any process.
+
+A run draws the functions that its `probe.figures` names: each takes a run folder and its summary and returns a Figure,
+saved under the function's name, or None where the run holds nothing to draw.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from wavebase.probes.dynamics import gen_eigenvalues
+from wavebase.probes import dynamics
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
 
@@ -28,28 +32,15 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def draw_run(folder: RunFolder, summary: Mapping[str, Any]) -> None:
-    """Draw every figure of one run into its folder. Figures of units appear if the net names its units."""
-    steps = folder.checkpoint_steps()
-    start, end = folder.load_checkpoint(steps[0]), folder.load_checkpoint(steps[-1])
-    if "weight_hh_cell" in start["weights"]:
-        weights = {gate: start["weights"][f"weight_hh_{gate}"].numpy() for gate in GATES}
-        blocks = {name: slice(*units) for name, units in start["blocks"].items()}
-        folder.save_figure("weight_hh_init", png(weight_sheet(weights, blocks)))
-        if "gen" in blocks and end["weights"]["weight_hh_cell"].isfinite().all():
-            values = [gen_eigenvalues(state["weights"]["weight_hh_cell"], blocks["gen"]) for state in (start, end)]
-            folder.save_figure("gen_eigenvalues", png(eigenvalue_plane(*values, steps[-1])))
-    curves = {f"{summary['verdict']}, final error {_number(summary['relative_error']['final'])}": [folder.metrics()]}
-    folder.save_figure("train_loss", png(loss_curves(curves, summary["baseline"])))
-    folder.save_figure("spectrum", png(spectrum_example(folder.examples(), summary)))
-
-
-def weight_sheet(weights: Mapping[str, np.ndarray], blocks: Mapping[str, slice]) -> Figure:
-    """The four recurrent matrices [H, H], each on its own logarithmic colour scale, with the lines between blocks."""
+def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
+    """The four recurrent matrices [H, H] at the start, each on its own logarithmic colour scale, with its block lines."""
+    start = folder.load_checkpoint(folder.checkpoint_steps()[0])
+    if "weight_hh_cell" not in start["weights"]:
+        return None
     figure = Figure(figsize=(10, 9.2), layout="constrained")
     figure.suptitle("Recurrent weights at the start (row: to unit, column: from unit)")
-    for ax, (gate, weight) in zip(figure.subplots(2, 2).flat, weights.items(), strict=True):
-        _matrix(figure, ax, weight, blocks, f"weight_hh_{gate}")
+    for ax, gate in zip(figure.subplots(2, 2).flat, GATES, strict=True):
+        _matrix(figure, ax, start["weights"][f"weight_hh_{gate}"].numpy(), _blocks(start), f"weight_hh_{gate}")
     return figure
 
 
@@ -81,80 +72,118 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
         ax.tick_params(length=0)
 
 
-def eigenvalue_plane(start: np.ndarray, end: np.ndarray, step: int) -> Figure:
+def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Eigenvalues of the gen block before and after training, with the unit circle."""
+    steps = folder.checkpoint_steps()
+    states = [folder.load_checkpoint(step) for step in (steps[0], steps[-1])]
+    blocks = _blocks(states[0])
+    weights = [state["weights"].get("weight_hh_cell") for state in states]
+    if "gen" not in blocks or any(weight is None or not weight.isfinite().all() for weight in weights):
+        return None
+    start, end = (dynamics.gen_eigenvalues(weight, blocks["gen"]) for weight in weights)
     figure = Figure(figsize=(5.4, 5.4), layout="constrained")
     ax = figure.subplots()
     turn = np.linspace(0, 2 * np.pi, 400)
     ax.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8, label="unit circle")
     ax.plot(start.real, start.imag, "o", markersize=11, fillstyle="none", color=COLOURS[0], label="at the start")
-    ax.plot(end.real, end.imag, ".", markersize=7, color=COLOURS[1], label=f"after {step} steps")
-    ax.set(aspect="equal", xlabel="real part", ylabel="imaginary part", title="Eigenvalues of the oscillators (gen block)")
+    ax.plot(end.real, end.imag, ".", markersize=7, color=COLOURS[1], label=f"after {steps[-1]} steps")
+    ax.set(
+        aspect="equal", xlabel="real part", ylabel="imaginary part", title="Eigenvalues of the oscillators (gen block)"
+    )
     ax.axhline(0, color=GREY, linewidth=0.4)
     ax.axvline(0, color=GREY, linewidth=0.4)
     ax.legend(loc="center", fontsize=9, framealpha=0.9)
     return figure
 
 
-def loss_curves(
-    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]], baseline: Mapping[str, float] | None,
-    styles: Mapping[str, tuple[str, str]] | None = None,
-) -> Figure:
-    """Training loss against step on a logarithmic axis: the median of each group's runs, their range as a band, and the
-    zero and mean predictors as lines. A cross marks where a run stopped being finite. baseline None: each run's loss is
-    shown relative to its own mean predictor, because the runs do not share one."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    ax = figure.subplots()
-    tag = "loss/train" if baseline else "loss/relative"
-    for n, (label, runs) in enumerate(groups.items()):
-        colour, style = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
-        series = [run[tag] for run in runs if tag in run]
-        if not series:
-            continue
-        steps = np.unique(np.concatenate([s for s, _ in series]))
-        table = np.full((len(series), len(steps)), np.nan)
-        for row, (at, values) in zip(table, series, strict=True):
-            row[np.searchsorted(steps, at)] = values
-        finite = np.isfinite(table).any(0)
-        shown = table[:, finite]
-        ax.plot(steps[finite], np.nanmedian(shown, 0), color=colour, linestyle=style, label=label)
-        if len(series) > 1:
-            ax.fill_between(steps[finite], np.nanmin(shown, 0), np.nanmax(shown, 0), color=colour, alpha=0.2, linewidth=0)
-        for row in table:
-            ends = np.flatnonzero(np.isfinite(row))
-            if ends.size and ends[-1] < len(row) - 1 and np.isnan(row[ends[-1] + 1]):
-                ax.plot(steps[ends[-1]], row[ends[-1]], "x", color=colour)
-    lines = baseline or {"mean": 1.0}
-    for name, line in zip(("zero", "mean"), (":", "--"), strict=True):
-        if name in lines:
-            ax.axhline(lines[name], color=GREY, linestyle=line, linewidth=1, label=f"predicting {'zero' if name == 'zero' else 'the mean'}")
-    ax.set(yscale="log", xlabel="step", ylabel="training loss" if baseline else "loss relative to the mean predictor's")
-    ax.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    return figure
+def train_loss(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
+    """Training loss against step, with the zero and the mean predictor."""
+    label = f"{summary['verdict']}, final error {_number(summary['relative_error']['final'])}"
+    return loss_curves({label: [folder.metrics()]}, summary["baseline"])
 
 
-def spectrum_example(examples: Mapping[str, np.ndarray], summary: Mapping[str, Any]) -> Figure:
+def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """One held-out window: the true spectrum and the net's, before and after training, and their errors below."""
+    examples = folder.examples()
     target, before, after = (examples[name][0, 0].astype(np.float64) for name in ("target", "before", "after"))
     bins = np.arange(len(target))
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     top.bar(bins, target, color="#D9D9D9", width=0.8, label="FFT")
-    top.plot(bins, before, "o", markersize=9, fillstyle="none", color=COLOURS[0], label="net at the start")
-    top.plot(bins, after, "x", markersize=6, color=COLOURS[1], label=f"net after {summary['steps']} steps")
+    before_shown, after_shown = (np.where(np.abs(v) < 10 * np.abs(target).max(), v, np.nan) for v in (before, after))
+    top.plot(bins, before_shown, "o", markersize=9, fillstyle="none", color=COLOURS[0], label="net at the start")
+    top.plot(bins, after_shown, "x", markersize=6, color=COLOURS[1], label=f"net after {summary['steps']} steps")
     top.set(ylabel="power", title="Spectrum of one held-out window")
     top.legend(fontsize=9)
     scale = np.abs(target).max()
     tiny = 1e-18
     for values, colour, mark, fill in ((before, COLOURS[0], "o", "none"), (after, COLOURS[1], "x", "full")):
-        bottom.plot(bins, np.maximum(np.abs(values - target) / scale, tiny), mark, fillstyle=fill, color=colour)
+        bottom.plot(bins, np.clip(np.abs(values - target) / scale, tiny, 5e2), mark, fillstyle=fill, color=colour)
     bottom.axhline(1, color=GREY, linestyle=":", linewidth=1)
     bottom.text(bins[-1] + 0.4, 1, "largest power ", color=GREY, fontsize=8, ha="right", va="bottom")
     bottom.set(yscale="log", xlabel="output (bin)", ylabel="error / largest", ylim=(tiny / 2, 1e3))
     bottom.grid(alpha=0.25)
     top.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def loss_curves(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    baseline: Mapping[str, float] | None,
+    styles: Mapping[str, tuple[str, str]] | None = None,
+) -> Figure:
+    """Training loss against step on a logarithmic axis: the median of each group's runs, their range as a band, and the
+    zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
+    predictor's loss, or stopped being finite. baseline None: each run's loss is
+    shown relative to its own mean predictor, because the runs do not share one."""
+    tag = "loss/train" if baseline else "loss/relative"
+    lines = baseline or {"mean": 1.0}
+    top = 1e6 * lines["mean"]
+    curves = []
+    for n, (label, runs) in enumerate(groups.items()):
+        look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
+        series = [run[tag] for run in runs if tag in run]
+        if series:
+            steps = np.unique(np.concatenate([at for at, _ in series]))
+            table = np.full((len(series), len(steps)), np.nan)
+            for row, (at, values) in zip(table, series, strict=True):
+                row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
+            curves.append((label, look, steps, table))
+    lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
+    deep = lowest < 1e-9 * lines["mean"]  # an exact run would flatten all others against the top: give them a panel
+    figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
+    axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
+    for ax in axes:
+        for label, (colour, style), steps, table in curves:
+            _band(ax, steps, table, colour, style, label)
+        for name, words, style in (("zero", "predicting zero", ":"), ("mean", "predicting the mean", "--")):
+            if name in lines:
+                ax.axhline(lines[name], color=GREY, linestyle=style, linewidth=1, label=words)
+        ax.set(yscale="log", ylabel="training loss" if baseline else "loss / mean predictor's")
+        ax.grid(alpha=0.25)
+    if deep:
+        axes[0].set(ylim=(2e-5 * lines["mean"], 20 * lines["mean"]), title="near the baselines", xlabel="")
+        axes[1].set_title("all")
+    axes[-1].set_xlabel("step")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _band(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:
+    """Median and range over the rows of a table [runs, steps]; a cross where a row ends early."""
+    shown = np.isfinite(table).any(0)
+    ax.plot(steps[shown], np.nanmedian(table[:, shown], 0), color=colour, linestyle=style, label=label)
+    if len(table) > 1:
+        low, high = np.nanmin(table[:, shown], 0), np.nanmax(table[:, shown], 0)
+        ax.fill_between(steps[shown], low, high, color=colour, alpha=0.2, linewidth=0)
+    for row in table:
+        ends = np.flatnonzero(np.isfinite(row))
+        if ends.size and ends[-1] < len(row) - 1:
+            ax.plot(steps[ends[-1]], row[ends[-1]], "x", color=colour, clip_on=True)
+
+
+def _blocks(checkpoint: Mapping[str, Any]) -> dict[str, slice]:
+    return {name: slice(*units) for name, units in checkpoint["blocks"].items()}
 
 
 def _number(value: float | None) -> str:

@@ -24,7 +24,7 @@ class RecordsError(ValueError):
     """A run folder that cannot be read or written, in one line."""
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that it is either complete or not there: temporary name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -66,7 +66,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (json.JSONDecodeError, OSError) as error:
-            raise RecordsError(f"{self.path}/summary.json must be readable JSON, got {error}; delete it to run again") from error
+            raise RecordsError(
+                f"{self.path}/summary.json must be readable JSON, got {error}; delete it to run again"
+            ) from error
 
     def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Every recorded series as (steps, values), by tag; values that were not finite are nan."""
@@ -90,7 +92,9 @@ class RunFolder:
             return torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
             reason = str(error).splitlines()[0]
-            raise RecordsError(f"{file} must be a readable checkpoint, got {reason}; delete it to use an older one") from error
+            raise RecordsError(
+                f"{file} must be a readable checkpoint, got {reason}; delete it to use an older one"
+            ) from error
 
     def examples(self) -> dict[str, np.ndarray]:
         """Arrays of examples.npz: signal, target, before, after."""
@@ -105,14 +109,16 @@ class RunFolder:
         The events are written anew from the metrics kept, so that no step can appear twice.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()) and None)
+        write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
         for old in self.path.glob("events.out.tfevents.*"):
             old.unlink()
         self._metrics = (self.path / "metrics.jsonl").open("ab")
         self._metrics.truncate(bytes_kept)
         self._events = _Events(self.path)
         for line in self._lines():
-            self._events.scalars(line["step"], {k: v for k, v in line.items() if k not in ("step", "seconds")}, line["seconds"])
+            self._events.scalars(
+                line["step"], {k: v for k, v in line.items() if k not in ("step", "seconds")}, line["seconds"]
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record named numbers of one step."""
@@ -156,13 +162,13 @@ class RunFolder:
 
     def save_figure(self, name: str, png: bytes) -> None:
         """Write figures/<name>.png."""
-        write_whole(self.path / "figures" / f"{name}.png", lambda file: file.write(png) and None)
+        write_whole(self.path / "figures" / f"{name}.png", lambda file: file.write(png))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json and close: the last act of a run."""
         self.close()
         text = json.dumps(plain(summary), indent=2, allow_nan=False)
-        write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n") and None)
+        write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
 
     def close(self) -> None:
         """Flush and close what is open."""
@@ -195,7 +201,9 @@ class RunFolder:
 def find_runs(root: Path) -> list[RunFolder]:
     """Every run folder at or below `root`, in the order of their paths."""
     if not Path(root).is_dir():
-        raise RecordsError(f"the folder of runs must exist, got {str(root)!r}; give a run's or a sweep's folder under outputs/")
+        raise RecordsError(
+            f"the folder of runs must exist, got {str(root)!r}; give a run's or a sweep's folder under outputs/"
+        )
     return [RunFolder(file.parent) for file in sorted(Path(root).rglob("config.yaml"))]
 
 
@@ -212,7 +220,8 @@ class _Events:
 
     def scalars(self, step: int, values: Mapping[str, float | None], seconds: float) -> None:
         numbers = [
-            self._Summary.Value(tag=tag, simple_value=math.nan if value is None else value) for tag, value in values.items()
+            self._Summary.Value(tag=tag, simple_value=math.nan if value is None else value)
+            for tag, value in values.items()
         ]
         self._add(step, self._Summary(value=numbers), seconds)
 
@@ -231,7 +240,9 @@ class _Events:
     def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import hparams as hparams_summary
 
-        settings = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in hparams.items()}
+        settings = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in hparams.items()
+        }
         for summary in hparams_summary(settings, dict(metrics)):
             self._add(None, summary, time.time())
         self.scalars(0, metrics, time.time())

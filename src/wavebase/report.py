@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-IGNORED = ("seed", "seeds.")  # what repeats a setting instead of changing it
+IGNORED = ("seed", "seeds.", "resume", "threads", "device")  # what repeats a setting instead of changing it
 
 
 class SweepReport(Callback):
@@ -51,20 +52,24 @@ def write(root: Path) -> int:
 
     runs = [Run(folder) for folder in records.find_runs(root)]
     if not runs:
-        raise records.RecordsError(f"the folder must hold runs, got none below {root}; run a sweep with hydra.sweep.dir={root}")
+        raise records.RecordsError(
+            f"the folder must hold runs, got none below {root}; run a sweep with hydra.sweep.dir={root}"
+        )
     groups = grouped(runs)
     rows = [row(label, members) for label, members in groups.items()]
-    records.write_whole(root / "summary.csv", lambda file: file.write(as_csv(rows)) and None)
-    records.write_whole(root / "runs.csv", lambda file: file.write(as_csv([run.flat() for run in runs])) and None)
+    records.write_whole(root / "summary.csv", lambda file: file.write(as_csv(rows)))
+    records.write_whole(root / "runs.csv", lambda file: file.write(as_csv([run.flat() for run in runs])))
     curves = {
         f"{label}: {statistics.multimode(run.verdict for run in members)[0]}": [run.folder.metrics() for run in members]
         for label, members in groups.items()
     }
     baselines = {json.dumps(run.summary["baseline"]) for run in runs if "baseline" in run.summary}
     shared = json.loads(baselines.pop()) if len(baselines) == 1 else None
-    if len(root.parts) and any(any(tag.startswith("loss/") for tag in m) for members in curves.values() for m in members):
+    if len(root.parts) and any(
+        any(tag.startswith("loss/") for tag in m) for members in curves.values() for m in members
+    ):
         picture = figures.png(figures.loss_curves(curves, shared, _styles(groups, curves)))
-        records.write_whole(root / "train_loss.png", lambda file: file.write(picture) and None)
+        records.write_whole(root / "train_loss.png", lambda file: file.write(picture))
     print(table(rows))
     failed = [run for run in runs if run.status == "failed"]
     for run in failed:
@@ -93,14 +98,20 @@ class Run:
 
     def flat(self) -> dict[str, Any]:
         """One line of runs.csv: choices, configuration and results."""
-        results = {k: v for k, v in self.summary.items() if k not in ("choices", "probes", "versions", "reasons")}
+        results = {
+            k: v for k, v in self.summary.items() if k not in ("choices", "probes", "versions", "reasons", "details")
+        }
         return {"folder": str(self.folder.path), **self.choices, **self.config, **_flatten(results, "result.")}
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in their seeds only, together, under a label that names what else differs."""
+    """Runs that differ in their seeds only, together, under a label that names what else differs; best starts first."""
     runs = list(runs)
-    chosen = [key for key in ("model", "signal", "task", "optim", "train", "probe") if len({r.choices.get(key) for r in runs}) > 1]
+    chosen = [
+        key
+        for key in ("model", "signal", "task", "optim", "train", "probe")
+        if len({r.choices.get(key) for r in runs}) > 1
+    ]
     varying = []
     for key in sorted({key for run in runs for key in run.config}):
         if key.startswith(IGNORED):
@@ -115,9 +126,22 @@ def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
     varying = [key for key in varying if not _follows(key, varying, runs)]
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        words = [run.choices.get(key, "?") for key in chosen] + [f"{key}={run.config.get(key)}" for key in varying if key in run.config]
+        words = [run.choices.get(key, "?") for key in chosen] + [
+            f"{key}={run.config.get(key)}" for key in varying if key in run.config
+        ]
         groups.setdefault(" ".join(words) or "all runs", []).append(run)
-    return groups
+
+    def start_error(members: list[Run]) -> float:
+        return min(
+            (error for run in members if (error := run.value("relative_error", "initial")) is not None),
+            default=math.inf,
+        )
+
+    first: dict[str, float] = {}  # the best start of each first word, so that a model's groups stay together
+    for label, members in groups.items():
+        model = label.split(" ")[0]
+        first[model] = min(first.get(model, math.inf), start_error(members))
+    return dict(sorted(groups.items(), key=lambda group: (first[group[0].split(" ")[0]], group[0])))
 
 
 def row(label: str, runs: list[Run]) -> dict[str, Any]:
@@ -125,13 +149,19 @@ def row(label: str, runs: list[Run]) -> dict[str, Any]:
     verdicts = statistics.multimode(run.verdict for run in runs)
     share = sum(run.verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
-        "group": label, "runs": len(runs), "failed": sum(run.status == "failed" for run in runs),
+        "group": label,
+        "runs": len(runs),
+        "failed": sum(run.status == "failed" for run in runs),
         "verdict": verdicts[0] + (f" {share}/{len(runs)}" if share < len(runs) else ""),
     }
     for name, path in {
-        "error_start": ("relative_error", "initial"), "error_end": ("relative_error", "final"),
-        "relative_loss_end": ("relative_loss", "final"), "drift_weight_hh_cell": ("drift", "weight_hh_cell"),
-        "lr": ("optim", "lr"), "lr_over_boundary": ("optim", "lr_over_boundary"), "seconds": ("seconds",),
+        "error_start": ("relative_error", "initial"),
+        "error_end": ("relative_error", "final"),
+        "relative_loss_end": ("relative_loss", "final"),
+        "drift_weight_hh_cell": ("drift", "weight_hh_cell"),
+        "lr": ("optim", "lr"),
+        "lr_over_boundary": ("optim", "lr_over_boundary"),
+        "seconds": ("seconds",),
     }.items():
         values = sorted(v for run in runs if (v := run.value(*path)) is not None)
         line[f"{name}_median"] = statistics.median(values) if values else None
@@ -143,15 +173,25 @@ def table(rows: list[dict[str, Any]], width: int = 80) -> str:
     """The rows for a terminal: relative errors at the start and the end, as medians with the range over runs."""
     head = f"{'n':>3}  {'verdict':<13} {'start':>7} {'end':>7} {'from':>7} {'to':>7} {'drift':>7}"
     wide = width - len(head) - 1
-    lines = ["relative error against the FFT: medians of n runs, range of the end; drift of weight_hh_cell",
-             f"{'':<{wide}} {head}"]
+    lines = [
+        "relative error against the FFT: medians of n runs, range of the end; drift of weight_hh_cell",
+        f"{'':<{wide}} {head}",
+    ]
     for r in rows:
         label = r["group"]
         if len(label) > wide:  # the name gets a line of its own
             lines.append(label)
             label = ""
-        cells = [_short(r[k]) for k in ("error_start_median", "error_end_median", "error_end_min", "error_end_max",
-                                        "drift_weight_hh_cell_median")]
+        cells = [
+            _short(r[k])
+            for k in (
+                "error_start_median",
+                "error_end_median",
+                "error_end_min",
+                "error_end_max",
+                "drift_weight_hh_cell_median",
+            )
+        ]
         lines.append(f"{label:<{wide}} {r['runs']:>3}  {r['verdict']:<13} " + " ".join(f"{cell:>7}" for cell in cells))
     return "\n".join(lines)
 
@@ -166,27 +206,29 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary 2/lambda_max = {optim['boundary']:.3g}"
-    return "\n".join([
-        "",
-        f"verdict         {verdict}",
-        *(f"                {reason}" for reason in summary["reasons"][:4]),
-        f"relative error  {_short(error['initial'])} at the start, {_short(error['final'])} after {summary['steps']} steps (zero output: 1)",
-        f"relative loss   {_short(loss['initial'])} -> {_short(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
-        f"weight_hh_cell  drifted by {_short(summary['drift'].get('weight_hh_cell'))} of its norm",
-        f"learning rate   {rate}",
-        f"records         {path}",
-        "",
-    ])
+    return "\n".join(
+        [
+            "",
+            f"verdict         {verdict}",
+            *(f"                {reason}" for reason in summary["reasons"][:4]),
+            f"relative error  {_short(error['initial'])} at the start, {_short(error['final'])} after {summary['steps']} steps (zero output: 1)",
+            f"relative loss   {_short(loss['initial'])} -> {_short(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
+            f"weight_hh_cell  drifted by {_short(summary['drift'].get('weight_hh_cell'))} of its norm",
+            f"learning rate   {rate}",
+            f"records         {path}",
+            "",
+        ]
+    )
 
 
-def mark_failed(path: Path, config_yaml: str, error: str, choices: Mapping[str, str]) -> None:
+def mark_failed(path: Path, config_yaml: str, error: str, details: str, choices: Mapping[str, str]) -> None:
     """Leave a failed job's reason in its own folder, unless a finished run stands there."""
     from wavebase import records
 
     folder = records.RunFolder(path)
     if folder.summary() is None:
         folder.start(config_yaml)
-        folder.finish({"status": "failed", "error": error, "choices": dict(choices)})
+        folder.finish({"status": "failed", "error": error, "details": details, "choices": dict(choices)})
 
 
 def as_csv(rows: list[dict[str, Any]]) -> bytes:
@@ -217,13 +259,19 @@ def _styles(groups: Mapping[str, list[Run]], curves: Mapping[str, Any]) -> dict[
 def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
     """Whether a top-level key tells the same as this nested one (an interpolation such as signal.T of T)."""
     name = key.split(".")[-1]
-    return name != key and name in varying and all(run.config.get(key, run.config.get(name)) == run.config.get(name) for run in runs)
+    return (
+        name != key
+        and name in varying
+        and all(run.config.get(key, run.config.get(name)) == run.config.get(name) for run in runs)
+    )
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        )
     return flat
 
 

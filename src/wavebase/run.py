@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import report
 
-
 _failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
 
 
@@ -65,10 +64,18 @@ def job(cfg: DictConfig) -> float | None:
         if single:
             _remove_if_empty(folder)
         else:
-            line = _one_line(error) if _expected(error) else "".join(traceback.format_exception(error))
-            print(f"{folder.name}: {line}", file=sys.stderr)
-            report.mark_failed(folder, OmegaConf.to_yaml(cfg), line, choices)
+            line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
+            details = "".join(traceback.format_exception(error))
+            print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
+            report.mark_failed(folder, _readable(cfg), line, details, choices)
         return None
+
+
+def _readable(cfg: DictConfig) -> str:
+    try:
+        return OmegaConf.to_yaml(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_yaml(cfg)
 
 
 def conf_folder() -> Path:
@@ -108,7 +115,10 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 def _expected(error: Exception) -> bool:
     """Whether it is a complaint to the user; anything else is a defect and keeps its traceback."""
-    return isinstance(error, HydraException | OmegaConfBaseException | OSError) or type(error).__module__ == "wavebase.records"
+    return (
+        isinstance(error, HydraException | OmegaConfBaseException | OSError)
+        or type(error).__module__ == "wavebase.records"
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -134,7 +144,9 @@ def _one_line(error: BaseException) -> str:
         group, _, choice = absent[1].rpartition("/")
         options = absent[2].split()
         near = difflib.get_close_matches(choice, options, 1, 0.4)
-        return f"{group} must be one of {', '.join(options)}, got {choice!r}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{group} must be one of {', '.join(options)}, got {choice!r}" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} must be given, got nothing; add {missing[1]}=..."
     return text
@@ -142,8 +154,9 @@ def _one_line(error: BaseException) -> str:
 
 def _leaves(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, DictConfig):
-        return [prefix]
-    return [leaf for key in node for leaf in [f"{prefix}{key}", *_leaves(node._get_node(key), f"{prefix}{key}.")]]
+        return []
+    names = {f"{prefix}{key!s}": node._get_node(key) for key in node}
+    return [leaf for name, below in names.items() for leaf in (name, *_leaves(below, f"{name}."))]
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -23,17 +23,12 @@ from torch import Tensor, nn
 from wavebase import config, figures, report
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
-from wavebase.probes import curvature, drift, dynamics, function, gradient, verdict
+from wavebase.probes import curvature, verdict
 from wavebase.probes.snapshot import Probe, Snapshot
 from wavebase.records import RecordsError, RunFolder
 from wavebase.training import Loop, schedule_factor, train
 
 log = logging.getLogger("wavebase")
-
-PROBES: tuple[Probe, ...] = (
-    function.held_out_error, drift.weight_drift, drift.leakage, dynamics.gen_spectrum,
-    gradient.live_gradient, gradient.movable,
-)
 
 
 class Pieces(NamedTuple):
@@ -63,7 +58,9 @@ def run(node: dict[str, Any], path: Path, choices: Mapping[str, str], single: bo
         return finished["relative_error"]["final"]
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # its rounding rivals what we measure
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        False  # its rounding rivals what we measure
+    )
     pieces, state = _build_or_resume(cfg, folder)
     return _Session(cfg, pieces, folder, state, text, choices, single).run()
 
@@ -84,7 +81,9 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
         learning_rate = settings.lr
         if learning_rate is None:
             if lambda_max is None or not lambda_max > 0:
-                raise ConfigError(f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead")
+                raise ConfigError(
+                    f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead"
+                )
             learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
     optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
     return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
@@ -94,8 +93,14 @@ class _Session:
     """The state of one run while it runs."""
 
     def __init__(
-        self, cfg: RunConfig, pieces: Pieces, folder: RunFolder, state: dict[str, Any] | None, text: str,
-        choices: Mapping[str, str], single: bool,
+        self,
+        cfg: RunConfig,
+        pieces: Pieces,
+        folder: RunFolder,
+        state: dict[str, Any] | None,
+        text: str,
+        choices: Mapping[str, str],
+        single: bool,
     ):
         self.cfg, self.pieces, self.folder, self.choices, self.single = cfg, pieces, folder, choices, single
         self.began, self.seconds_before = time.monotonic(), 0.0
@@ -112,6 +117,8 @@ class _Session:
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
             log.info("%s continues from step %d", folder.path, self.first_step)
+        self.probes: list[Probe] = cfg.probe.functions("measure")
+        self.figures = cfg.probe.functions("figures")
         folder.start(text, kept)
         construction = pieces.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
@@ -122,10 +129,19 @@ class _Session:
         cfg, pieces = self.cfg, self.pieces
         settings = pieces.settings
         loop = Loop(
-            net=pieces.net, task=pieces.task, optimizer=pieces.optimizer, settings=cfg.train, clip_norm=settings.clip_norm,
-            learning_rate=lambda step: pieces.learning_rate
-            * schedule_factor(settings.schedule, step, cfg.train.steps, settings.warmup),
-            data=self.data, record=self.folder.log, observe=self._observe, observe_every=cfg.probe.every, save=self._save,
+            net=pieces.net,
+            task=pieces.task,
+            optimizer=pieces.optimizer,
+            settings=cfg.train,
+            clip_norm=settings.clip_norm,
+            learning_rate=lambda step: (
+                pieces.learning_rate * schedule_factor(settings.schedule, step, cfg.train.steps, settings.warmup)
+            ),
+            data=self.data,
+            record=self.folder.log,
+            observe=self._observe,
+            observe_every=cfg.probe.every,
+            save=self._save,
             interrupted=lambda: False,
         )
         self._image("weights/weight_hh_cell", 0)
@@ -139,7 +155,7 @@ class _Session:
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record what they say."""
         snapshot = self._snapshot(step)
-        self.values = {name: value for probe in PROBES for name, value in probe(snapshot).items()}
+        self.values = {name: value for probe in self.probes for name, value in probe(snapshot).items()}
         if step == 0:
             if self.pieces.lambda_max is not None:
                 self.values["curvature/lambda_max"] = self.pieces.lambda_max
@@ -159,20 +175,38 @@ class _Session:
 
         signal, target = task.held_out["training"]
         return Snapshot(
-            step=step, weights=net.named_weights(), start=self.start_weights, blocks=self.blocks, mask=self.mask,
-            held_out=task.held_out, predict=predict, trace=trace, metrics=task.metrics, baselines=task.baselines,
-            held_out_loss=lambda: task.loss(net(signal), target), trained=self.pieces.trained,
+            step=step,
+            weights=net.named_weights(),
+            start=self.start_weights,
+            blocks=self.blocks,
+            mask=self.mask,
+            held_out=task.held_out,
+            predict=predict,
+            trace=trace,
+            metrics=task.metrics,
+            baselines=task.baselines,
+            held_out_loss=lambda: task.loss(net(signal), target),
+            trained=self.pieces.trained,
             learning_rate=self.pieces.optimizer.param_groups[0]["lr"],
         )
 
     def _save(self, step: int) -> None:
         layout = {name: [units.start, units.stop] for name, units in self.blocks.items()}
-        self.folder.save_checkpoint(step, {
-            "net": self.pieces.net.state_dict(), "weights": self.pieces.net.named_weights(), "blocks": layout,
-            "optimizer": self.pieces.optimizer.state_dict(), "data": self.data.get_state(),
-            "learning_rate": self.pieces.learning_rate, "lambda_max": self.pieces.lambda_max,
-            "seconds": self._seconds(), "values": self.values, "start_values": self.start_values,
-        })
+        self.folder.save_checkpoint(
+            step,
+            {
+                "net": self.pieces.net.state_dict(),
+                "weights": self.pieces.net.named_weights(),
+                "blocks": layout,
+                "optimizer": self.pieces.optimizer.state_dict(),
+                "data": self.data.get_state(),
+                "learning_rate": self.pieces.learning_rate,
+                "lambda_max": self.pieces.lambda_max,
+                "seconds": self._seconds(),
+                "values": self.values,
+                "start_values": self.start_values,
+            },
+        )
 
     def _finish(self, status: str, step: int) -> float | None:
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
@@ -180,38 +214,61 @@ class _Session:
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", verdict.Verdict("diverged", judgement.reasons)
         signal, target = (part[:4] for part in pieces.task.held_out["training"])
-        folder.save_examples({
-            "signal": signal.cpu().numpy(), "target": target.cpu().numpy(), "before": self.before.cpu().numpy(),
-            "after": self._example().cpu().numpy(),
-        })
+        folder.save_examples(
+            {
+                "signal": signal.cpu().numpy(),
+                "target": target.cpu().numpy(),
+                "before": self.before.cpu().numpy(),
+                "after": self._example().cpu().numpy(),
+            }
+        )
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
         boundary = None if pieces.lambda_max is None else 2 / pieces.lambda_max
         error = {"initial": self.start_values["error/training"], "final": self.values["error/training"]}
         summary = {
-            "choices": dict(self.choices), "status": status, "verdict": judgement.name, "reasons": judgement.reasons,
-            "metrics": {name.removeprefix("task/"): value for name, value in self.values.items() if name.startswith("task/")},
-            "steps": step, "seconds": round(self._seconds(), 3), "seed": cfg.seed,
+            "choices": dict(self.choices),
+            "status": status,
+            "verdict": judgement.name,
+            "reasons": judgement.reasons,
+            "metrics": {
+                name.removeprefix("task/"): value for name, value in self.values.items() if name.startswith("task/")
+            },
+            "steps": step,
+            "seconds": round(self._seconds(), 3),
+            "seed": cfg.seed,
             "loss": {"initial": self.start_values["loss/held_out"], "final": self.values["loss/held_out"]},
             "relative_loss": {"initial": self.start_values["loss/relative"], "final": self.values["loss/relative"]},
             "relative_error": error,
             "baseline": dict(pieces.task.baselines),
-            "drift": {n.removeprefix("drift/"): v for n, v in self.values.items() if n.startswith("drift/") and n.count("/") == 1},
+            "drift": {
+                n.removeprefix("drift/"): v
+                for n, v in self.values.items()
+                if n.startswith("drift/") and n.count("/") == 1
+            },
             "optim": {
-                "lr": pieces.learning_rate, "lambda_max": pieces.lambda_max, "boundary": boundary,
+                "lr": pieces.learning_rate,
+                "lambda_max": pieces.lambda_max,
+                "boundary": boundary,
                 "lr_over_boundary": None if boundary is None else pieces.learning_rate / boundary,
             },
             "probes": {"initial": self.start_values, "final": self.values},
             "parameters": sum(p.numel() for p in pieces.net.parameters()),
             "device": str(next(pieces.net.parameters()).device),
-            "versions": _versions(), "git": _git(),
+            "versions": _versions(),
+            "git": _git(),
         }
-        folder.log_hparams(self._hparams(), {
-            "final/relative_error": error["final"], "final/drift_weight_hh_cell": self.values.get("drift/weight_hh_cell", math.nan),
-        })
+        folder.log_hparams(
+            self._hparams(),
+            {
+                "final/relative_error": error["final"],
+                "final/drift_weight_hh_cell": self.values.get("drift/weight_hh_cell", math.nan),
+            },
+        )
         folder.close()
-        if cfg.probe.figures:
-            figures.draw_run(folder, summary)
+        for draw in self.figures:
+            if (figure := draw(folder, summary)) is not None:
+                folder.save_figure(draw.__name__, figures.png(figure))
         folder.finish(summary)
         log.info("%s", report.describe(summary, folder.path, short=not self.single))
         return error["final"]
@@ -220,12 +277,17 @@ class _Session:
         cfg = self.cfg
         return {
             **{group: self.choices.get(group, "") for group in ("model", "signal", "task", "optim")},
-            "preset": cfg.model.get("preset", ""), "T": cfg.T, "seed": cfg.seed, "dtype": cfg.dtype, "lr": self.pieces.learning_rate, "steps": cfg.train.steps,
+            "preset": cfg.model.get("preset", ""),
+            "T": cfg.T,
+            "seed": cfg.seed,
+            "dtype": cfg.dtype,
+            "lr": self.pieces.learning_rate,
+            "steps": cfg.train.steps,
         }
 
     def _image(self, tag: str, step: int) -> None:
         weights = self.pieces.net.named_weights()
-        if "weight_hh_cell" in weights and self.cfg.probe.figures:
+        if "weight_hh_cell" in weights and self.figures:
             png = figures.weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
             self.folder.log_image(tag, step, png)
 
@@ -364,8 +426,11 @@ def _versions() -> dict[str, str]:
 
 def _git() -> dict[str, Any] | None:
     """Commit and whether the tree had changes, of the source this package was imported from; None outside git."""
+
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -46,9 +46,7 @@ def normalisation_factor(T: int, normalisation: str = "power") -> float:
     return factors[normalisation]
 
 
-def power_spectrum(
-    x: Tensor, T: int, bins: str | Iterable[int] = "full", normalisation: str = "power"
-) -> Tensor:
+def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normalisation: str = "power") -> Tensor:
     """Power spectrum of consecutive windows of T samples, the oracle of every spectral model.
 
         P_j[k] = factor * | sum_t x[jT + t] exp(-2 pi i k t / T) |^2

@@ -24,6 +24,7 @@ class Construction:
         weight_ih_<gate> [H, 1], weight_hh_<gate> [H, H], bias_ih_<gate>, bias_hh_<gate> [H]   (four gates each),
         hidden_0, cell_0 [H], readout.weight [F, H], readout.bias [F].
     `blocks` names the units: gen (oscillators), sum (Fourier coefficients), prod (their squares), spec (power).
+    `level` [H] is the largest |h| that each unit reaches for inputs within `amplitude`: the scale of its column.
     `mask` marks, for each weight_hh_<gate>, the entries that the algorithm uses; all others are zero by intention.
     `output_gain` is kappa: a window's power is h_spec / kappa, read `latency` steps after its last sample.
     `error_bound`, for up to `bound_windows` windows in a stream of inputs within `amplitude`, bounds
@@ -34,6 +35,7 @@ class Construction:
     weights: Mapping[str, Tensor]
     blocks: Mapping[str, slice]
     mask: Mapping[str, Tensor]
+    level: Tensor
     gains: Mapping[str, float]
     T: int
     bins: tuple[int, ...]

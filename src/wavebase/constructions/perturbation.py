@@ -19,12 +19,16 @@ Kind = Literal["gaussian", "rotation", "modulus", "leakage"]
 class Perturbation:
     """How far, in which direction, and which weights.
 
-    kind       what changes                                                        unit of `scale`
-    gaussian   every entry, normal noise                                           Frobenius norm relative to the weight's
-    leakage    recurrent entries outside the mask only, normal noise               Frobenius norm relative to the weight's
-    rotation   each oscillator's angle, normal                                     standard deviation, radians per sample
-    modulus    each oscillator's eigenvalue modulus, times 1 + normal              standard deviation, relative
+    kind       what changes                                                  unit of `scale`
+    gaussian   every entry that is not zero, times 1 + normal                standard deviation, relative
+    leakage    recurrent entries outside the mask, plus normal               share of the row's own drive (below)
+    rotation   each oscillator's angle, normal                               standard deviation, radians per sample
+    modulus    each oscillator's eigenvalue modulus, times 1 + normal        standard deviation, relative
 
+    A construction's weights differ by many orders from block to block, so noise of one size everywhere would only hit
+    the most sensitive rows. Leakage is therefore measured where it acts: entry (i, j) has standard deviation
+    scale * drive_i / (level_j sqrt(H)), with level_j the largest |h_j| and drive_i the largest argument that row i has
+    by intention, so that a row's stray input is about `scale` of its own.
     weights: names, for gaussian and leakage (default weight_hh_cell); rotation and modulus act on gen in weight_hh_cell.
     """
 
@@ -34,7 +38,9 @@ class Perturbation:
 
     def __post_init__(self) -> None:
         if self.kind not in ("gaussian", "rotation", "modulus", "leakage"):
-            raise ValueError(f"perturbation.kind must be gaussian, rotation, modulus or leakage, got {self.kind!r}; use gaussian")
+            raise ValueError(
+                f"perturbation.kind must be gaussian, rotation, modulus or leakage, got {self.kind!r}; use gaussian"
+            )
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"perturbation.scale must be finite and not negative, got {self.scale}; use 0.01")
 
@@ -56,17 +62,25 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
 
 def _add_noise(construction: Construction, name: str, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
     if name not in construction.weights:
-        raise ValueError(f"perturbation.weights must name weights, got {name!r}; use one of {', '.join(construction.weights)}")
-    weight = construction.weights[name]
+        raise ValueError(
+            f"perturbation.weights must name weights, got {name!r}; use one of {', '.join(construction.weights)}"
+        )
+    weight = construction.weights[name].to(torch.float64)
     noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     if perturbation.kind == "leakage":
         if name not in construction.mask:
-            raise ValueError(f"perturbation.weights must be recurrent for kind=leakage, got {name!r}; use weight_hh_cell")
-        noise = noise.masked_fill(construction.mask[name], 0)
-    size = weight.to(torch.float64).norm()
-    if size == 0:
+            raise ValueError(
+                f"perturbation.weights must be recurrent for kind=leakage, got {name!r}; use weight_hh_cell"
+            )
+        gate = name.removeprefix("weight_hh_")
+        others = (construction.weights[f"{kind}_{gate}"].double() for kind in ("weight_ih", "bias_ih", "bias_hh"))
+        from_input, *biases = (other.abs() for other in others)
+        drive = weight.abs() @ construction.level + from_input[:, 0] * construction.amplitude + sum(biases)
+        size = perturbation.scale * drive[:, None] / (construction.level * len(drive) ** 0.5)
+        return (weight + (noise * size).masked_fill(construction.mask[name], 0)).to(construction.dtype)
+    if not weight.any():
         raise ValueError(f"perturbation.weights: {name} is zero, so noise relative to it has no size; leave it out")
-    return (weight.to(torch.float64) + noise * (perturbation.scale * size / noise.norm())).to(weight.dtype)
+    return (weight * (1 + perturbation.scale * noise)).to(construction.dtype)
 
 
 def _turn(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Tensor:

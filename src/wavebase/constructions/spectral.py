@@ -42,7 +42,11 @@ def linearity_bound(dtype: torch.dtype) -> float:
 
 
 def preset_gains(
-    T: int, preset: Preset, amplitude: float, dtype: torch.dtype, eps: float | None = None,
+    T: int,
+    preset: Preset,
+    amplitude: float,
+    dtype: torch.dtype,
+    eps: float | None = None,
     input_gate: InputGate = "tanh",
 ) -> dict[str, float]:
     """The gains (a, s1..s5) of a preset, for inputs within `amplitude`.
@@ -61,12 +65,18 @@ def preset_gains(
         small = linearity_bound(dtype)
         g = small / T  # keeps the pair's common mode T*g/2 and the squares linear; costs no digits
         peak = T * (u / 2) * g  # largest difference of a sum pair
-        return {"a": small, "s1": u / small, "s2": g / amplitude, "s3": u / peak, "s4": small / peak,
-                "s5": 2 / u}
+        return {"a": small, "s1": u / small, "s2": g / amplitude, "s3": u / peak, "s4": small / peak, "s5": 2 / u}
     if preset == "trainable":
         if eps is not None:
             raise ValueError("model.eps belongs to preset=exact, got preset=trainable; set model.gains instead")
-        return {"a": 1 / 8, "s1": 1.0, "s2": 1 / (8 * amplitude), "s3": 8 / math.sqrt(T), "s4": 8 / math.sqrt(T), "s5": 4.0}
+        return {
+            "a": 1 / 8,
+            "s1": 1.0,
+            "s2": 1 / (8 * amplitude),
+            "s3": 8 / math.sqrt(T),
+            "s4": 8 / math.sqrt(T),
+            "s5": 4.0,
+        }
     eps = eps or linearity_bound(dtype)
     return {"a": eps, "s1": 1.0, "s2": eps / amplitude, "s3": 1 / (T * eps), "s4": 1 / (T * eps), "s5": 1 / eps}
 
@@ -97,7 +107,9 @@ def spectral_construction(
     if preset not in ("exact", "trainable"):
         raise ValueError(f"model.preset must be exact or trainable, got {preset!r}; use exact")
     if not (math.isfinite(amplitude) and amplitude > 0):
-        raise ValueError(f"amplitude must be a positive finite bound on |x|, got {amplitude}; use the signal's largest |x|")
+        raise ValueError(
+            f"amplitude must be a positive finite bound on |x|, got {amplitude}; use the signal's largest |x|"
+        )
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"model.margin must be positive and finite, got {margin}; use 40")
     k = preset_gains(T, preset, amplitude, dtype, eps, input_gate)
@@ -105,7 +117,9 @@ def spectral_construction(
         if name not in GAIN_NAMES:
             raise ValueError(f"model.gains must name gains among {', '.join(GAIN_NAMES)}, got {name!r}; use s1")
         if not (math.isfinite(value) and value != 0):
-            raise ValueError(f"model.gains.{name} must be finite and not zero, got {value}; use null for the preset's {k[name]:.3g}")
+            raise ValueError(
+                f"model.gains.{name} must be finite and not zero, got {value}; use null for the preset's {k[name]:.3g}"
+            )
         k[name] = float(value)
 
     F, pairs = len(chosen), 2 if input_gate == "sigmoid" else 1
@@ -130,7 +144,9 @@ def spectral_construction(
     draft.weights["weight_ih_cell"][sum_] = k["s2"]
     gamma = root_of_unity(1, T)[0]
     K = 2 * margin / (1 - gamma)
-    draft.connect("forget", sum_, slice(clock, clock + 1), torch.full((2 * F * pairs, 1), -K / k["a"], dtype=torch.float64))
+    draft.connect(
+        "forget", sum_, slice(clock, clock + 1), torch.full((2 * F * pairs, 1), -K / k["a"], dtype=torch.float64)
+    )
     draft.bias("forget", sum_, K * (1 + gamma) / 2)
 
     # prod: squares; spec: re^2 + im^2. Of a differential pair the consumer reads the difference.
@@ -145,14 +161,40 @@ def spectral_construction(
     draft.bias("output", slice(0, draft.H), margin)
 
     kappa = (k["a"] * k["s1"] / pairs * k["s2"]) ** 2 * k["s3"] / pairs * k["s4"] * k["s5"]
+    half = k["a"] * k["s1"] / pairs * k["s2"] * amplitude * T
+    square = half**2 * k["s3"] / pairs * k["s4"]
+    tops = {
+        "gen": k["a"],
+        "sum": half if pairs == 1 else k["s2"] * amplitude * T / 2,
+        "prod": square if pairs == 1 else k["s4"] * half / 2,
+        "spec": k["s5"] * square,
+    }
+    level = torch.cat(
+        [
+            torch.full((units.stop - units.start,), min(abs(tops[name]), 1.0), dtype=torch.float64)
+            for name, units in draft.blocks.items()
+        ]
+    )
     readout = torch.zeros(F, draft.H, dtype=torch.float64)
     if not (math.isfinite(kappa) and kappa != 0 and math.isfinite(scale / kappa)):
-        raise ValueError(f"model.gains must give a finite output gain, got kappa={kappa}; use gains nearer to the preset's")
+        raise ValueError(
+            f"model.gains must give a finite output gain, got kappa={kappa}; use gains nearer to the preset's"
+        )
     readout[:, spec] = scale / kappa * torch.eye(F, dtype=torch.float64)
     return Construction(
-        weights=draft.in_dtype(dtype, readout), blocks=draft.blocks, mask=draft.mask, gains=k, T=T, bins=chosen,
-        input_gate=input_gate, margin=margin, amplitude=amplitude, output_gain=kappa,
-        error_bound=_error_bound(T, k, margin, amplitude, dtype, pairs, bound_windows), bound_windows=bound_windows,
+        weights=draft.in_dtype(dtype, readout),
+        blocks=draft.blocks,
+        mask=draft.mask,
+        level=level,
+        gains=k,
+        T=T,
+        bins=chosen,
+        input_gate=input_gate,
+        margin=margin,
+        amplitude=amplitude,
+        output_gain=kappa,
+        error_bound=_error_bound(T, k, margin, amplitude, dtype, pairs, bound_windows),
+        bound_windows=bound_windows,
     )
 
 

@@ -23,6 +23,9 @@ class SpectralLSTM(nn.Module):
     Raises ValueError for inputs of another shape.
     """
 
+    hidden_0: nn.Parameter
+    cell_0: nn.Parameter
+
     def __init__(self, construction: Construction):
         super().__init__()
         self.T, self.latency, self.input_gate = construction.T, construction.latency, construction.input_gate
@@ -35,25 +38,26 @@ class SpectralLSTM(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Readout of every window: [batch, samples] to [batch, windows, bins]."""
         inputs, windows = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
-        hidden, _, _ = lstm_sequence(inputs, *self._states_and_weights(len(inputs)), self.input_gate)
+        hidden, _, _ = lstm_sequence(inputs, *self._states_and_weights(len(inputs)), input_gate=self.input_gate)
         return self.readout(at_window_ends(hidden, self.T, self.latency, windows))
 
     def trace(self, signal: Tensor) -> Trace:
         """States and gates of every step, each [batch, samples + latency, H]."""
         inputs, _ = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
-        return lstm_trace(inputs, *self._states_and_weights(len(inputs)), self.input_gate)
+        return lstm_trace(inputs, *self._states_and_weights(len(inputs)), input_gate=self.input_gate)
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
-    def _states_and_weights(self, batch: int) -> tuple[Tensor, ...]:
+    def _states_and_weights(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         packed = {
             kind: torch.cat([getattr(self, f"{kind}_{gate}") for gate in GATES])
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         }
-        states = (self.hidden_0.expand(batch, -1), self.cell_0.expand(batch, -1))
-        return (*states, packed["weight_ih"], packed["weight_hh"], packed["bias_ih"] + packed["bias_hh"])
+        bias = packed["bias_ih"] + packed["bias_hh"]
+        states = self.hidden_0.expand(batch, -1), self.cell_0.expand(batch, -1)
+        return *states, packed["weight_ih"], packed["weight_hh"], bias
 
 
 def flushed(signal: Tensor, T: int, latency: int) -> tuple[Tensor, int]:
@@ -92,7 +96,15 @@ def spectral_lstm(
     """
     return SpectralLSTM(
         spectral_construction(
-            T, bins, dtype=dtype, input_gate=input_gate, preset=preset, eps=eps, gains=gains, margin=margin, amplitude=amplitude
+            T,
+            bins,
+            dtype=dtype,
+            input_gate=input_gate,
+            preset=preset,
+            eps=eps,
+            gains=gains,
+            margin=margin,
+            amplitude=amplitude,
         )
     )
 
@@ -120,9 +132,17 @@ def build(
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
     construction = spectral_construction(
-        T, bins, dtype=dtype, input_gate=input_gate, preset=preset, eps=eps, margin=margin,
+        T,
+        bins,
+        dtype=dtype,
+        input_gate=input_gate,
+        preset=preset,
+        eps=eps,
+        margin=margin,
         gains={name: value for name, value in (gains or {}).items() if value is not None},
-        amplitude=signal_amplitude if amplitude is None else amplitude, scale=scale, bound_windows=windows,
+        amplitude=signal_amplitude if amplitude is None else amplitude,
+        scale=scale,
+        bound_windows=windows,
     )
     if start == "perturbed":
         construction = perturb(construction, perturbation or Perturbation(), perturbing)

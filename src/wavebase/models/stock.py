@@ -19,6 +19,8 @@ class StockLSTM(nn.Module):
     initial_state: the state that every sequence starts from, [2, H] (hidden, cell), not trained.
     """
 
+    initial_state: Tensor
+
     def __init__(self, hidden_size: int, outputs: int, T: int, latency: int = 2, dtype: torch.dtype = torch.float64):
         super().__init__()
         self.T, self.latency = T, latency
@@ -30,7 +32,9 @@ class StockLSTM(nn.Module):
     def load(self, construction: Construction) -> None:
         """Take over the weights and state of a construction for the sigmoid input gate."""
         if construction.input_gate != "sigmoid":
-            raise ValueError(f"torch.nn.LSTM needs input_gate=sigmoid, got {construction.input_gate}; build one with it")
+            raise ValueError(
+                f"torch.nn.LSTM needs input_gate=sigmoid, got {construction.input_gate}; build one with it"
+            )
         self.lstm.load_state_dict(construction.packed())
         self.readout.load_state_dict({name: construction.weights[f"readout.{name}"] for name in ("weight", "bias")})
         self.initial_state.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")]))

@@ -10,7 +10,9 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 
-def largest_curvature(loss: Callable[[], Tensor], parameters: Iterable[Tensor], seed: int = 0, tolerance: float = 1e-3) -> float:
+def largest_curvature(
+    loss: Callable[[], Tensor], parameters: Iterable[Tensor], seed: int = 0, tolerance: float = 1e-3
+) -> float:
     """lambda_max, the largest eigenvalue of the Hessian of loss() in the parameters, by Lanczos (ARPACK).
 
     loss: evaluated once, must allow a second derivative; each Lanczos step costs one Hessian-vector product. seed: of

@@ -19,7 +19,9 @@ def weight_drift(snapshot: Snapshot) -> dict[str, float]:
     A block's change is relative to the whole matrix, so that blocks that start at zero have a scale and the squares of
     all blocks sum to the square of drift/weight_hh_cell.
     """
-    values = {f"drift/{name}": relative_drift(weight, snapshot.start[name]) for name, weight in snapshot.weights.items()}
+    values = {
+        f"drift/{name}": relative_drift(weight, snapshot.start[name]) for name, weight in snapshot.weights.items()
+    }
     if snapshot.blocks:
         start = snapshot.start["weight_hh_cell"].double()
         change = snapshot.weights["weight_hh_cell"].double() - start

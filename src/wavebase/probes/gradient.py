@@ -46,6 +46,7 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
         return {}
     gradients = torch.autograd.grad(snapshot.held_out_loss(), trained, allow_unused=True, materialize_grads=True)
     moved = sum(
-        int((w.detach() - snapshot.learning_rate * g != w.detach()).sum()) for w, g in zip(trained, gradients, strict=True)
+        int((w.detach() - snapshot.learning_rate * g != w.detach()).sum())
+        for w, g in zip(trained, gradients, strict=True)
     )
     return {"gradient/movable_fraction": moved / sum(weight.numel() for weight in trained)}

@@ -30,10 +30,14 @@ class Recording:
         samples, self.sample_rate = read_recording(path, channel)
         if not np.isfinite(samples).all():
             bad = int(np.flatnonzero(~np.isfinite(samples))[0])
-            raise ValueError(f"signal.path must hold finite samples, got {samples[bad]} at sample {bad} of {path}; clean the file")
+            raise ValueError(
+                f"signal.path must hold finite samples, got {samples[bad]} at sample {bad} of {path}; clean the file"
+            )
         peak = float(np.abs(samples).max(initial=0.0))
         if peak == 0:
-            raise ValueError(f"signal.path must hold a signal, got only zeros in {path}; choose another channel or file")
+            raise ValueError(
+                f"signal.path must hold a signal, got only zeros in {path}; choose another channel or file"
+            )
         split = int(len(samples) * (1 - held_out_fraction))
         shortest = min(split, len(samples) - split)
         if shortest < T:
@@ -49,7 +53,9 @@ class Recording:
         """float64 [batch, samples]: stretches that start anywhere in the training or the held-out part."""
         part = self._held_out if held_out else self._training
         if samples > len(part):
-            raise ValueError(f"samples must fit the recording's part of {len(part)}, got {samples}; use fewer task.windows")
+            raise ValueError(
+                f"samples must fit the recording's part of {len(part)}, got {samples}; use fewer task.windows"
+            )
         starts = torch.randint(len(part) - samples + 1, (batch, 1), generator=generator)
         return part[starts + torch.arange(samples)]
 
@@ -61,17 +67,23 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv")
+        raise ValueError(
+            f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv"
+        )
     readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
     if file.suffix.lower() not in readers:
         raise ValueError(f"signal.path must end in {', '.join(readers)}, got {path!r}; convert the recording")
     try:
         table, rate = readers[file.suffix.lower()](file, channel)
     except Exception as error:  # a broken file can fail in any way inside its reader; each becomes one line
-        raise ValueError(f"signal.path must be a readable {file.suffix} file, got {path!r} ({error}); repair or convert it") from error
+        raise ValueError(
+            f"signal.path must be a readable {file.suffix} file, got {path!r} ({error}); repair or convert it"
+        ) from error
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or table.shape[0] == 0:
-        raise ValueError(f"signal.path must hold samples by channels, got shape {list(table.shape)} in {path!r}; reshape it")
+        raise ValueError(
+            f"signal.path must hold samples by channels, got shape {list(table.shape)} in {path!r}; reshape it"
+        )
     column = channel if isinstance(channel, int) else 0  # a csv column chosen by name comes alone
     if not -table.shape[1] <= column < table.shape[1]:
         raise ValueError(f"signal.channel must lie in 0..{table.shape[1] - 1} for {path!r}, got {channel}; use 0")

@@ -47,7 +47,10 @@ class PowerSpectrum:
         self.signal, self.T, self.bins, self.normalisation = signal, T, resolve_bins(T, bins), normalisation
         self.samples, self.dtype, self.device = windows * T, dtype, device
         self.sizes: dict[str, Any] = {
-            "T": T, "scale": normalisation_factor(T, normalisation), "signal_amplitude": signal.peak, "windows": windows,
+            "T": T,
+            "scale": normalisation_factor(T, normalisation),
+            "signal_amplitude": signal.peak,
+            "windows": windows,
         }
         self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
