@@ -45,7 +45,7 @@ class ProbeSettings:
     end, functions of `wavebase.figures` by name. curvature: measure lambda_max at the start (always done when the
     learning rate is given by the boundary), on curvature_batch sequences. verdict: thresholds."""
 
-    every: int = 50
+    every: int = 100
     measure: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
     curvature: bool = True

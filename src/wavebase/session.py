@@ -145,8 +145,10 @@ class _Session:
             interrupted=lambda: False,
         )
         self._image("weights/weight_hh_cell", 0)
+        began = time.monotonic()
         with _Interruption() as interruption, self._progress() as steps:
             status, step = train(loop._replace(interrupted=interruption), steps)
+        self.training_seconds = time.monotonic() - began
         if status == "interrupted":
             self.folder.finish({"choices": dict(self.choices), "status": status, "steps": step, "seed": cfg.seed})
             raise Interrupted(f"{self.folder.path} was interrupted at step {step}; the same command continues it")
@@ -173,7 +175,6 @@ class _Session:
             with torch.no_grad():
                 return net.trace(signal) if hasattr(net, "trace") else None
 
-        signal, target = task.held_out["training"]
         return Snapshot(
             step=step,
             weights=net.named_weights(),
@@ -185,7 +186,8 @@ class _Session:
             trace=trace,
             metrics=task.metrics,
             baselines=task.baselines,
-            held_out_loss=lambda: task.loss(net(signal), target),
+            forward=net,
+            loss=task.loss,
             trained=self.pieces.trained,
             learning_rate=self.pieces.optimizer.param_groups[0]["lr"],
         )
@@ -236,6 +238,7 @@ class _Session:
             },
             "steps": step,
             "seconds": round(self._seconds(), 3),
+            "training_seconds": round(self.training_seconds, 3),
             "seed": cfg.seed,
             "loss": {"initial": self.start_values["loss/held_out"], "final": self.values["loss/held_out"]},
             "relative_loss": {"initial": self.start_values["loss/relative"], "final": self.values["loss/relative"]},

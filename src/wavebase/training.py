@@ -30,7 +30,7 @@ class TrainSettings:
     initial_state: train hidden_0 and cell_0 too. log_every: steps between recorded training losses;
     checkpoint_every: steps between checkpoints (the first and last step always have one)."""
 
-    steps: int = 400
+    steps: int = 500
     batch: int = 64
     parameters: str | list[str] = "all"
     initial_state: bool = False

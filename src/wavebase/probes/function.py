@@ -8,11 +8,13 @@ from wavebase.probes.snapshot import Snapshot
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
     there, plain and relative to that of the mean predictor (1 is no better than predicting the mean)."""
-    values = {}
+    values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
-        metrics = snapshot.metrics(snapshot.predict(signal), target)
+        output = snapshot.predict(signal)
+        metrics = snapshot.metrics(output, target)
         values[f"error/{name}"] = metrics["relative_error"]
         if name == "training":
+            loss = snapshot.loss(output, target).item()
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
-    loss = snapshot.held_out_loss().item()
-    return values | {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
+            values |= {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
+    return values

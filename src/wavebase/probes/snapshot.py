@@ -19,7 +19,7 @@ class Snapshot:
     held_out: (input, target) by probe signal; predict: input to output, without gradients; trace:
     input to the states and gates of every step, None for a net that has none;
     metrics: (output, target) to named floats, the task's own; baselines: losses of the zero and the mean predictor;
-    held_out_loss: the loss on held_out["training"] with its graph; trained: the parameters under training;
+    forward: input to output with its graph; loss: (output, target) to a scalar; trained: the parameters under training;
     learning_rate: of the step about to be taken.
     """
 
@@ -33,7 +33,8 @@ class Snapshot:
     trace: Callable[[Tensor], Trace | None]
     metrics: Callable[[Tensor, Tensor], Mapping[str, float]]
     baselines: Mapping[str, float]
-    held_out_loss: Callable[[], Tensor]
+    forward: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
     trained: Mapping[str, Tensor]
     learning_rate: float
 

@@ -38,12 +38,12 @@ class PowerSpectrum:
         bins: str | list[int] = "full",
         normalisation: Literal["power", "power_per_sample", "amplitude_squared"] = "power_per_sample",
         windows: int = 1,
-        held_out_count: int = 512,
+        held_out_count: int = 64,
     ):
         if windows < 1:
             raise ValueError(f"task.windows must be at least 1, got {windows}; use 1")
         if held_out_count < 2:
-            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 512")
+            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 64")
         self.signal, self.T, self.bins, self.normalisation = signal, T, resolve_bins(T, bins), normalisation
         self.samples, self.dtype, self.device = windows * T, dtype, device
         self.sizes: dict[str, Any] = {
