@@ -43,7 +43,9 @@ def main() -> None:
                     f"| {relative_error(output, target):.1e} | {worst:.1e} | {ten:.1e} | {fft:.1e} |"
                 )
                 print(lines[-1], flush=True)
-    head = f"Measured with `python bench/exactness.py`, torch {torch.__version__}, Python {platform.python_version()}.\n\n"
+    head = (
+        f"Measured with `python bench/exactness.py`, torch {torch.__version__}, Python {platform.python_version()}.\n\n"
+    )
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     (results / "exactness.md").write_text(head + "\n".join(lines) + "\n")

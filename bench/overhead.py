@@ -56,7 +56,9 @@ def main() -> None:
             recorded.append(json.loads((path / "summary.json").read_text())["training_seconds"])
         once.append(total - recorded[-1])
     ratio = statistics.median(recorded) / statistics.median(bare)
-    print(f"{steps} steps: bare loop {statistics.median(bare):.2f} s, recorded {statistics.median(recorded):.2f} s, ratio {ratio:.3f}")
+    print(
+        f"{steps} steps: bare loop {statistics.median(bare):.2f} s, recorded {statistics.median(recorded):.2f} s, ratio {ratio:.3f}"
+    )
     print(f"once a run: {statistics.median(once):.2f} s for lambda_max, four figures and the summary")
 
 

@@ -24,8 +24,10 @@ _failures: list[Exception] = []  # of jobs run in this process; a sweep's other 
 
 def main() -> None:
     """Run one job or a sweep from the command line. Exit status 1, with one line, for whatever could not run."""
-    verbose = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    verbose = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing several lines and a traceback
+    _failures.clear()
+    report.SweepReport.folder = None
     status = 0
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
@@ -35,10 +37,12 @@ def main() -> None:
         print(f"wavebase: {stop or 'interrupted'}", file=sys.stderr)
         status = 130
     except Exception as error:
-        if verbose or not _expected(error):
+        if verbose not in (None, "0") or not _expected(error):
             raise
         print(f"wavebase: {_one_line(error)}", file=sys.stderr)
         status = 1
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     if report.SweepReport.folder is not None and report.SweepReport.folder.is_dir():
         failed = report.write(report.SweepReport.folder)
         status = status or int(failed > 0)

@@ -64,13 +64,15 @@ def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normal
 
 
 def root_of_unity(k: int, T: int) -> tuple[float, float]:
-    """(cos, sin) of 2 pi k / T, correctly signed, exact at multiples of an eighth turn's axes, equal for k and T - k.
+    """(cos, sin) of 2 pi k / T, exact at quarter turns, and exactly conjugate for k and T - k.
 
     The angle is reduced in integers to the first octant before it is rounded, so that no error of a large angle
     enters: a rotation built from it has modulus 1 to half a unit in the last place.
     """
     quarter, rest = divmod(4 * (k % T), T)  # angle = quarter * pi/2 + (pi/2) * rest / T
-    if 2 * rest <= T:
+    if 2 * rest == T:  # math.cos and math.sin of pi/4 differ in the last place
+        cos = sin = math.sqrt(0.5)
+    elif 2 * rest < T:
         angle = math.pi / 2 * (rest / T)
         cos, sin = math.cos(angle), math.sin(angle)
     else:

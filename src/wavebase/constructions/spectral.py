@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -131,7 +132,7 @@ def spectral_construction(
     coefficients = slice(gen.start, gen.start + 2 * F)
 
     # gen: rotations. Two tanh a turn would shrink a circle of radius a; the exact inverse of that makes it a limit cycle.
-    roots = [_stabilised_root(b, T, k["a"]) for b in oscillators]
+    roots = [_stabilised_root(b, T, k["a"], dtype) for b in oscillators]
     draft.connect("cell", gen, gen, rotation_blocks(roots), torch.block_diag(*[torch.ones(2, 2)] * len(roots)).bool())
     draft.weights["hidden_0"][gen][::2] = k["a"]
     draft.bias("input", gen, margin)
@@ -175,6 +176,10 @@ def spectral_construction(
             for name, units in draft.blocks.items()
         ]
     )
+    if level.min() * torch.finfo(dtype).eps < torch.finfo(dtype).tiny:
+        raise ValueError(
+            f"dtype must hold every state with all its digits, but {dtype} underflows at states of {level.min():.2g}; use dtype=float64 or a larger eps"
+        )
     readout = torch.zeros(F, draft.H, dtype=torch.float64)
     if not (math.isfinite(kappa) and kappa != 0 and math.isfinite(scale / kappa)):
         raise ValueError(
@@ -198,17 +203,28 @@ def spectral_construction(
     )
 
 
-def _stabilised_root(k: int, T: int, a: float) -> tuple[float, float]:
+def _stabilised_root(k: int, T: int, a: float, dtype: torch.dtype) -> tuple[float, float]:
     """exp(i theta_k) divided by the factor with which tanh(tanh(.)) shrinks an oscillation of amplitude a.
 
     Each component loses u^3 * 2/3 a step; over the orbit a cosine keeps 1 - (2/3) a^2 <cos^4>/<cos^2> of its amplitude
     (the describing function). Divided by it, the radius a is a stable limit cycle, so errors do not grow with time.
+
+    An error of the rounded modulus would grow with every sample, one of the angle hardly matters to the power: of the
+    pairs within a unit in the last place of `dtype` the one is taken whose modulus is nearest, measured exactly.
     """
     cos2 = [root_of_unity(k * t, T)[0] ** 2 for t in range(T)]
     quality = sum(c * c for c in cos2) / sum(cos2)
     cos, sin = root_of_unity(k, T)
-    keep = 1 - 2 / 3 * quality * min(a * a, 1.0)
-    return cos / keep, sin / keep
+    keep = 1 - 2 / 3 * quality * min(a * a, 1.0) if abs(a) > linearity_bound(dtype) else 1.0  # there tanh rounds to u
+    radius, ulp = 1 / Fraction(keep), torch.finfo(dtype).eps / 2
+
+    def near(x: float) -> list[float]:
+        x = torch.tensor(x / keep, dtype=dtype).item()
+        size = ulp * 2.0 ** math.frexp(x)[1]  # one unit in the last place of x
+        return [x - size, x, x + size] if x else [x]
+
+    pairs = [(c, s) for c in near(cos) for s in near(sin)]
+    return min(pairs, key=lambda pair: abs(Fraction(pair[0]) ** 2 + Fraction(pair[1]) ** 2 - radius**2))
 
 
 def _error_bound(

@@ -1,0 +1,60 @@
+"""Shared ways into the program: a composed configuration, and the command line in this process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from wavebase import run, session
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def composed():
+    """composed("model=random", "T=5") -> the resolved configuration as plain containers."""
+
+    def resolve(*overrides):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
+            return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+    return resolve
+
+
+@pytest.fixture
+def ran(composed, tmp_path):
+    """ran("T=5") -> the finished folder of a run of a few seconds at most."""
+    from wavebase.records import RunFolder
+
+    def go(*overrides, name="run"):
+        session.run(composed(*overrides), tmp_path / name, {"model": "test"}, single=False)
+        return RunFolder(tmp_path / name)
+
+    return go
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """cli("T=1") -> (exit status, standard output, standard error) of `python -m wavebase.run T=1` in an empty folder."""
+
+    def call(*words):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["wavebase.run", *words])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            run.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call

@@ -1,0 +1,119 @@
+"""Every model config: one contract; and the recurrence against torch.nn.LSTM."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT, SMALL
+from wavebase import config, session
+from wavebase.recurrence import lstm_sequence, lstm_trace
+
+MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def native_task(model):
+    """The overrides under which a model finds the task it was made for: those of its experiment, if it has one."""
+    return ()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("model", MODELS)
+def test_model_contract(model, dtype, composed, tmp_path):
+    node = composed(f"model={model}", f"dtype={dtype}", *native_task(model), *SMALL)
+    cfg = config.parse(node)
+    pieces = session.assemble(cfg, learning_rate=1e-3)
+    inputs, target = pieces.task.sample_batch(4, cfg.generator("data"))
+    output = pieces.net(inputs)
+    assert output.shape == target.shape and output.dtype == getattr(torch, dtype)
+
+    pieces.task.loss(output, target).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in pieces.trained.values())
+    assert any(p.grad.any() for p in pieces.trained.values())
+
+    torch.save(pieces.net.state_dict(), tmp_path / "net.pt")
+    other = session.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
+    other.net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    assert torch.equal(other.net(inputs), output)
+
+    names = set(pieces.net.named_weights())
+    assert names and all(not weight.requires_grad for weight in pieces.net.named_weights().values())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_training_steps(model, ran):
+    folder = ran(f"model={model}", *native_task(model), *SMALL)
+    summary = folder.summary()
+    assert summary["status"] == "done" and summary["steps"] == 2
+    first, last = folder.load_checkpoint(0), folder.load_checkpoint(2)
+    assert any(not torch.equal(first["net"][name], weight) for name, weight in last["net"].items())
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_two_steps(experiment, ran):
+    assert ran(f"experiment={experiment}", *SMALL).summary()["status"] in ("done", "diverged")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 2, 4), (2, 7, 1, 9)])
+def test_sigmoid_cell_is_torch_lstm_values_and_gradients(shape):
+    B, N, inputs, H = shape
+    draw = torch.Generator().manual_seed(0)
+    reference = torch.nn.LSTM(inputs, H, batch_first=True, dtype=torch.float64)
+    state = [torch.randn(B, H, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    x = torch.randn(B, N, inputs, generator=draw, dtype=torch.float64, requires_grad=True)
+    expected, (h, c) = reference(x, (state[0][None], state[1][None]))
+    w_ih, w_hh, b_ih, b_hh = reference.parameters()
+    hidden, last_h, last_c = lstm_sequence(x, *state, w_ih, w_hh, b_ih + b_hh, "sigmoid")
+    for ours, theirs in ((hidden, expected), (last_h, h[0]), (last_c, c[0])):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    weight = torch.randn(expected.shape, generator=draw, dtype=torch.float64)
+    variables = [x, *state, w_ih, w_hh, b_ih, b_hh]
+    ours, theirs = (torch.autograd.grad((out * weight).sum(), variables) for out in (hidden, expected))
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
+    signed, *_ = lstm_sequence(x, *state, w_ih, w_hh, b_ih + b_hh, "tanh")
+    assert not torch.allclose(signed, expected)
+
+
+def test_a_stack_is_its_members_and_a_trace_is_its_sequence():
+    draw = torch.Generator().manual_seed(0)
+    S, B, N, inputs, H = 3, 2, 5, 2, 4
+    shapes = ((S, B, N, inputs), (S, B, H), (S, B, H), (S, 4 * H, inputs), (S, 4 * H, H), (S, 4 * H))
+    tensors = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    hidden, last, cell = lstm_sequence(*tensors)
+    trace = lstm_trace(*tensors)
+    torch.testing.assert_close(trace.hidden, hidden)
+    torch.testing.assert_close(trace.cell[..., -1, :], cell)
+    torch.testing.assert_close(trace.output_gate * torch.tanh(trace.cell), hidden)
+    assert (trace.input_gate < 0).any() and (trace.forget_gate > 0).all()
+    for member in range(S):
+        alone, *_ = lstm_sequence(*(tensor[member] for tensor in tensors))
+        torch.testing.assert_close(hidden[member], alone)
+    torch.testing.assert_close(last, hidden[..., -1, :])
+
+
+def test_inputs_of_another_shape_are_refused():
+    import wavebase
+
+    net = wavebase.spectral_lstm(4)
+    for shape in ((3,), (2, 6), (2, 2), (2, 4, 1)):
+        with pytest.raises(ValueError, match="multiple of T=4"):
+            net(torch.zeros(shape))
+
+
+def test_public_names_are_documented_and_light():
+    import subprocess
+    import sys
+
+    import wavebase
+
+    for name in wavebase.__all__:
+        assert getattr(wavebase, name).__doc__, name
+    with pytest.raises(AttributeError):
+        wavebase.no_such_name  # noqa: B018
+    code = "import sys, wavebase; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert done.stdout.strip() == "False"
