@@ -219,7 +219,7 @@ def test_frozen_weights_stay_and_only_they(ran):
         (["+train.step=3"], "did you mean steps"),
         (["model.preset=perfect"], "model.preset must be one of exact, trainable"),
         (["model.gains.s1=0"], "s1 must be finite and not zero"),
-        (["model.gains.s1=.inf"], "s1 must be finite and not zero"),
+        (["model.gains.s1=inf"], "s1 must be finite and not zero"),
         (["model.margin=none"], "model.margin must be a number, got 'none'"),
         (["signal=file"], "signal.path must be given"),
         (["signal=file", "signal.path=nowhere.wav"], "which is no file"),

@@ -131,7 +131,7 @@ def _one_line(error: BaseException) -> str:
     import re
 
     text = " ".join(str(error).split())
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
     if unknown := re.search(r"Could not override '([^']+)'", text):
         from hydra import compose, initialize_config_dir
@@ -152,7 +152,8 @@ def _one_line(error: BaseException) -> str:
             f"; did you mean {near[0]}?" if near else ""
         )
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{missing[1]} must be given, got nothing; add {missing[1]}=..."
+        name = getattr(error, "full_key", None) or missing[1]
+        return f"{name} must be given, got nothing; add {name}=..."
     return text
 
 
