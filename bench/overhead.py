@@ -51,7 +51,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / str(turn)
             began = time.perf_counter()
-            session.run(node, path, {"model": "spectral"}, single=False)
+            session.run(session.Job(node, path, {"model": "spectral"}), single=False)
             total = time.perf_counter() - began
             recorded.append(json.loads((path / "summary.json").read_text())["training_seconds"])
         once.append(total - recorded[-1])

@@ -38,7 +38,7 @@ def ran(composed, tmp_path):
     from wavebase.records import RunFolder
 
     def go(*overrides, name="run"):
-        session.run(composed(*overrides), tmp_path / name, {"model": "test"}, single=False)
+        session.run(session.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
         return RunFolder(tmp_path / name)
 
     return go

@@ -74,10 +74,10 @@ class TestRecords:
         before = (folder.path / "summary.json").stat().st_mtime_ns
         ran(*QUICK)
         assert (folder.path / "summary.json").stat().st_mtime_ns == before
-        session.run(composed(*QUICK, "resume=false"), folder.path, {}, single=False)
+        session.run(session.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
         assert RunFolder(tmp_path / "run-2").summary()["status"] == "done"
         with pytest.raises(RecordsError, match="another run's"):
-            session.run(composed(*QUICK, "seed=5"), folder.path, {}, single=False)
+            session.run(session.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
 
     def test_an_interrupted_run_continues_to_the_same_numbers(self, ran, composed, tmp_path, monkeypatch):
         whole = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="whole")

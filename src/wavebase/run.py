@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +55,42 @@ def job(cfg: DictConfig) -> float | None:
 
     It raises nothing but an interruption, so that the other jobs of a sweep go on: `main` and the report tell of it.
     """
-    from wavebase.session import run
+    from wavebase import session
 
-    runtime = HydraConfig.get().runtime
-    folder = Path(runtime.output_dir)
-    choices = {group: str(choice) for group, choice in runtime.choices.items() if "/" not in group}
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        return run(node, folder, choices, single)  # type: ignore[arg-type]
+        return session.run(session_job(cfg), single)
     except Exception as error:
-        _failures.append(error)
         if single:
-            _remove_if_empty(folder)
+            _failures.append(error)
+            _remove_if_empty(whereabouts()[0])
         else:
-            line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
-            details = "".join(traceback.format_exception(error))
-            print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
-            report.mark_failed(folder, _readable(cfg), line, details, choices)
+            mark_failed(cfg, error, *whereabouts())
         return None
+
+
+def session_job(cfg: DictConfig) -> Any:
+    """The job that Hydra is about to run, as `session` wants it."""
+    from wavebase.session import Job
+
+    node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return Job(node, *whereabouts())  # type: ignore[arg-type]
+
+
+def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
+    """Leave a sweep's failed job's reason in its own folder, and tell it."""
+    line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
+    details = "".join(traceback.format_exception(error))
+    print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
+    report.mark_failed(folder, _readable(cfg), line, details, choices)
+
+
+def whereabouts() -> tuple[Path, dict[str, str]]:
+    """The folder of the job that Hydra is running, and the option chosen in each config group."""
+    runtime = HydraConfig.get().runtime
+    return Path(runtime.output_dir), {
+        group: str(choice) for group, choice in runtime.choices.items() if "/" not in group
+    }
 
 
 def _readable(cfg: DictConfig) -> str:

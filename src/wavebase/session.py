@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes import curvature, verdict
 from wavebase.probes.snapshot import Probe, Snapshot
 from wavebase.records import RecordsError, RunFolder
-from wavebase.training import Loop, schedule_factor, train
+from wavebase.training import Member, Status, saved_bytes, schedule_factor, stack_key, train
 
 log = logging.getLogger("wavebase")
 
@@ -43,26 +44,102 @@ class Pieces(NamedTuple):
     lambda_max: float | None
 
 
-def run(node: dict[str, Any], path: Path, choices: Mapping[str, str], single: bool = True) -> float | None:
-    """Run a resolved configuration in a folder; returns the final relative error. choices: the option of each group.
+class Job(NamedTuple):
+    """A resolved configuration, the folder for its records, and the option chosen in each config group."""
+
+    node: dict[str, Any]
+    path: Path
+    choices: Mapping[str, str]
+
+
+def run(job: Job, single: bool = True) -> float | None:
+    """Run one job; returns the final relative error. single: show progress and a full report on the console.
 
     A folder with a finished run of the same configuration is left as it is; with an unfinished one, continued from its
     newest readable checkpoint. `resume: false` takes a new folder beside an old one. Raises ConfigError or RecordsError.
     """
-    cfg = config.parse(node)
-    text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
-    folder = RunFolder(path if cfg.resume else _unused(path))
+    session = _prepare(job, single)
+    if isinstance(session, dict):
+        return session["relative_error"]["final"]
+    return _train_and_finish([session])[0]
+
+
+def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None]) -> list[float | None]:
+    """Run jobs, those that agree in all but numbers together as one program; each leaves what it would have left alone.
+
+    Stacks hold at most `max_stack` members, and at most as many as fit into half of the free memory by the measured
+    size of one. A job that cannot run is handed to `failed`, and the others go on.
+    """
+    errors: dict[int, float | None] = {}
+    stacks: dict[Any, list[tuple[int, _Session]]] = {}
+    for n, job in enumerate(jobs):
+        try:
+            session = _prepare(job, single=False)
+        except Exception as error:
+            failed(job, error)
+            continue
+        if isinstance(session, dict):
+            errors[n] = session["relative_error"]["final"]
+        else:
+            stacks.setdefault(session.stack_key(n), []).append((n, session))
+    for stack in stacks.values():
+        size = min(max_stack, _members_that_fit(stack[0][1]))
+        for first in range(0, len(stack), size):
+            part = stack[first : first + size]
+            log.info("training %d of %d jobs as one program", len(part), len(jobs))
+            try:
+                finals = _train_and_finish([session for _, session in part])
+                errors |= {n: final for (n, _), final in zip(part, finals, strict=True)}
+            except Exception as error:
+                for n, _ in part:
+                    failed(jobs[n], error)
+    return [errors.get(n) for n in range(len(jobs))]
+
+
+def _prepare(job: Job, single: bool) -> _Session | dict[str, Any]:
+    """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked."""
+    cfg = config.parse(job.node)
+    text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in job.node.items() if key != "resume"}))
+    folder = RunFolder(job.path if cfg.resume else _unused(job.path))
     finished = _same_run_before(folder, text)
     if finished is not None:
         log.info("%s is finished (%s); resume=false runs it anew", folder.path, finished["status"])
-        return finished["relative_error"]["final"]
+        return finished
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
         False  # its rounding rivals what we measure
     )
     pieces, state = _build_or_resume(cfg, folder)
-    return _Session(cfg, pieces, folder, state, text, choices, single).run()
+    return _Session(cfg, pieces, folder, state, text, job.choices, single)
+
+
+def _train_and_finish(sessions: list[_Session]) -> list[float | None]:
+    """Train sessions that agree in their settings as one program, and write each one's results."""
+    first = sessions[0]
+    for session in sessions:
+        session.open()
+    began = time.monotonic()
+    with _Interruption() as interruption, first.progress() as steps:
+        members = [session.member() for session in sessions]
+        outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
+    seconds = time.monotonic() - began
+    if outcomes[0][0] == "interrupted":
+        for session, (_, step) in zip(sessions, outcomes, strict=True):
+            session.interrupt(step)
+        raise Interrupted(
+            f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
+        )
+    return [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
+
+
+def _members_that_fit(session: _Session) -> int:
+    device = next(session.pieces.net.parameters()).device
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, int(free / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
 
 
 def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
@@ -119,40 +196,43 @@ class _Session:
             log.info("%s continues from step %d", folder.path, self.first_step)
         self.probes: list[Probe] = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
-        folder.start(text, kept)
+        self.text, self.kept = text, kept
         construction = pieces.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
         device = next(pieces.net.parameters()).device
         self.mask = {name: mask.to(device) for name, mask in construction.mask.items()} if construction else {}
 
-    def run(self) -> float | None:
+    def stack_key(self, number: int) -> Any:
+        """What sessions must share to be trained as one program; a net that cannot be stacked shares with none."""
+        reason = getattr(self.pieces.net, "stacks_not_because", None)
+        if reason:
+            log.info("%s runs alone: %s", self.folder.path.name, reason)
+            return number
+        return stack_key(self.member()), self.cfg.train, self.cfg.probe.every, self.first_step, self.cfg.threads
+
+    def open(self) -> None:
+        """Start writing records."""
+        self.folder.start(self.text, self.kept)
+        self._image("weights/weight_hh_cell", self.first_step)
+
+    def member(self) -> Member:
+        """This run as the training loop sees it."""
         cfg, pieces = self.cfg, self.pieces
         settings = pieces.settings
-        loop = Loop(
-            net=pieces.net,
-            task=pieces.task,
-            optimizer=pieces.optimizer,
-            settings=cfg.train,
-            clip_norm=settings.clip_norm,
-            learning_rate=lambda step: (
-                pieces.learning_rate * schedule_factor(settings.schedule, step, cfg.train.steps, settings.warmup)
-            ),
-            data=self.data,
-            record=self.folder.log,
-            observe=self._observe,
-            observe_every=cfg.probe.every,
-            save=self._save,
-            interrupted=lambda: False,
+
+        def learning_rate(step: int) -> float:
+            return pieces.learning_rate * schedule_factor(settings.schedule, step, cfg.train.steps, settings.warmup)
+
+        return Member(
+            net=pieces.net, task=pieces.task, trained=pieces.trained, optimizer=pieces.optimizer, learning_rate=learning_rate,
+            clip_norm=settings.clip_norm, data=self.data, record=self.folder.log, observe=self._observe, save=self._save,
+        )  # fmt: skip
+
+    def interrupt(self, step: int) -> None:
+        """Say that the run is not finished; its checkpoint is written."""
+        self.folder.finish(
+            {"choices": dict(self.choices), "status": "interrupted", "steps": step, "seed": self.cfg.seed}
         )
-        self._image("weights/weight_hh_cell", 0)
-        began = time.monotonic()
-        with _Interruption() as interruption, self._progress() as steps:
-            status, step = train(loop._replace(interrupted=interruption), steps)
-        self.training_seconds = time.monotonic() - began
-        if status == "interrupted":
-            self.folder.finish({"choices": dict(self.choices), "status": status, "steps": step, "seed": cfg.seed})
-            raise Interrupted(f"{self.folder.path} was interrupted at step {step}; the same command continues it")
-        return self._finish(status, step)
 
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record what they say."""
@@ -210,7 +290,8 @@ class _Session:
             },
         )
 
-    def _finish(self, status: str, step: int) -> float | None:
+    def finish(self, status: Status, step: int, seconds: float) -> float | None:
+        """Judge, draw and write summary.json; returns the final relative error."""
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
@@ -238,7 +319,7 @@ class _Session:
             },
             "steps": step,
             "seconds": round(self._seconds(), 3),
-            "training_seconds": round(self.training_seconds, 3),
+            "training_seconds": round(seconds, 3),
             "seed": cfg.seed,
             "loss": {"initial": self.start_values["loss/held_out"], "final": self.values["loss/held_out"]},
             "relative_loss": {"initial": self.start_values["loss/relative"], "final": self.values["loss/relative"]},
@@ -301,7 +382,8 @@ class _Session:
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
 
-    def _progress(self) -> Any:
+    def progress(self) -> Any:
+        """The steps to take, as a context: a bar on a terminal, a log line every few seconds elsewhere."""
         steps = range(self.first_step, self.cfg.train.steps + 1)
         if self.single and sys.stderr.isatty():
             from tqdm import tqdm

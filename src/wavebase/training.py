@@ -1,9 +1,9 @@
-"""One visible loop that trains one net on one task, and knows neither by name."""
+"""One visible loop that trains a net, or a stack of nets, on a task, and knows neither by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -52,61 +52,155 @@ def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> f
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
 
 
-class Loop(NamedTuple):
-    """Everything one training needs; see `train`."""
+class Member(NamedTuple):
+    """One net under training, and what is to be done with it on the way. A run alone is a stack of one member."""
 
     net: nn.Module
     task: Task
+    trained: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
-    settings: TrainSettings
     clip_norm: float | None
     data: torch.Generator
     record: Callable[[int, dict[str, float]], None]
     observe: Callable[[int], None]
-    observe_every: int
     save: Callable[[int], None]
-    interrupted: Callable[[], bool]
 
 
-def train(loop: Loop, steps: Iterator[int]) -> tuple[Status, int]:
-    """Train until `settings.steps`, a loss that is not finite, or an interruption; returns why and where it ended.
+def train(
+    members: Sequence[Member],
+    settings: TrainSettings,
+    observe_every: int,
+    steps: Iterable[int],
+    interrupted: Callable[[], bool] = lambda: False,
+) -> list[tuple[Status, int]]:
+    """Train all members until `settings.steps`, a loss that is not finite, or an interruption: why and where each ended.
 
     `steps` counts from where to start (a progress bar may wrap it). At each step, in this order: a checkpoint if due,
     the probes if due (step 0 and the last step are), then one update from a fresh batch, whose loss before the update
-    is recorded if due. A checkpoint thus holds the state before anything of its own step has happened.
+    is recorded if due. A checkpoint thus holds the state before anything of its own step has happened. A member whose
+    loss is not finite stops alone.
     """
-    net, task, optimizer, settings = loop.net, loop.task, loop.optimizer, loop.settings
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    step = 0
+    outcome: dict[int, tuple[Status, int]] = {}
+    running = list(range(len(members)))
+    gradients = loss_gradients(members)
     for step in steps:
         last = step == settings.steps
-        if loop.interrupted():
-            loop.save(step)
-            return "interrupted", step
-        if step % settings.checkpoint_every == 0 and not last:
-            loop.save(step)
-        if step % loop.observe_every == 0 or last:
-            loop.observe(step)
-        if last:
+        stop = interrupted()
+        for n in running:
+            if stop or (step % settings.checkpoint_every == 0 and not last):
+                members[n].save(step)
+            if not stop and (step % observe_every == 0 or last):
+                members[n].observe(step)
+        if last or stop:
+            outcome |= dict.fromkeys(running, ("interrupted" if stop else "done", step))
             break
 
-        for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate(step)
-        inputs, target = task.sample_batch(settings.batch, loop.data)
-        loss = task.loss(net(inputs), target)
-        optimizer.zero_grad()
-        loss.backward()
-        if loop.clip_norm is not None:
-            nn.utils.clip_grad_norm_(trained, loop.clip_norm)
-        optimizer.step()
+        batches = [members[n].task.sample_batch(settings.batch, members[n].data) for n in running]
+        losses = gradients(batches)
+        for n in running:
+            update(members[n], step)
 
         if step % settings.log_every == 0:
-            value = loss.item()
-            loop.record(step, {"loss/train": value, "optim/lr": loop.learning_rate(step)})
-            if not math.isfinite(value):
-                loop.observe(step)
-                loop.save(step)
-                return "diverged", step
-    loop.save(step)
-    return "done", step
+            values = losses.tolist()
+            for n, value in zip(running, values, strict=True):
+                members[n].record(step, {"loss/train": value, "optim/lr": members[n].learning_rate(step)})
+                if not math.isfinite(value):
+                    members[n].observe(step)
+                    outcome[n] = "diverged", step
+            if any(not math.isfinite(value) for value in values):
+                running = [n for n in running if n not in outcome]
+                if not running:
+                    break
+                gradients = loss_gradients([members[n] for n in running])
+    for n, (status, step) in outcome.items():
+        if status != "interrupted":
+            members[n].save(step)
+    return [outcome[n] for n in range(len(members))]
+
+
+def update(member: Member, step: int) -> None:
+    """Clip the member's gradients, set its learning rate and let its optimiser take one step."""
+    for group in member.optimizer.param_groups:
+        group["lr"] = member.learning_rate(step)
+    if member.clip_norm is not None:
+        nn.utils.clip_grad_norm_(member.trained.values(), member.clip_norm)
+    member.optimizer.step()
+
+
+def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Tensor, Tensor]]], Tensor]:
+    """A function from one batch a member to their losses [S], which leaves each member's gradients in its parameters.
+
+    Several members run as one program: their parameters become views on storage with a leading stack axis, and the
+    net's own forward is batched over it (torch.func.vmap). They must agree in everything but the values of tensors.
+    """
+    if len(members) == 1:
+        member = members[0]
+
+        def alone(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+            inputs, target = batches[0]
+            loss = member.task.loss(member.net(inputs), target)
+            member.optimizer.zero_grad()
+            loss.backward()
+            return loss.detach()[None]
+
+        return alone
+
+    net, task = members[0].net, members[0].task
+    every = [{**dict(m.net.named_parameters()), **dict(m.net.named_buffers())} for m in members]
+    stacked = {name: torch.stack([tensors[name].detach() for tensors in every]) for name in every[0]}
+    leaves = {name: stacked.pop(name).requires_grad_() for name in members[0].trained}
+    for n, member in enumerate(members):
+        for name, parameter in member.trained.items():
+            parameter.data = leaves[name].detach()[n]
+
+    def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
+        return task.loss(torch.func.functional_call(net, {**leaf, **fixed}, (inputs,)), target)
+
+    def together(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        for name, gradient in zip(leaves, gradients, strict=True):
+            for n, member in enumerate(members):
+                member.trained[name].grad = gradient[n]
+        return losses.detach()
+
+    return together
+
+
+def stack_key(member: Member) -> Hashable:
+    """Members with equal keys can be trained as one stack: same classes, plain attributes and shapes of tensors."""
+    plain = (bool, int, float, str, tuple, type(None), torch.dtype)
+
+    def attributes(thing: object) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if isinstance(v, plain)))
+
+    shapes = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
+    )
+    return (
+        type(member.net),
+        attributes(member.net),
+        type(member.task),
+        attributes(member.task),
+        shapes,
+        tuple(member.trained),
+    )
+
+
+def saved_bytes(member: Member, batch: int) -> int:
+    """Bytes that one forward pass of the member keeps for its backward pass, measured."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    generator = torch.Generator().manual_seed(0)
+    inputs, target = member.task.sample_batch(batch, generator)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = member.task.loss(member.net(inputs), target)
+    del loss
+    return sum(sizes.values())

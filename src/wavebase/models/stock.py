@@ -20,6 +20,7 @@ class StockLSTM(nn.Module):
     """
 
     initial_state: Tensor
+    stacks_not_because = "torch.nn.LSTM has no batching rule"
 
     def __init__(self, hidden_size: int, outputs: int, T: int, latency: int = 2, dtype: torch.dtype = torch.float64):
         super().__init__()

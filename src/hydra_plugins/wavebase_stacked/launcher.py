@@ -1,0 +1,65 @@
+"""The launcher: Hydra's own lets every job announce itself, then all are trained as stacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+
+@dataclass
+class StackedLauncherConf:
+    """max_stack: most members of one stack; fewer where memory does not hold them."""
+
+    _target_: str = "hydra_plugins.wavebase_stacked.launcher.StackedLauncher"
+    max_stack: int = 64
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="wavebase")
+
+
+class StackedLauncher(BasicLauncher):
+    """Collects a sweep's jobs through the basic launcher, which makes their folders, and runs them together."""
+
+    def __init__(self, max_stack: int):
+        super().__init__()
+        if max_stack < 1:
+            raise HydraException(f"hydra.launcher.max_stack must be at least 1, got {max_stack}; use 64")
+        self.max_stack = max_stack
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; their return values are the final relative errors, as those of single runs."""
+        from wavebase import run, session
+
+        collected: list[tuple[DictConfig, session.Job]] = []
+        places: list[int | None] = []
+
+        def announce(cfg: DictConfig) -> None:
+            try:
+                collected.append((cfg, run.session_job(cfg)))
+                places.append(len(collected) - 1)
+            except Exception as error:
+                run.mark_failed(cfg, error, *run.whereabouts())
+                places.append(None)
+
+        own, self.task_function = self.task_function, announce
+        if getattr(own, "__module__", "") != "wavebase.run":
+            raise HydraException(
+                "hydra/launcher=stacked runs wavebase.run only, got another program; use hydra/launcher=basic"
+            )
+        returns = list(super().launch(job_overrides, initial_job_idx))
+        self.task_function = own
+
+        configs = {id(job): cfg for cfg, job in collected}
+
+        def failed(job: Any, error: Exception) -> None:
+            run.mark_failed(configs[id(job)], error, job.path, job.choices)
+
+        errors = session.run_stacked([job for _, job in collected], self.max_stack, failed)
+        for done, place in zip(returns, places, strict=True):
+            done.return_value = None if place is None else errors[place]
+        return returns
