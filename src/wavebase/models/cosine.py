@@ -27,6 +27,7 @@ class CosineTransform(nn.Module):
     """
 
     offset_analysis: nn.Parameter
+    offset_synthesis: nn.Parameter  # untied nets only
     amplitude_analysis: nn.Parameter
     amplitude_synthesis: nn.Parameter
 
@@ -65,7 +66,7 @@ class CosineTransform(nn.Module):
         return (coefficients @ basis) * sample_amplitudes(self.amplitude_synthesis, self.N)
 
     def _synthesis_basis(self) -> Tensor:
-        return cosine_basis(self.offset_analysis if self.tied else self.get_parameter(OFFSETS[1]), self.N)
+        return cosine_basis(self.offset_analysis if self.tied else self.offset_synthesis, self.N)
 
 
 def cosine_transform(
