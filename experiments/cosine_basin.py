@@ -40,7 +40,9 @@ def main() -> None:
         ends = (errors > RETURNED).argmax(0)
         ends[(errors <= RETURNED).all(0)] = len(SCALES)
         edges = np.array([SCALES[end - 1] if end else 0.0 for end in ends])
-        print(f"N={N}: returned {np.mean(errors <= RETURNED, 1)} of seeds at {SCALES} bins; edges {np.sort(edges)} bins")
+        print(
+            f"N={N}: returned {np.mean(errors <= RETURNED, 1)} of seeds at {SCALES} bins; edges {np.sort(edges)} bins"
+        )
         middle = np.median(edges) * np.pi / N
         reach = np.abs(np.array([[edges.min()], [edges.max()]]) * np.pi / N - middle)
         right.errorbar(N, middle, reach, fmt="o", color=colour, capsize=4)

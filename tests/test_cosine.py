@@ -10,14 +10,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from scipy import fft
 from torch.func import functional_call, grad, stack_module_state, vmap
 
+from wavebase import config, session
 from wavebase.constructions.cosine import exact_cosine_weights, perturb_frequencies, random_cosine_weights
 from wavebase.models.cosine import CosineTransform, build, cosine_transform
 from wavebase.probes import cosine as probes
 from wavebase.probes.curvature import largest_curvature
 from wavebase.probes.snapshot import Snapshot
+from wavebase.run import conf_folder
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import cosine_basis, dct_frequencies
 from wavebase.tasks.reconstruction import Reconstruction
@@ -261,15 +265,30 @@ def command(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize(
-    "bad", [("model.M=17",), ("T=1",), ("model.frequency_scale=-1",), ("model.M=three",), ("task=power_spectrum",)]
+    ("bad", "words"),
+    [
+        ("model.M=17", "model.M must lie in 1..N=16, got 17"),
+        ("T=1", "T must be a window of at least 2 samples, got 1"),
+        ("model.frequency_scale=-1", "model.frequency_scale must be finite and not negative, got -1"),
+        ("model.M=three", "model.M must be a whole number or null, got 'three'"),
+        ("task=power_spectrum", "model needs 'N', got a task that does not give it"),
+    ],
 )
-def test_a_bad_command_is_refused_in_one_line(tmp_path, bad):
-    done = command(tmp_path, "experiment=cosine_reconstruction", "T=16", *bad)
+def test_a_bad_configuration_is_refused_in_one_line(bad, words):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        node = compose("config", ["experiment=cosine_reconstruction", "T=16", bad])
+    with pytest.raises(config.ConfigError, match=words) as error:
+        session.assemble(config.parse(OmegaConf.to_container(node, resolve=True)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_command_prints_one_line(tmp_path):
+    done = command(tmp_path, "experiment=cosine_reconstruction", "T=16", "model.M=17")
     assert done.returncode == 1 and done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("wavebase: ")
+    assert done.stderr.strip() == "wavebase: model.M must lie in 1..N=16, got 17; use null for N"
 
 
-def test_the_experiment_runs_on_a_recording_and_keeps_the_exact_start(tmp_path):
+def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path):
     wave = tmp_path / "wave.npy"
     np.save(wave, np.random.default_rng(0).uniform(-1, 1, 4000))
     done = command(

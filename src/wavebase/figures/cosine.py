@@ -27,12 +27,16 @@ def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     top.plot(n[shown], target[shown], color="#BBBBBB", linewidth=4, label="window")
     top.plot(n[shown], before[shown], "o", fillstyle="none", color=COLOURS[0], label="net at the start")
     top.plot(n[shown], after[shown], "x", color=COLOURS[1], label=f"net after {summary['steps']} steps")
-    top.set(ylabel="sample", title=f"One held-out window (the first {len(n[shown])} of {len(n)} samples) and its errors")
+    top.set(
+        ylabel="sample", title=f"One held-out window (the first {len(n[shown])} of {len(n)} samples) and its errors"
+    )
     if len(n) <= 64:
         top.set_title("One held-out window and its errors")
     top.set_ylim(*(1.6 * np.abs(target).max() * np.array([-1, 1])))
     top.legend(fontsize=9, ncols=3, loc="upper center")
-    bottom.plot(n[shown], np.abs(target)[shown], color="#BBBBBB", linewidth=1.5, label="|sample|: what predicting zero gets")
+    bottom.plot(
+        n[shown], np.abs(target)[shown], color="#BBBBBB", linewidth=1.5, label="|sample|: what predicting zero gets"
+    )
     for values, colour, mark, label in ((before, COLOURS[0], "o", "at the start"), (after, COLOURS[1], "x", "after")):
         error = np.maximum(np.abs(values - target), 1e-18)
         bottom.plot(n[shown], error[shown], mark, fillstyle="none", color=colour, label=f"|error| {label}")
