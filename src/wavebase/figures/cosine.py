@@ -20,29 +20,23 @@ def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """One held-out window and its reconstruction, before and after training, and the errors' size below."""
     examples = folder.examples()
     target, before, after = (examples[name][0].astype(np.float64) for name in ("target", "before", "after"))
-    figure = Figure(figsize=(8, 5.4), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
-    shown = slice(0, min(len(target), 64))  # more would be a solid band
-    n = np.arange(len(target))
-    top.plot(n[shown], target[shown], color="#BBBBBB", linewidth=4, label="window")
-    top.plot(n[shown], before[shown], "o", fillstyle="none", color=COLOURS[0], label="net at the start")
-    top.plot(n[shown], after[shown], "x", color=COLOURS[1], label=f"net after {summary['steps']} steps")
-    top.set(
-        ylabel="sample", title=f"One held-out window (the first {len(n[shown])} of {len(n)} samples) and its errors"
-    )
-    if len(n) <= 64:
-        top.set_title("One held-out window and its errors")
-    top.set_ylim(*(1.6 * np.abs(target).max() * np.array([-1, 1])))
-    top.legend(fontsize=9, ncols=3, loc="upper center")
-    bottom.plot(
-        n[shown], np.abs(target)[shown], color="#BBBBBB", linewidth=1.5, label="|sample|: what predicting zero gets"
-    )
-    for values, colour, mark, label in ((before, COLOURS[0], "o", "at the start"), (after, COLOURS[1], "x", "after")):
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    shown = slice(0, 64)  # more would be a solid band
+    n = np.arange(len(target))[shown]
+    grey = "#BBBBBB"
+    top.plot(n, target[shown], color=grey, linewidth=4, label="window")
+    bottom.plot(n, np.abs(target)[shown], color=grey, linewidth=1.5)
+    top.plot(n, before[shown], "o", fillstyle="none", color=COLOURS[0], label="net at the start")
+    top.plot(n, after[shown], "x", color=COLOURS[1], label=f"net after {summary['steps']} steps")
+    for values, colour, mark in ((before, COLOURS[0], "o"), (after, COLOURS[1], "x")):
         error = np.maximum(np.abs(values - target), 1e-18)
-        bottom.plot(n[shown], error[shown], mark, fillstyle="none", color=colour, label=f"|error| {label}")
-    bottom.set(yscale="log", xlabel="sample n", ylabel="size")
+        bottom.plot(n, error[shown], mark, fillstyle="none", color=colour)
+    part = "" if len(n) == len(target) else f" (the first {len(n)} of {len(target)} samples)"
+    top.set(ylabel="sample", title=f"One held-out window{part} and its errors")
+    bottom.set(yscale="log", xlabel="sample n", ylabel="|error|   (line: that of zero)")
     bottom.grid(alpha=0.25)
-    bottom.legend(fontsize=9, loc="best")
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -53,7 +47,7 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
         return None
     N = folder.examples()["target"].shape[-1]
     parts = [part for part in PARTS if f"offset_{part}" in start]
-    figure = Figure(figsize=(4.5 * len(parts) + 0.5, 6), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(parts) + 1, 6), layout="constrained")
     figure.suptitle(f"Frequencies, in bins of pi/{N} radians per sample")
     axes = figure.subplots(2, len(parts), squeeze=False, sharex=True, sharey="row")
     for column, part in enumerate(parts):
@@ -71,7 +65,7 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
         size = 7 if len(m) <= 64 else 3
         top.plot(m, before_shown, "o", markersize=size, fillstyle="none", color=COLOURS[0], label="at the start")
         top.plot(m, after_shown, "x", markersize=size - 1, color=COLOURS[1], label=f"after {summary['steps']} steps")
-        top.set(title=part if len(parts) > 1 else "tied: one vector for analysis and synthesis")
+        top.set(title=part if len(parts) > 1 else "analysis and synthesis (tied)")
         moved = np.maximum(np.abs(after - before), 1e-18)
         bottom.plot(m, moved, ".", markersize=size - 1, color=COLOURS[2])
         bottom.axhline(1, color=GREY, linestyle=":", linewidth=1)
@@ -79,7 +73,7 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
         bottom.grid(alpha=0.25)
     axes[0, 0].set_ylabel("w N/pi, sorted" if far else "(w - exact) N/pi")
     axes[1, 0].set_ylabel("|w - start| N/pi  (dotted: one bin)")
-    axes[0, 0].legend(fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
