@@ -40,9 +40,8 @@ def main() -> None:
         ends = (errors > RETURNED).argmax(0)
         ends[(errors <= RETURNED).all(0)] = len(SCALES)
         edges = np.array([SCALES[end - 1] if end else 0.0 for end in ends])
-        print(
-            f"N={N}: returned {np.mean(errors <= RETURNED, 1)} of seeds at {SCALES} bins; edges {np.sort(edges)} bins"
-        )
+        shares = ", ".join(f"{share:.2f}" for share in np.mean(errors <= RETURNED, 1))
+        print(f"N={N}: of the seeds return {shares} at {SCALES} bins; edges {np.sort(edges).tolist()} bins")
         middle = np.median(edges) * np.pi / N
         reach = np.abs(np.array([[edges.min()], [edges.max()]]) * np.pi / N - middle)
         right.errorbar(N, middle, reach, fmt="o", color=colour, capsize=4)
@@ -54,7 +53,8 @@ def main() -> None:
     N = np.array(SIZES)
     right.plot(N, PREDICTED * np.pi / N, "--", color=figures.GREY, label="predicted, 0.715 pi/N")
     right.set(xscale="log", yscale="log", xlabel="N", ylabel="edge of the basin, radians per sample")
-    right.set_xticks(N, map(str, N), minor=False)
+    right.set_xticks(N, map(str, N))
+    right.set_xticks([], minor=True)
     right.set_title("Edge: median and range over seeds", fontsize=11)
     for ax in (left, right):
         ax.grid(alpha=0.25)

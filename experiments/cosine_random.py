@@ -36,7 +36,7 @@ def main() -> None:
     ax.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
     ax.axhline(np.exp(-0.5), color=figures.GREY, linestyle="--", label="a share 1/e of the bins empty")
     ax.set(xscale="log", xlabel="N = M", ylabel="relative error", ylim=(0, 1.3))
-    ax.set_xticks(SIZES, map(str, SIZES), minor=False)
+    ax.set_xticks(SIZES, map(str, SIZES))
     ax.set_xticks([], minor=True)
     ax.set_title(f"Random starts: median and range over {len(SEEDS)} seeds", fontsize=11)
     ax.grid(alpha=0.25)
