@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 
 from wavebase import figures, records, study
 
-N, SEEDS = 64, range(4)
-FEWER = (8, 16, 24, 32, 40, 48, 56, 64)
+N, SEEDS = 64, range(3)
+FEWER = (8, 16, 32, 40, 48, 56, 64)
 OVERRIDES = (
     "experiment=cosine_reconstruction",
     f"T={N}",
     f"model.M={','.join(map(str, FEWER))}",
     "model.tied=false,true",
     f"seed={','.join(map(str, SEEDS))}",
-    "train.steps=3000",
+    "train.steps=2000",
     "train.batch=32",
     *study.BRIEF,
 )
@@ -36,7 +36,7 @@ def main() -> None:
         ends = np.array([study.final_errors(groups[M,]) for M in FEWER])
         if tied:  # at the start both are the same net
             ax.plot(share, starts.mean(1), "x:", color=figures.COLOURS[2], label="the grid of M, at the start")
-        ax.plot(share, np.median(ends, 1), "o-", color=colour, fillstyle="none", label=f"{label}, after 3000 steps")
+        ax.plot(share, np.median(ends, 1), "o-", color=colour, fillstyle="none", label=f"{label}, after 2000 steps")
         ax.fill_between(share, ends.min(1), ends.max(1), color=colour, alpha=0.2, linewidth=0)
         for M, best, start, end in zip(FEWER, floor, starts.mean(1), ends, strict=True):
             print(

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from wavebase import figures, records, study
 
-N, SEEDS = 64, range(6)
-SCALES = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0)  # bins
+N, SEEDS = 64, range(4)
+SCALES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0)  # bins
 OVERRIDES = (
     "experiment=cosine_reconstruction",
     f"T={N}",
