@@ -6,6 +6,7 @@ gets none of N random frequencies; untied, hardly better than zero, for pairs li
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from wavebase import figures, records, study
 
@@ -22,25 +23,42 @@ OVERRIDES = (
 )
 
 
+def product(run: study.Run) -> float:
+    """a2 a4 at the start."""
+    weights = run.folder.load_checkpoint(0)["weights"]
+    return (weights["amplitude_analysis"] * weights["amplitude_synthesis"])[1].item()
+
+
 def main() -> None:
     runs = study.sweep("cosine_random", *OVERRIDES)
-    figure = Figure(figsize=(7, 4.8), layout="constrained")
-    ax = figure.subplots()
-    for tied, colour, label in ((False, figures.COLOURS[0], "untied"), (True, figures.COLOURS[1], "tied")):
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for tied, mark, label in ((False, "x", "untied"), (True, "o", "tied")):
         groups = study.grouped([r for r in runs if r.config["model.tied"] is tied], "T")
-        ends = np.array([study.final_errors(groups[N,]) for N in SIZES])
-        ax.plot(SIZES, np.median(ends, 1), "o-", color=colour, label=f"{label}, after 4000 steps")
-        ax.fill_between(SIZES, ends.min(1), ends.max(1), color=colour, alpha=0.2, linewidth=0)
-        for N, end in zip(SIZES, ends, strict=True):
-            print(f"{label:<7} N={N:<3}: {np.median(end):.3f} ({end.min():.3f} to {end.max():.3f})")
-    ax.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
-    ax.axhline(np.exp(-0.5), color=figures.GREY, linestyle="--", label="a share 1/e of the bins empty")
-    ax.set(xscale="log", xlabel="N = M", ylabel="relative error", ylim=(0, 1.3))
-    ax.set_xticks(SIZES, map(str, SIZES))
-    ax.set_xticks([], minor=True)
-    ax.set_title(f"Random starts: median and range over {len(SEEDS)} seeds", fontsize=11)
-    ax.grid(alpha=0.25)
-    ax.legend(fontsize=9)
+        for (N,), colour in zip(groups, figures.COLOURS, strict=False):
+            ends, at_start = study.final_errors(groups[N,]), [product(run) for run in groups[N,]]
+            left.plot([N] * len(ends), ends, mark, color=colour, fillstyle="none")
+            if tied:
+                right.plot(at_start, ends, mark, color=colour, fillstyle="none", label=f"tied, N = {N}")
+            print(f"{label:<7} N={N:<3}: {np.median(ends):.3f} ({ends.min():.2g} to {ends.max():.3f})")
+        left.plot(
+            [n for (n,) in groups], [np.median(study.final_errors(g)) for g in groups.values()], "-_", color="0.6"
+        )
+    tied = [run for run in runs if run.config["model.tied"]]
+    rank = spearmanr([abs(product(run)) for run in tied], study.final_errors(tied))
+    print(
+        f"tied: rank correlation of |a2 a4| at the start and the final error {rank.statistic:.2f} (p = {rank.pvalue:.1e})"
+    )
+    for ax in (left, right):
+        ax.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
+        ax.axhline(np.exp(-0.5), color=figures.GREY, linestyle="--", label="a share 1/e of the bins empty")
+        ax.grid(alpha=0.25)
+    left.set(xscale="log", xlabel="N = M", ylabel="relative error after 4000 steps", ylim=(-0.03, 1.1))
+    left.set_xticks(SIZES, map(str, SIZES))
+    left.set_xticks([], minor=True)
+    left.set_title("x untied, o tied; a point is a seed, the line the median", fontsize=11)
+    right.set(xlabel="a2 a4 at the start (exact: 2)")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     records.write_whole(study.FOLDER / "cosine_random" / "random.png", lambda file: file.write(figures.png(figure)))
 
 
