@@ -7,7 +7,8 @@ Letters: N samples, M frequencies, M <= N. Analysis and synthesis are
 
 With w1 = w2 = w0, w0[m] = (2m + 1) pi / (2M), a1 = a3 = 1, a2 = a4 = sqrt 2 and M = N they are the orthonormal DCT-III
 and DCT-II (Ahmed, Natarajan and Rao 1974; Makhoul 1980), inverse to each other, so y = x. For M < N the same grid folds
-sample 2M - n onto n with opposite sign, and nothing of rank M can do better on white noise than to lose (N - M)/N of it.
+sample 2M - n onto n with opposite sign: an orthogonal projection where M divides N, so that white noise loses the share
+(N - M)/N, the least that rank M allows.
 
 Weights are named
     offset_analysis [M], offset_synthesis [M]       w - w0, radians per sample; tied nets have the first only
