@@ -25,6 +25,7 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/exactness.py
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/cosine.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "power_spectrum": "wavebase.spectrum",
     "spectral_lstm": "wavebase.models.spectral",
+    "cosine_transform": "wavebase.models.cosine",
     "spectral_construction": "wavebase.constructions.spectral",
     "perturb": "wavebase.constructions.perturbation",
 }

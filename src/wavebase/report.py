@@ -158,6 +158,7 @@ def row(label: str, runs: list[Run]) -> dict[str, Any]:
         "error_start": ("relative_error", "initial"),
         "error_end": ("relative_error", "final"),
         "relative_loss_end": ("relative_loss", "final"),
+        "drift": ("drift", runs[0].summary.get("watched_weight", "weight_hh_cell")),
         "drift_weight_hh_cell": ("drift", "weight_hh_cell"),
         "lr": ("optim", "lr"),
         "lr_over_boundary": ("optim", "lr_over_boundary"),
@@ -174,7 +175,7 @@ def table(rows: list[dict[str, Any]], width: int = 80) -> str:
     head = f"{'n':>3}  {'verdict':<13} {'start':>7} {'end':>7} {'from':>7} {'to':>7} {'drift':>7}"
     wide = width - len(head) - 1
     lines = [
-        "relative error against the FFT: medians of n runs, range of the end; drift of weight_hh_cell",
+        "relative error on held-out data: medians of n runs, range of the end; drift of the watched weight",
         f"{'':<{wide}} {head}",
     ]
     for r in rows:
@@ -189,7 +190,7 @@ def table(rows: list[dict[str, Any]], width: int = 80) -> str:
                 "error_end_median",
                 "error_end_min",
                 "error_end_max",
-                "drift_weight_hh_cell_median",
+                "drift_median",
             )
         ]
         lines.append(f"{label:<{wide}} {r['runs']:>3}  {r['verdict']:<13} " + " ".join(f"{cell:>7}" for cell in cells))
@@ -202,7 +203,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     verdict = f"{summary['verdict']}"
     if short:
         return f"{path.name}: {verdict}, relative error {_short(error['initial'])} -> {_short(error['final'])}"
-    optim = summary["optim"]
+    optim, weight = summary["optim"], summary["watched_weight"]
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary 2/lambda_max = {optim['boundary']:.3g}"
@@ -213,7 +214,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
             *(f"                {reason}" for reason in summary["reasons"][:4]),
             f"relative error  {_short(error['initial'])} at the start, {_short(error['final'])} after {summary['steps']} steps (zero output: 1)",
             f"relative loss   {_short(loss['initial'])} -> {_short(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
-            f"weight_hh_cell  drifted by {_short(summary['drift'].get('weight_hh_cell'))} of its norm",
+            f"drift           {_short(summary['drift'].get(weight))} of its norm, {weight}",
             f"learning rate   {rate}",
             f"records         {path}",
             "",

@@ -295,7 +295,7 @@ class _Session:
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
-            status, judgement = "diverged", verdict.Verdict("diverged", judgement.reasons)
+            status, judgement = "diverged", verdict.Verdict("diverged", judgement.reasons, judgement.weight)
         signal, target = (part[:4] for part in pieces.task.held_out["training"])
         folder.save_examples(
             {
@@ -330,6 +330,7 @@ class _Session:
                 for n, v in self.values.items()
                 if n.startswith("drift/") and n.count("/") == 1
             },
+            "watched_weight": judgement.weight,
             "optim": {
                 "lr": pieces.learning_rate,
                 "lambda_max": pieces.lambda_max,

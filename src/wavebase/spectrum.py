@@ -1,6 +1,7 @@
-"""Fourier bases, power spectra and their normalisations, planar rotations: the answers known without learning.
+"""Fourier and cosine bases, power spectra and their normalisations, planar rotations: the answers known without learning.
 
-Everything here is formed in float64. Frequencies are bins k of a window of T samples: k/T cycles per sample.
+Everything here is formed in float64. Frequencies are bins k of a window of T samples: k/T cycles per sample; those of
+the cosine transform are in radians per sample.
 """
 
 from __future__ import annotations
@@ -89,3 +90,35 @@ def rotation_blocks(roots: Iterable[tuple[float, float]]) -> Tensor:
     Acting on the column (cos p, -sin p) it gives (cos(p + theta), -sin(p + theta)): one sample's turn of exp(-i p).
     """
     return torch.block_diag(*(torch.tensor([[c, s], [-s, c]], dtype=torch.float64) for c, s in roots))
+
+
+def dct_frequencies(M: int) -> Tensor:
+    """w0[m] = (2m + 1) pi / (2M), m = 0..M-1, in radians per sample: those of DCT-II and DCT-III. float64 [M]."""
+    return (2 * torch.arange(M, dtype=torch.float64) + 1) * (math.pi / (2 * M))
+
+
+def cosine_basis(offset: Tensor, N: int) -> Tensor:
+    """cos((w0[m] + offset[m]) n) for n = 0..N-1, with w0 the DCT's frequencies: [M] radians per sample to [M, N].
+
+    Exact in the dtype of `offset`, at any N: w0[m] n is a whole number of steps of pi/(2M), reduced modulo a turn in
+    whole numbers before it is rounded, and angles are float64 until their cosine is taken. (One float32 number for
+    w0 + offset is off by up to 1.2e-7, and so are angles by up to 6e-5 at n = 511, however they are multiplied.)
+
+    Only 2 M (R + N/R) cosines and sines are taken, R about sqrt(N): with n = R q + r,
+    cos(w n) = cos(w R q) cos(w r) - sin(w R q) sin(w r). Its gradient needs no others, because autograd keeps only the
+    factors. Differentiable to any order; vmap may batch `offset`.
+    """
+    M = offset.shape[-1]
+    R = 2 ** math.ceil(math.log2(N) / 2)
+    place = torch.cat([torch.arange(R), R * torch.arange(-(-N // R))]).to(offset.device)
+    steps = torch.outer(2 * torch.arange(M, device=offset.device) + 1, place)
+    steps = (steps + 2 * M).remainder(4 * M) - 2 * M  # within half a turn
+    angle = steps.to(torch.float64) * (math.pi / (2 * M)) + offset.to(torch.float64)[:, None] * place
+    cos, sin = angle.cos().to(offset.dtype), angle.sin().to(offset.dtype)
+    whole = cos[:, R:, None] * cos[:, None, :R] - sin[:, R:, None] * sin[:, None, :R]
+    return whole.flatten(1)[:, :N]
+
+
+def sample_amplitudes(amplitude: Tensor, N: int) -> Tensor:
+    """(first, other, other, ...) / sqrt(N) from the pair (first, other): what the N samples are weighted with. [N]."""
+    return torch.cat([amplitude[:1], amplitude[1:].expand(N - 1)]) * N**-0.5

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Thresholds:
     """valid_loss: a start counts as an algorithm if its loss is at most this share of the mean predictor's.
     error_factor, error_floor: the function is kept while each error is at most max(factor * its start, floor).
-    drift: the weights stayed while the relative drift of `weight` is at most this."""
+    drift: the weights stayed while the relative drift of `weight` is at most this; in a net without a weight of that
+    name, the largest drift of any weight is watched."""
 
     valid_loss: float = 0.01
     error_factor: float = 3.0
@@ -27,10 +28,12 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """name: kept | moved | lost | diverged | no algorithm; reasons: what was measured, in words and numbers."""
+    """name: kept | moved | lost | diverged | no algorithm; reasons: what was measured, in words and numbers; weight: the
+    one whose drift was watched."""
 
     name: str
     reasons: list[str]
+    weight: str
 
 
 def judge(start: Mapping[str, float], end: Mapping[str, float], thresholds: Thresholds) -> Verdict:
@@ -40,22 +43,32 @@ def judge(start: Mapping[str, float], end: Mapping[str, float], thresholds: Thre
     kept. lost: some error/<signal> left its bound. moved: the function holds and the watched weight drifted. kept: neither.
     """
     errors = [name for name in start if name.startswith("error/")]
+    weight = _watched(end, thresholds.weight)
     broken = [name for name in errors if not math.isfinite(end.get(name, math.nan))]
     if broken:
-        return Verdict("diverged", [f"{broken[0]} is no longer finite"])
+        return Verdict("diverged", [f"{broken[0]} is no longer finite"], weight)
     if not start["loss/relative"] <= thresholds.valid_loss:
         return Verdict(
             "no algorithm",
             [
                 f"the start's loss is {start['loss/relative']:.3g} of the mean predictor's, over {thresholds.valid_loss:g}"
             ],
+            weight,
         )
     bounds = {name: max(thresholds.error_factor * start[name], thresholds.error_floor) for name in errors}
     lost = [f"{name} is {end[name]:.3g}, over {bounds[name]:.3g}" for name in errors if end[name] > bounds[name]]
     if lost:
-        return Verdict("lost", lost)
+        return Verdict("lost", lost, weight)
     worst = max(errors, key=lambda name: end[name] / bounds[name])
     function = f"the largest error for its bound is {worst} = {end[worst]:.3g}, within {bounds[worst]:.3g}"
-    drift = end.get(f"drift/{thresholds.weight}", math.inf)
+    drift = end.get(f"drift/{weight}", math.inf)
     name, relation = ("moved", "over") if drift > thresholds.drift else ("kept", "within")
-    return Verdict(name, [function, f"{thresholds.weight} drifted by {drift:.3g}, {relation} {thresholds.drift:g}"])
+    return Verdict(name, [function, f"{weight} drifted by {drift:.3g}, {relation} {thresholds.drift:g}"], weight)
+
+
+def _watched(values: Mapping[str, float], wanted: str) -> str:
+    """The weight asked for, or where the net has none of that name, the one that drifted most."""
+    drifts = {name: value for name, value in values.items() if name.startswith("drift/") and name.count("/") == 1}
+    if f"drift/{wanted}" in drifts or not drifts:
+        return wanted
+    return max(drifts, key=lambda name: drifts[name]).removeprefix("drift/")

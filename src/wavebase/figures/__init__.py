@@ -102,9 +102,11 @@ def train_loss(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     return loss_curves({label: [folder.metrics()]}, summary["baseline"])
 
 
-def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
+def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """One held-out window: the true spectrum and the net's, before and after training, and their errors below."""
     examples = folder.examples()
+    if examples["target"].ndim != 3:  # not [sequence, window, bin]
+        return None
     target, before, after = (examples[name][0, 0].astype(np.float64) for name in ("target", "before", "after"))
     bins = np.arange(len(target))
     figure = Figure(figsize=(8, 5.4), layout="constrained")
