@@ -19,12 +19,21 @@ BRIEF = ("probe.figures=[]", "probe.every=1000000", "train.checkpoint_every=1000
 
 
 def sweep(name: str, *overrides: str) -> list[Run]:
-    """Run `python -m wavebase.run -m` with the overrides, in outputs/studies/<name>; every run found there afterwards.
+    """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>; every run found there afterwards.
 
     Finished runs are not run again. Raises subprocess.CalledProcessError if one failed.
     """
     folder = FOLDER / name
-    subprocess.run([sys.executable, "-m", "wavebase.run", "-m", f"hydra.sweep.dir={folder}", *overrides], check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "wavebase.run",
+        "-m",
+        "hydra/launcher=stacked",
+        f"hydra.sweep.dir={folder}",
+        *overrides,
+    ]
+    subprocess.run(command, check=True)
     return [Run(found) for found in records.find_runs(folder)]
 
 
