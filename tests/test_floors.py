@@ -20,6 +20,7 @@ FLOORS = {
     "config": 4,
     "session": 4,
     "report": 4,
+    "study": 4,
     "run": 4,
 }
 

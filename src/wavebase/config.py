@@ -105,7 +105,7 @@ class RunConfig:
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = 1
     resume: bool = True
 
     def __post_init__(self) -> None:

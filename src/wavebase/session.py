@@ -103,7 +103,8 @@ def _prepare(job: Job, single: bool) -> _Session | dict[str, Any]:
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
     finished = _same_run_before(folder, text)
     if finished is not None:
-        log.info("%s is finished (%s); resume=false runs it anew", folder.path, finished["status"])
+        log.info("%s", report.describe(finished, folder.path, short=not single))
+        log.info("%s was finished before; resume=false runs it anew", folder.path.name)
         return finished
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
