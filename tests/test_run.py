@@ -278,7 +278,7 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     table = (tmp_path / "sweep" / "summary.csv").read_text()
     rows = table.splitlines()
     assert len(rows) == 3 and rows[1].startswith("spectral,3,0,kept") and rows[2].startswith("random,3,0,no algorithm")
-    assert max(map(len, out[out.index("relative error against") :].splitlines())) <= 80 + 60  # folder names may be long
+    assert max(map(len, out[out.index("relative error on") :].splitlines())) <= 80 + 60  # folder names may be long
     for name in ("summary.csv", "runs.csv", "train_loss.png"):
         (tmp_path / "sweep" / name).unlink()
     from wavebase import report
@@ -291,6 +291,17 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     assert "6 runs, 0 failed" in capsys.readouterr().out
     status, _, _ = cli("-m", *SMALL, "model=spectral,random", "seed=range(0,3)", "hydra.sweep.dir=sweep")
     assert status == 0, "a finished sweep is left as it is"
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_sweep_finds_its_own_folder_again(launcher, cli, tmp_path):
+    words = ("-m", *SMALL, "seed=1,2", f"hydra/launcher={launcher}")
+    status, out, _ = cli(*words)
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert status == 0 and "2 runs, 0 failed" in out and len(find_runs(folder)) == 2
+    times = [(found.path / "summary.json").stat().st_mtime_ns for found in find_runs(folder)]
+    assert cli(*reversed(words[1:]), "-m")[0] == 0
+    assert [(found.path / "summary.json").stat().st_mtime_ns for found in find_runs(folder)] == times
 
 
 def test_report_refuses_what_is_not_there(monkeypatch, capsys, tmp_path):

@@ -27,6 +27,8 @@ def main() -> None:
     """Run one job or a sweep from the command line. Exit status 1, with one line, for whatever could not run."""
     verbose = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing several lines and a traceback
+    words = [word for word in sys.argv[1:] if not word.startswith(("-", "hydra"))]
+    os.environ["WAVEBASE_SWEEP"] = _short_hash(json.dumps(sorted(words)))
     _failures.clear()
     report.SweepReport.folder = None
     status = 0
@@ -44,7 +46,7 @@ def main() -> None:
         status = 1
     finally:
         os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
-    if report.SweepReport.folder is not None and report.SweepReport.folder.is_dir():
+    if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
         failed = report.write(report.SweepReport.folder)
         status = status or int(failed > 0)
     sys.exit(status)
@@ -122,9 +124,13 @@ def run_name(*, _root_: DictConfig) -> str:
     return f"{choices.model}-{choices.optim}-T{_root_.T}-s{_root_.seed}-{_short_hash(text)}"
 
 
-def sweep_name(*, _root_: DictConfig) -> str:
-    """A short hash of the sweep's command line: the same sweep always has the same folder."""
-    return _short_hash(json.dumps(list(_root_.hydra.overrides.task) + list(_root_.hydra.overrides.hydra)))
+def sweep_name() -> str:
+    """A short hash of the sweep's own words: the same sweep always has the same folder, whatever launches it.
+
+    Each job composes its configuration anew and knows only its own overrides, so `main` leaves the name in the
+    environment, from which a launcher's other processes inherit it.
+    """
+    return os.environ.get("WAVEBASE_SWEEP", "unnamed")
 
 
 def _short_hash(text: str) -> str:
