@@ -85,3 +85,15 @@ def lstm_trace(
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """W_ih x + b of all steps in one product, then one [..., B, 4H] a step."""
     return (inputs @ weight_ih.mT.unsqueeze(-3) + bias[..., None, None, :]).unbind(-2)
+
+
+def relu_sequence(inputs: Tensor, hidden: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> Tensor:
+    """Hidden states of every step of h' = relu(W_hh h + W_ih x), a recurrent net without biases.
+
+    inputs: [..., B, N, I]; hidden: [..., B, H]; weight_ih: [..., H, I]; weight_hh: [..., H, H]. Returns [..., B, N, H].
+    """
+    states = []
+    for pre_input in (inputs @ weight_ih.mT.unsqueeze(-3)).unbind(-2):
+        hidden = torch.relu(pre_input + hidden @ weight_hh.mT)
+        states.append(hidden)
+    return torch.stack(states, -2)
