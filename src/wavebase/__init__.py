@@ -9,6 +9,7 @@ _PUBLIC = {
     "spectral_lstm": "wavebase.models.spectral",
     "spectral_construction": "wavebase.constructions.spectral",
     "perturb": "wavebase.constructions.perturbation",
+    "analyze": "wavebase.analysis.report",
 }
 __all__ = list(_PUBLIC)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.constructions.second_argmax import second_argmax_construction
-from wavebase.recurrence import relu_sequence
+from wavebase.recurrence import relu_states
 
 
 class ReluRNN(nn.Module):
@@ -30,9 +30,8 @@ class ReluRNN(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """The readout after the last number: [batch, numbers] to [batch, outputs]."""
-        inputs = numbers.to(self.weight_hh.dtype).unsqueeze(-1)
-        hidden = inputs.new_zeros(len(inputs), self.weight_hh.shape[-1])
-        return self.readout(relu_sequence(inputs, hidden, self.weight_ih, self.weight_hh)[:, -1])
+        last = relu_states(numbers.to(self.weight_hh.dtype), self.weight_ih, self.weight_hh)[-1]
+        return self.readout(last.mT)
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by name, detached."""
