@@ -41,13 +41,13 @@ def read(cell: Cell, run: Run) -> tuple[Effective, dict[str, float]]:
     """The first sample in detail, and the quantities of ABOUT, means over the samples that the size allows.
 
     8 samples and every step; of larger nets fewer samples, over 64 numbers the last step's radius only; states over
-    1024 numbers get the leading exponent alone, from one random vector pushed along (the others are nan).
+    512 numbers get the leading exponent alone, from one random vector pushed along (the others are nan).
     """
     steps, H = run.hidden.shape[1], cell.hidden_size
     size = 2 * H if run.cell is not None else H
     samples = int(np.clip(WORK / size**3, 1, min(MOST_SAMPLES, len(run.hidden))))
     shown = range(1, steps) if size <= 64 else range(max(steps - 1, 1), steps)
-    whole = size <= 1024
+    whole = size <= 512
     radius = np.full((samples, steps), np.nan)
     rows, kept = [], None
     for sample in range(samples):

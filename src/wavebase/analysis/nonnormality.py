@@ -8,7 +8,7 @@ KREISS_UNITS = 128  # above, hundreds of singular value problems would take minu
 LARGEST_SCALE = 1e6
 
 
-def balancing_scale(weights: np.ndarray, sweeps: int = 100, tolerance: float = 1e-10) -> np.ndarray:
+def balancing_scale(weights: np.ndarray, iterations: int = 2000, tolerance: float = 1e-10) -> np.ndarray:
     """scale [..., H] for which W_ij scale_j / scale_i has rows and columns of equal off-diagonal 2-norm.
 
     weights: [..., H, H]. Such a rescaling of ReLU units leaves the net's function alone, but moves norms, singular
@@ -16,28 +16,27 @@ def balancing_scale(weights: np.ndarray, sweeps: int = 100, tolerance: float = 1
     matrix (Osborne 1960), so that what is measured there belongs to the function. scipy.linalg.matrix_balance does the
     same to powers of two, which depend on the gauge one starts from. A reducible matrix has no least form: a scale stays
     within 1e6 of where it was, and a unit without inputs or without outputs is left alone.
+
+    Minimises sum_ij W_ij^2 exp(2 (d_j - d_i)), convex in d = log scale, all units at once: the bound exp(2 (u - v)) <=
+    (exp(4u) + exp(-4v)) / 2 separates them, and its least point is d_i += log(into_i / out_i) / 8, a descent every time.
     """
-    flat = weights.reshape(-1, *weights.shape[-2:]).copy()
-    H = flat.shape[-1]
-    square = flat**2
-    square[:, range(H), range(H)] = 0
-    scale = np.ones((len(flat), H))
-    for _ in range(sweeps):
-        largest = 1.0
-        for i in range(H):
-            into, out = square[:, i].sum(-1), square[:, :, i].sum(-1)
-            usable = (into > 0) & (out > 0)
-            factor = np.sqrt(np.sqrt(np.where(usable, into, 1.0) / np.where(usable, out, 1.0)))
-            factor = np.clip(scale[:, i] * factor, 1 / LARGEST_SCALE, LARGEST_SCALE) / scale[:, i]
-            scale[:, i] *= factor
-            square[:, i] /= factor[:, None] ** 2
-            square[:, :, i] *= factor[:, None] ** 2
-            largest = max(largest, float(np.maximum(factor, 1 / factor).max()))
-        if largest < 1 + tolerance:
+    square = weights**2
+    H = weights.shape[-1]
+    square[..., range(H), range(H)] = 0
+    log_scale = np.zeros(weights.shape[:-1])
+    bound = np.log(LARGEST_SCALE)
+    for _ in range(iterations):
+        size = np.exp(2 * log_scale)
+        into = (square @ size[..., None])[..., 0] / size
+        out = (square.mT @ (1 / size)[..., None])[..., 0] * size
+        usable = (into > 0) & (out > 0)
+        change = np.log(np.where(usable, into, 1.0) / np.where(usable, out, 1.0)) / 8
+        moved = np.clip(log_scale + change, -bound, bound) - log_scale
+        log_scale += moved
+        if np.abs(moved).max(initial=0.0) < tolerance:
             break
     # a common factor of all units changes nothing: fix it
-    scale /= np.exp(np.log(scale).mean(-1, keepdims=True))
-    return scale.reshape(weights.shape[:-1])
+    return np.exp(log_scale - log_scale.mean(-1, keepdims=True))
 
 
 def balanced(weights: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ MARGIN_ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 }
 ACTIVE = 0.3  # clip rate under which a unit belongs to the mean active set
 SATURATED = 0.9
+MODE_UNITS = 256
 SINGULAR = 1e10  # condition of the eigenvectors over which mode coordinates mean nothing
 
 
@@ -59,7 +60,7 @@ class Trajectory:
     or more). Per unit: clip_rate, switch_count, role. Per mode, by falling |eigenvalue|: linear[s] = |lambda|^s, measured[s]
     = rms |c(t+s)| / rms |c(t)|, geometric mean over t, their ratio `suppression`, s = 1, 2, ...; survival = rms |c| after over before the
     nonlinearity. For any bounded trajectory the ratio is about |lambda|^-s: judge it beside its null.
-    Mode lists are empty where the eigenvectors are nearly dependent."""
+    Mode lists are empty where the eigenvectors are nearly dependent, and over 256 units."""
 
     growth: tuple[float, ...]
     damping: tuple[float, ...]
@@ -168,15 +169,21 @@ def _switches(closed: np.ndarray) -> np.ndarray:
 
 
 def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues by falling modulus, and U^-1 p, U^-1 h, each [samples, steps, modes]; empty for a near-defective W."""
+    """Eigenvalues by falling modulus, and U^-1 p, U^-1 h, each [samples, steps, modes]; empty for a near-defective W, and for
+    one of more than 256 units, whose nulls would take minutes."""
+    assert run.pre is not None
+    nothing = np.zeros((*run.hidden.shape[:2], 0), dtype=complex)
+    if cell.hidden_size > MODE_UNITS:
+        return np.zeros(0, dtype=complex), nothing, nothing
     values, vectors = np.linalg.eig(cell.w_hh["recurrent"])
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
-    assert run.pre is not None
-    if np.linalg.cond(vectors) > SINGULAR:
-        nothing = np.zeros((*run.hidden.shape[:2], 0), dtype=complex)
+    try:
+        inverse = np.linalg.inv(vectors)
+    except np.linalg.LinAlgError:
         return values[:0], nothing, nothing
-    inverse = np.linalg.inv(vectors)
+    if np.linalg.norm(vectors) * np.linalg.norm(inverse) > SINGULAR:
+        return values[:0], nothing, nothing
     return values, run.pre @ inverse.T, run.hidden @ inverse.T
 
 
