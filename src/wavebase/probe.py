@@ -21,6 +21,7 @@ PATH  a run's folder, a folder of step_*.pt files, a checkpoint, or weights in F
       (names of torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs)
 keys  activation=relu|tanh|gru|lstm|lstm_signed   where the names do not tell (relu for a plain net)
       samples=256 steps=null   of the Gaussian inputs a net is read on where the file brings none
+                               (as long and as large as the signals of its run, else 10 of unit variance)
       seed=0 draws=null        of the nulls       net=null   which one of stacked weights
       out=null                 folder for spectrum.json, spectrum.png; null: beside what was read
       roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8"""
@@ -67,7 +68,6 @@ def probe(path: Path, overrides: list[str]) -> str:
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.records import plain, write_whole
 
-
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (OmegaConfBaseException, ValueError) as error:
@@ -77,36 +77,44 @@ def probe(path: Path, overrides: list[str]) -> str:
     source = _source(path)
     reports: dict[str, dict[str, Report]] = {}
     for label, weights in source.series():
-        reports[label] = _read(weights, source, options, thresholds, quick=len(source.files) > 1 and label != source.last)
+        reports[label] = _read(
+            weights, source, options, thresholds, quick=len(source.files) > 1 and label != source.last
+        )
     last = reports[source.last]
     out = Path(options.out) if options.out else source.out
-    results: dict[str, Any] = {"path": str(path), "step": source.last, "layers": {k: r.to_dict() for k, r in last.items()}}
+
+    def save(name: str, content: bytes) -> None:
+        write_whole(out / name, lambda file: file.write(content))
+
+    results: dict[str, Any] = {
+        "path": str(path),
+        "step": source.last,
+        "layers": {k: r.to_dict() for k, r in last.items()},
+    }
     lines = []
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        write_whole(out / f"spectrum{suffix}.png", lambda file, r=report: file.write(figures.png(spectrum_sheet.sheet(r))))  # type: ignore[misc]
+        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report)))
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            picture = figures.png(spectrum_sheet.movement(moved))
-            write_whole(out / f"series{suffix}.png", lambda file, p=picture: file.write(p))  # type: ignore[misc]
+            save(f"series{suffix}.png", figures.png(spectrum_sheet.movement(moved)))
             lines += spectrum_sheet.movement_table(moved)
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
-    text = json.dumps(plain(results), indent=1, allow_nan=False)
-    write_whole(out / "spectrum.json", lambda file: file.write(text.encode() + b"\n"))
+    save("spectrum.json", json.dumps(plain(results), indent=1, allow_nan=False).encode() + b"\n")
     return "\n".join([*lines, f"spectrum.json, spectrum.png in {out}"])
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was found at a path: files by label, in order; the run's configuration and example inputs, if any."""
+    """What was found at a path: files by label, in order; the run's configuration and example signals, if any."""
 
     files: dict[str, Path]
     out: Path
-    config: Mapping[str, Any]
-    inputs: Any
+    config: dict[str, Any]
+    example: Any
 
     @property
     def last(self) -> str:
@@ -124,23 +132,29 @@ def _source(path: Path) -> Source:
     if path.is_dir():
         files = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
         if not files:
-            raise ValueError(f"the folder must hold checkpoints, got none named step_*.pt in {path}; give a run's folder")
+            raise ValueError(
+                f"the folder must hold checkpoints, got none named step_*.pt in {path}; give a run's folder"
+            )
         root, out = path, path
     elif path.is_file():
         if path.suffix not in (".pt", ".pth", ".npz"):
-            raise ValueError(f"the file must end in .pt, .pth or .npz, got {path.name}; save the state_dict with torch.save")
+            raise ValueError(
+                f"the file must end in .pt, .pth or .npz, got {path.name}; save the state_dict with torch.save"
+            )
         files, root, out = [path], path.parent.parent, path.parent / f"{path.stem}_spectrum"
     else:
-        raise ValueError(f"the path must exist, got {str(path)!r}; give a checkpoint, a run's folder or a file of weights")
-    config: Mapping[str, Any] = {}
-    inputs = None
+        raise ValueError(
+            f"the path must exist, got {str(path)!r}; give a checkpoint, a run's folder or a file of weights"
+        )
+    config: dict[str, Any] = {}
+    example = None
     if (root / "config.yaml").is_file():
         from omegaconf import OmegaConf
 
         config = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))  # type: ignore[assignment]
         if (root / "examples.npz").is_file():
-            inputs = RunFolder(root).examples().get("signal")
-    return Source({file.stem: file for file in files}, out, config, inputs)
+            example = RunFolder(root).examples().get("signal")
+    return Source({file.stem: file for file in files}, out, config, example)
 
 
 def _weights(file: Path) -> Mapping[str, Any]:
@@ -155,13 +169,17 @@ def _weights(file: Path) -> Mapping[str, Any]:
         found = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # numpy and torch raise many kinds for a broken file; all mean the same to the user
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} must be readable weights, got {reason[:120]}; save a state_dict with torch.save") from error
+        raise ValueError(
+            f"{file} must be readable weights, got {reason[:120]}; save a state_dict with torch.save"
+        ) from error
     for key in ("weights", "state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
     if not isinstance(found, Mapping):
-        raise ValueError(f"{file} must hold a mapping from name to tensor, got {type(found).__name__}; save a state_dict")
+        raise ValueError(
+            f"{file} must hold a mapping from name to tensor, got {type(found).__name__}; save a state_dict"
+        )
     return found
 
 
@@ -175,21 +193,17 @@ def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: A
 
     if options.net is not None:
         weights = {name: value[options.net] for name, value in weights.items()}
-    model = source.config.get("model", {})
-    activation = options.activation or ("lstm_signed" if model.get("input_gate") == "tanh" else None)
+    signed = source.config.get("model", {}).get("input_gate") == "tanh"
+    activation = options.activation or ("lstm_signed" if signed else None)
     reports = {}
     for layer in layers(weights, activation):
-        given = weights.get("inputs", source.inputs)
         generator = torch.Generator().manual_seed(options.seed)
-        width = None if layer.w_ih is None else _width(layer.w_ih)
-        inputs = None
-        if width is not None:
-            fits = given is not None and np.ndim(given) in (2, 3) and (width == 1 or np.shape(given)[-1] == width)
-            steps = options.steps or (np.shape(given)[1] if fits else source.config.get("T") or 10)
-            shape = (options.samples, steps, width)
-            inputs = torch.randn(shape, generator=generator, dtype=torch.float64)
-            if fits and np.shape(given)[0] >= 2:
-                inputs = torch.as_tensor(np.asarray(given))
+        inputs = weights.get("inputs")
+        if inputs is None and layer.w_ih is not None:
+            # a run keeps too few example signals for statistics: take noise of their length and size
+            example = np.ones((1, 10)) if source.example is None else source.example
+            shape = (options.samples, options.steps or example.shape[1], _width(layer.w_ih))
+            inputs = torch.randn(shape, generator=generator, dtype=torch.float64) * float(np.sqrt(np.mean(example**2)))
         reports[layer.name] = analyze(
             **layer.arguments(),
             inputs=inputs,

@@ -22,7 +22,9 @@ def sheet(report: Report) -> Figure:
     rotation pairs, impulse responses. A panel whose part was not measured says so."""
     figure = Figure(figsize=(15, 13.5), layout="constrained")
     words = "balanced coordinates" if report.balanced else "coordinates as given"
-    figure.suptitle(f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}", fontsize=14)
+    figure.suptitle(
+        f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}", fontsize=14
+    )
     panels: list[tuple[str, Callable[[Axes, Report], bool]]] = [
         ("Eigenvalues", _eigenvalues),
         ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
@@ -91,7 +93,9 @@ def _quantities(ax: Axes, report: Report) -> bool:
     shown = [
         q
         for q in report.quantities.values()
-        if q.nulls and np.isfinite([q.value, q.nulls[0].low, q.nulls[0].high]).all() and q.nulls[0].high > q.nulls[0].low
+        if q.nulls
+        and np.isfinite([q.value, q.nulls[0].low, q.nulls[0].high]).all()
+        and q.nulls[0].high > q.nulls[0].low
     ][:40]
     if not shown:
         return False
@@ -102,7 +106,9 @@ def _quantities(ax: Axes, report: Report) -> bool:
         mark = "o" if out == place else ("<" if place < 0 else ">")
         ax.plot(out, row, mark, color=COLOURS[1] if q.flagged else COLOURS[0], markersize=5)
     ax.axvspan(0, 1, color=GREY, alpha=0.15, linewidth=0)
-    ax.set_yticks(range(len(shown)), [f"{q.name} = {number(q.value)}" for q in shown], fontsize=7 if len(shown) < 36 else 6)
+    ax.set_yticks(
+        range(len(shown)), [f"{q.name} = {number(q.value)}" for q in shown], fontsize=7 if len(shown) < 36 else 6
+    )
     ax.set(xlim=(-1.7, 2.7), ylim=(len(shown) - 0.5, -0.5))
     ax.set_xticks([0, 1], ["5 %", "95 %"])
     ax.set_xlabel("place in the null of random weights (orange: p <= 0.05)", fontsize=9)
@@ -119,7 +125,9 @@ def _readout(ax: Axes, report: Report) -> bool:
         for column in columns:
             ax.text(column.unit, column.dominant_share, f"{column.dominant}", ha="center", va="bottom", fontsize=8)
     best, mean = report.quantities["best_dominant_share"].nulls[0], report.quantities["mean_dominant_share"].nulls[0]
-    ax.axhspan(best.low, best.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best column of random readouts, 5..95 %")
+    ax.axhspan(
+        best.low, best.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best column of random readouts, 5..95 %"
+    )
     ax.axhline(mean.median, color=GREY, linestyle="--", label="mean column of random readouts")
     ax.set(ylim=(0, 1.25), xlabel="unit (above the bar: its frequency bin)", ylabel="share of energy")
     ax.legend(fontsize=8, loc="upper right")
@@ -149,7 +157,14 @@ def _growth(ax: Axes, report: Report) -> bool:
     for colour, n in zip(COLOURS, once, strict=False):
         lags = np.arange(1, len(path.measured[n]) + 1)
         value = complex(path.eigenvalues[n])
-        ax.plot(lags, path.measured[n], "o-", markersize=3, color=colour, label=f"{abs(value):.2f} at {np.angle(value):.2f} rad")
+        ax.plot(
+            lags,
+            path.measured[n],
+            "o-",
+            markersize=3,
+            color=colour,
+            label=f"{abs(value):.2f} at {np.angle(value):.2f} rad",
+        )
         ax.plot(lags, path.linear[n], "--", color=colour)
     ax.set(yscale="log", xlabel="steps ahead", ylabel="|c(t+s)| / |c(t)|")
     ax.legend(fontsize=8, title="|eigenvalue|", title_fontsize=8)
@@ -162,7 +177,9 @@ def _roles(ax: Axes, report: Report) -> bool:
         return False
     for colour, role in zip(COLOURS, dict.fromkeys(path.roles), strict=False):
         units = [n for n, found in enumerate(path.roles) if found == role]
-        ax.plot([path.clip_rate[n] for n in units], [path.switch_count[n] for n in units], "o", color=colour, label=role)
+        ax.plot(
+            [path.clip_rate[n] for n in units], [path.switch_count[n] for n in units], "o", color=colour, label=role
+        )
     if len(path.roles) <= LARGE:
         for n, (rate, switches) in enumerate(zip(path.clip_rate, path.switch_count, strict=True)):
             ax.annotate(f"{n}", (rate, switches), textcoords="offset points", xytext=(4, 3), fontsize=7)
@@ -182,13 +199,24 @@ def _rotations(ax: Axes, report: Report) -> bool:
         if len(report.gates) == 1:
             for p in pairs[:8]:
                 words = f"{p.units[0]},{p.units[1]}"
-                ax.annotate(words, (abs(p.angle) / np.pi, p.error), textcoords="offset points", xytext=(4, 3), fontsize=7)
+                ax.annotate(
+                    words, (abs(p.angle) / np.pi, p.error), textcoords="offset points", xytext=(4, 3), fontsize=7
+                )
     if not drawn:
         return False
-    null = next((q.nulls[0] for name, q in report.quantities.items() if name.endswith("best_pair_error") and q.nulls), None)
+    null = next(
+        (q.nulls[0] for name, q in report.quantities.items() if name.endswith("best_pair_error") and q.nulls), None
+    )
     if null is not None and len(report.gates) == 1 and np.isfinite([null.low, null.high]).all():
-        ax.axhspan(null.low, null.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best of random weights, 5..95 %")
-    ax.set(yscale="log", xlabel="angle / pi (0 and 1: a multiple of the identity)", ylabel="relative error from a rotation", xlim=(-0.03, 1.03))
+        ax.axhspan(
+            null.low, null.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best of random weights, 5..95 %"
+        )
+    ax.set(
+        yscale="log",
+        xlabel="angle / pi (0 and 1: a multiple of the identity)",
+        ylabel="relative error from a rotation",
+        xlim=(-0.03, 1.03),
+    )
     ax.legend(fontsize=8)
     return True
 
@@ -226,7 +254,9 @@ def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:
         ax.minorticks_off()
     for ax in grid.flat[len(names) :]:
         ax.set_axis_off()
-    figure.suptitle("How each quantity moved over the checkpoints (band: random weights of the last one's norm, 5..95 %)")
+    figure.suptitle(
+        "How each quantity moved over the checkpoints (band: random weights of the last one's norm, 5..95 %)"
+    )
     return figure
 
 
@@ -234,7 +264,10 @@ def movement_table(series: Mapping[str, Mapping[str, Quantity]]) -> list[str]:
     """Lines of at most 80 columns: each quantity at the first, the middle and the last checkpoint, and its range."""
     labels = list(series)
     chosen = [labels[0], labels[len(labels) // 2], labels[-1]]
-    lines = [f"over {len(labels)} checkpoints", f"{'':<30}" + "".join(f"{label[-9:]:>11}" for label in chosen) + f"{'range':>17}"]
+    lines = [
+        f"over {len(labels)} checkpoints",
+        f"{'':<30}" + "".join(f"{label[-9:]:>11}" for label in chosen) + f"{'range':>17}",
+    ]
     for name in series[labels[-1]]:
         values = [quantities[name].value if name in quantities else np.nan for quantities in series.values()]
         finite = [value for value in values if np.isfinite(value)]

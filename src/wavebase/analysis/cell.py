@@ -108,7 +108,9 @@ def make_cell(
     def vector(value: Any, name: str) -> np.ndarray:
         found = np.zeros(H) if value is None else _stacked(value, name).ravel()
         if found.shape != (H,):
-            raise ValueError(f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros")
+            raise ValueError(
+                f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros"
+            )
         return found
 
     zeros = np.zeros(count * H)
@@ -147,8 +149,12 @@ def _stacked(value: Any, name: str) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of real numbers, got {type(value).__name__}; give a matrix") from error
+        raise ValueError(
+            f"{name} must be an array of real numbers, got {type(value).__name__}; give a matrix"
+        ) from error
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
-        raise ValueError(f"{name} must be finite, got {bad} entries that are nan or infinite; take an earlier checkpoint")
+        raise ValueError(
+            f"{name} must be finite, got {bad} entries that are nan or infinite; take an earlier checkpoint"
+        )
     return array

@@ -56,7 +56,9 @@ def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...
     """Modes of W[S, S] for a chosen set of units S. Raises ValueError for units that are repeated or not there."""
     chosen = [int(unit) for unit in units]
     if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0 or max(chosen) >= len(weight):
-        raise ValueError(f"units must be distinct numbers in 0..{len(weight) - 1}, got {chosen}; give those of the block")
+        raise ValueError(
+            f"units must be distinct numbers in 0..{len(weight) - 1}, got {chosen}; give those of the block"
+        )
     return modes(weight[np.ix_(chosen, chosen)])
 
 

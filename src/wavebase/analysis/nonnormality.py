@@ -80,6 +80,7 @@ def pseudospectrum(weight: np.ndarray, extent: float, points: int = 61) -> tuple
     """Smallest singular value of z - W on a square of half side `extent`: real axis [points], imaginary axis, values."""
     axis = np.linspace(-extent, extent, points)
     rows = [
-        np.linalg.svd((axis + 1j * y)[:, None, None] * np.eye(len(weight)) - weight, compute_uv=False)[:, -1] for y in axis
+        np.linalg.svd((axis + 1j * y)[:, None, None] * np.eye(len(weight)) - weight, compute_uv=False)[:, -1]
+        for y in axis
     ]
     return axis, axis, np.array(rows)

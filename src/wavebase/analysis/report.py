@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,14 @@ import torch
 
 from wavebase.analysis import effective, impulse, modes, nonnormality, nulls, readout, rotations, trajectory
 from wavebase.analysis.cell import Cell, check_inputs, make_cell
+from wavebase.analysis.effective import Effective
+from wavebase.analysis.impulse import Impulse
+from wavebase.analysis.modes import Mode, SelfRecurrence
 from wavebase.analysis.nulls import NULLS, Quantity
+from wavebase.analysis.readout import Readout
+from wavebase.analysis.rotations import RotationPair
 from wavebase.analysis.simulation import null_cells, simulate
+from wavebase.analysis.trajectory import RoleThresholds, Trajectory
 
 STATES = 4_000_000  # samples x steps x units that a trajectory may hold: 32 MB an array
 RUN_DRAWS = 4  # a null of trajectories gets a quarter of the draws that one of matrices gets
@@ -24,9 +31,9 @@ RUN_DRAWS = 4  # a null of trajectories gets a quarter of the draws that one of 
 class Gate:
     """One recurrent matrix: modes, strongest rotation pairs, self-recurrence; of ReLU nets in balanced coordinates."""
 
-    modes: tuple[modes.Mode, ...]
-    rotation_pairs: tuple[rotations.RotationPair, ...]
-    self_recurrence: tuple[modes.SelfRecurrence, ...]
+    modes: tuple[Mode, ...]
+    rotation_pairs: tuple[RotationPair, ...]
+    self_recurrence: tuple[SelfRecurrence, ...]
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,10 @@ class Report:
     balanced: bool
     scale: tuple[float, ...]
     gates: dict[str, Gate]
-    readout: readout.Readout | None
-    trajectory: trajectory.Trajectory | None
-    effective: effective.Effective | None
-    impulse: impulse.Impulse | None
+    readout: Readout | None
+    trajectory: Trajectory | None
+    effective: Effective | None
+    impulse: Impulse | None
     quantities: dict[str, Quantity]
     notes: tuple[str, ...]
     cell: Cell = dataclasses.field(repr=False)
@@ -93,7 +100,7 @@ def analyze(
     bias_hh: Any = None,
     hidden_0: Any = None,
     cell_0: Any = None,
-    roles: trajectory.RoleThresholds | None = None,
+    roles: RoleThresholds | None = None,
     draws: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Report:
@@ -107,8 +114,8 @@ def analyze(
     draws: of each null for matrices and readouts (None: 199 up to 64 units, 49 up to 256, then 9), a quarter of it for
     trajectories. generator: of the nulls (None: one of seed 0).
 
-    Nulls: `random`, Gaussian weights of equal Frobenius norm; `shuffled`, the same entries elsewhere (of a readout: within
-    each column). For ReLU nets numbers that a rescaling of units would move are measured after balancing, and so are
+    Nulls: `random`, Gaussian weights of equal Frobenius norm; `shuffled`, the same entries elsewhere. Of a readout every
+    column keeps its mean and norm. For ReLU nets numbers that a rescaling of units would move are measured after balancing, and so are
     the nulls'. Definitions: `wavebase.analysis`. Raises ValueError, in one line, for weights that are not a layer's.
     """
     cell = make_cell(w_hh, w_ih, w_out, activation, bias_ih, bias_hh, hidden_0, cell_0)
@@ -124,7 +131,9 @@ def analyze(
 
     quantities: dict[str, Quantity] = {}
 
-    def add(measured: Mapping[str, float], drawn: Mapping[str, list[dict[str, float]]], about: Any, prefix: str = "") -> None:
+    def add(
+        measured: Mapping[str, float], drawn: Mapping[str, list[dict[str, float]]], about: Any, prefix: str = ""
+    ) -> None:
         stacked = {kind: {n: np.array([row[n] for row in rows]) for n in measured} for kind, rows in drawn.items()}
         found = nulls.compare(measured, stacked, about, relu, prefix)
         quantities.update({quantity.name: quantity for quantity in found})
@@ -142,20 +151,23 @@ def analyze(
     if cell.w_out is not None and len(cell.w_out) >= 4:
         spectrum = readout.read(cell.w_out)
         columns = cell.w_out
-        shuffled = np.stack([nulls.shuffled_like(c, count, generator) for c in columns.T], -1)
-        drawn_out = {"random": nulls.random_like(columns, count, generator), "shuffled": shuffled}
+        drawn_out = {kind: readout.null_readouts(columns, kind, count, generator) for kind in NULLS}
         rows = {kind: _rows(readout.statistics(values)) for kind, values in drawn_out.items()}
         add(_rows(readout.statistics(columns[None]))[0], rows, readout.ABOUT)
     else:
         notes.append("no readout of 4 outputs or more: its spectrum is left out")
 
     path = jacobians = answer = None
-    thresholds = roles or trajectory.RoleThresholds()
+    thresholds = roles or RoleThresholds()
     run_draws = max(count // RUN_DRAWS, 4)
     steps = x.shape[1] if x is not None else len(cell.w_out) if cell.w_out is not None else 0
     if cell.w_ih is not None and steps >= 4 and steps**2 * H <= 4 * STATES:
         answer = impulse.read(cell, steps)
-        add(impulse.statistics(cell, steps), _run_nulls(cell, run_draws, generator, lambda c: impulse.statistics(c, steps)), impulse.ABOUT)
+        add(
+            impulse.statistics(cell, steps),
+            _run_nulls(cell, run_draws, generator, lambda c: impulse.statistics(c, steps)),
+            impulse.ABOUT,
+        )
     if x is not None:
         x = x[: max(2, STATES // (x.shape[1] * H))]
         run = simulate(cell, x)
@@ -203,7 +215,7 @@ def number(value: float) -> str:
     return f"{value:.1e}" if value and not 0.001 <= abs(value) < 10000 else f"{value:.3g}"
 
 
-def _period(found: modes.Mode) -> str:
+def _period(found: Mode) -> str:
     return f"{found.period:.2f}" if found.rotating else "real"
 
 
@@ -253,6 +265,4 @@ def _plain(value: Any) -> Any:
 
 
 def _wrapped(line: str, width: int = 80) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(line, width, subsequent_indent="      ") if len(line) > width else [line]

@@ -52,9 +52,7 @@ def rotation_pairs(weight: np.ndarray, most: int = 20) -> tuple[RotationPair, ..
     i, j, error = _pairs(weight[None])
     order = np.argsort(error[0], kind="stable")[:most]
     order = order[np.isfinite(error[0, order])]
-    return tuple(
-        rotation_of_block(weight[np.ix_([i[n], j[n]], [i[n], j[n]])], (int(i[n]), int(j[n]))) for n in order
-    )
+    return tuple(rotation_of_block(weight[np.ix_([i[n], j[n]], [i[n], j[n]])], (int(i[n]), int(j[n]))) for n in order)
 
 
 def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -46,16 +46,22 @@ def _simulate_lstm(cell: Cell, inputs: np.ndarray) -> Run:
         return torch.from_numpy(np.concatenate(list(parts.values())))
 
     assert cell.w_ih is not None
-    states = [torch.from_numpy(state).expand(len(inputs), -1) for state in (cell.hidden_0, cell.cell_0)]
+    hidden, memory = (torch.from_numpy(state).expand(len(inputs), -1) for state in (cell.hidden_0, cell.cell_0))
     trace = lstm_trace(
         torch.from_numpy(inputs),
-        *states,
+        hidden,
+        memory,
         packed(cell.w_ih),
         packed(cell.w_hh),
         packed(cell.bias_ih) + packed(cell.bias_hh),
         "tanh" if cell.activation == "lstm_signed" else "sigmoid",
     )
-    gates = {"input": trace.input_gate, "forget": trace.forget_gate, "cell": trace.candidate, "output": trace.output_gate}
+    gates = {
+        "input": trace.input_gate,
+        "forget": trace.forget_gate,
+        "cell": trace.candidate,
+        "output": trace.output_gate,
+    }
     return Run(trace.hidden.numpy(), None, trace.cell.numpy(), {name: gate.numpy() for name, gate in gates.items()})
 
 

@@ -58,14 +58,16 @@ def layers(weights: Mapping[str, Any], activation: str | None = None) -> list[La
                         f"a {kind}'s weights must hold {len(gates)} gates, got none named {prefix}weight_hh_{missing[0]}; give the whole layer"
                     )
                 parts = {
-                    part: _by_gate(weights, f"{prefix}{part}", gates) for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
+                    part: _by_gate(weights, f"{prefix}{part}", gates)
+                    for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
                 }
                 found.append(_layer(weights, prefix + "weight_hh", activation or kind, prefix, parts))
         match = TORCH_NAME.match(name)
         if match:
             prefix, suffix = match["prefix"], match["suffix"] or ""
             parts = {
-                part: weights.get(f"{prefix}{part}{suffix}") for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
+                part: weights.get(f"{prefix}{part}{suffix}")
+                for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
             }
             found.append(_layer(weights, name, activation, prefix, parts))
     if not found:
@@ -78,7 +80,9 @@ def layers(weights: Mapping[str, Any], activation: str | None = None) -> list[La
     return [*found[:-1], Layer(**{**vars(last), "w_out": readout})]
 
 
-def _layer(weights: Mapping[str, Any], name: str, activation: str | None, prefix: str, parts: Mapping[str, Any]) -> Layer:
+def _layer(
+    weights: Mapping[str, Any], name: str, activation: str | None, prefix: str, parts: Mapping[str, Any]
+) -> Layer:
     return Layer(
         name=name,
         activation=activation,

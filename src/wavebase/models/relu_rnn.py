@@ -57,7 +57,9 @@ def build(
         raise ValueError(f"model.hidden_size must be at least 1, got {hidden_size}; use 16")
     if start == "exact":
         if outputs != T:
-            raise ValueError(f"model.start=exact needs one output a position, {T}, got {outputs}; use task=second_argmax")
+            raise ValueError(
+                f"model.start=exact needs one output a position, {T}, got {outputs}; use task=second_argmax"
+            )
         # sharp logits: a cross-entropy loss sees the positions, not the distances between the numbers
         weights, blocks = second_argmax_construction(T, sharpness=2.0**10)
         net = ReluRNN(len(weights["weight_hh"]), T, dtype)
