@@ -188,7 +188,7 @@ def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: A
     import numpy as np
     import torch
 
-    from wavebase import analyze
+    from wavebase.analysis.report import analyze
     from wavebase.analysis.state_dicts import layers
 
     if options.net is not None:
