@@ -238,8 +238,10 @@ def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:
     names = [name for name in last if np.isfinite([q[name].value for q in series.values() if name in q]).any()][:48]
     columns = 6
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(15, 1.9 * rows + 0.6), layout="constrained")
+    height = 1.9 * rows + 0.8
+    figure = Figure(figsize=(15, height))  # placed by hand: a constrained layout of 40 panels takes seconds
     grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.4 / height, top=1 - 0.8 / height, hspace=0.5, wspace=0.3)
     steps = [_step(label, n) for n, label in enumerate(series)]
     for ax, name in zip(grid.flat, names, strict=False):
         ax.plot(steps, [q[name].value if name in q else np.nan for q in series.values()], ".-", color=COLOURS[0])

@@ -64,6 +64,22 @@ class Cell:
             w_out=None if self.w_out is None else self.w_out * scale,
         )
 
+    def with_norms_of(self, other: Cell) -> Cell:
+        """This cell, each matrix scaled to the Frobenius norm of the other's."""
+
+        def scaled(weight: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+            size = np.linalg.norm(weight)
+            return weight * (np.linalg.norm(wanted) / size) if size else weight
+
+        return replace(
+            self,
+            w_hh={gate: scaled(w, other.w_hh[gate]) for gate, w in self.w_hh.items()},
+            w_ih=None
+            if self.w_ih is None
+            else {gate: scaled(w, (other.w_ih or {})[gate]) for gate, w in self.w_ih.items()},
+            w_out=None if self.w_out is None or other.w_out is None else scaled(self.w_out, other.w_out),
+        )
+
 
 def make_cell(
     w_hh: Any,

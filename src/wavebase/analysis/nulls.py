@@ -50,7 +50,7 @@ def p_value(value: float, draws: np.ndarray, alternative: Alternative) -> float:
     Exact for every number of draws if value and draws are exchangeable (Davison and Hinkley, Bootstrap Methods, 1997, 4.2).
     nan if the value or a draw is nan.
     """
-    if not np.isfinite(value) or np.isnan(draws).any():
+    if np.isnan(value) or np.isnan(draws).any():
         return float("nan")
     above = (1 + int((draws >= value).sum())) / (1 + len(draws))
     below = (1 + int((draws <= value).sum())) / (1 + len(draws))
@@ -74,9 +74,11 @@ def compare(
         nulls = []
         for kind, values in drawn.items():
             draws = values[name]
-            finite = draws[np.isfinite(draws)]
-            low, median, high = np.quantile(finite, (0.05, 0.5, 0.95)) if finite.size else (np.nan,) * 3
-            p = p_value(float(value), finite if finite.size > len(draws) / 2 else draws, alternative)
+            # a draw without a value is left out if most have one; -inf is a value (a random net that dies out)
+            known = draws[~np.isnan(draws)]
+            usable = known if known.size > len(draws) / 2 else draws
+            low, median, high = np.quantile(usable, (0.05, 0.5, 0.95), method="inverted_cdf")
+            p = p_value(float(value), usable, alternative)
             nulls.append(Null(kind, len(draws), float(median), float(low), float(high), p))
         quantities.append(Quantity(prefix + name, float(value), alternative, tuple(nulls), moves and gauge, meaning))
     return tuple(quantities)
@@ -103,7 +105,8 @@ def of_norm(weights: np.ndarray, norm: float) -> np.ndarray:
 NULLS = {"random": random_like, "shuffled": shuffled_like}
 
 
-def draws_for(hidden_size: int) -> int:
-    """How many draws a null gets: 199 up to 64 units, 49 up to 256, 9 up to 512, then 4. Fewer than 19 cannot reject at the
-    5 % level, but show where random systems lie; one eigenvalue problem of 1024 units takes more than a second."""
-    return next((draws for units, draws in ((64, 199), (256, 49), (512, 9)) if hidden_size <= units), 4)
+def draws_for(hidden_size: int, gates: int = 1) -> int:
+    """How many draws a null gets: 199 up to 64 units, 49 up to 256, 9 up to 512, then 4 (3 for several gates). Fewer than 19
+    cannot reject at the 5 % level, but show where random systems lie: one eigenvalue problem of 1024 units takes a second."""
+    large = 4 if gates == 1 else 3
+    return next((draws for units, draws in ((64, 199), (256, 49), (512, 9)) if hidden_size <= units), large)

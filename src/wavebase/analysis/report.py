@@ -79,8 +79,9 @@ class Report:
         for gate, found in self.gates.items():
             title = "modes" if len(self.gates) == 1 else f"modes of {gate}"
             lines.append(f"{title}: |eigenvalue| at angle/pi (period), conjugates once")
-            shown = [m for m in found.modes if m.eigenvalue.imag >= 0 or not m.rotating][:8]
-            cells = [f"{m.modulus:.3f} at {m.omega / np.pi:.3f} ({_period(m)})" for m in shown]
+            shown = [m for m in found.modes if m.eigenvalue.imag >= 0 or not m.rotating]
+            shown = [m for m in shown if m.modulus > 0][:8]
+            cells = [f"{_modulus(m)} at {m.omega / np.pi:.3f} ({_period(m)})" for m in shown]
             lines += ["  " + "   ".join(cells[n : n + 3]) for n in range(0, len(cells), 3)]
         if self.trajectory is not None:
             counts = {role: self.trajectory.roles.count(role) for role in dict.fromkeys(self.trajectory.roles)}
@@ -120,7 +121,7 @@ def analyze(
     """
     cell = make_cell(w_hh, w_ih, w_out, activation, bias_ih, bias_hh, hidden_0, cell_0)
     x = None if inputs is None else check_inputs(inputs, cell)
-    count = draws_checked(draws, cell.hidden_size)
+    count = draws_checked(draws, cell)
     generator = generator or torch.Generator().manual_seed(0)
     H, relu = cell.hidden_size, cell.activation == "relu"
     scale = nonnormality.balancing_scale(cell.w_hh["recurrent"]) if relu else np.ones(H)
@@ -159,7 +160,7 @@ def analyze(
 
     path = jacobians = answer = None
     thresholds = roles or RoleThresholds()
-    run_draws = max(count // RUN_DRAWS, 4)
+    run_draws = max(count // RUN_DRAWS, min(count, 4))
     steps = x.shape[1] if x is not None else len(cell.w_out) if cell.w_out is not None else 0
     if cell.w_ih is not None and steps >= 4 and steps**2 * H <= 4 * STATES:
         answer = impulse.read(cell, steps)
@@ -201,11 +202,11 @@ def analyze(
     )
 
 
-def draws_checked(draws: int | None, hidden_size: int) -> int:
+def draws_checked(draws: int | None, cell: Cell) -> int:
     """The number of draws asked for, or the size's default. Raises ValueError."""
     if draws is not None and draws < 4:
         raise ValueError(f"draws must be at least 4, got {draws}; use 199")
-    return nulls.draws_for(hidden_size) if draws is None else draws
+    return nulls.draws_for(cell.hidden_size, len(cell.w_hh)) if draws is None else draws
 
 
 def number(value: float) -> str:
@@ -213,6 +214,10 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{value:.1e}" if value and not 0.001 <= abs(value) < 10000 else f"{value:.3g}"
+
+
+def _modulus(found: Mode) -> str:
+    return f"{found.modulus:.3f}" if found.modulus < 100 else number(found.modulus)
 
 
 def _period(found: Mode) -> str:
@@ -242,7 +247,7 @@ def _run_nulls(
         cells = null_cells(cell, kind, draws, generator)
         if cell.activation == "relu":
             scales = nonnormality.balancing_scale(np.stack([null.w_hh["recurrent"] for null in cells]))
-            cells = [null.rescaled(scale) for null, scale in zip(cells, scales, strict=True)]
+            cells = [null.rescaled(scale).with_norms_of(cell) for null, scale in zip(cells, scales, strict=True)]
         with np.errstate(all="ignore"):  # a random net may explode; what is not finite counts as missing
             rows[kind] = [measure(null) for null in cells]
     return rows
