@@ -144,6 +144,10 @@ def test_the_exact_spectral_lstm_shows_its_oscillators() -> None:
     assert sorted(mode.omega for mode in found) == pytest.approx(wanted, abs=1e-6)
     assert [mode.modulus for mode in found] == pytest.approx([1] * 2 * T, abs=1e-6)
     assert report.quantities["cell.growing_modes"].value == 0
+    # the planar rotations are pairs of neighbouring units, exact, however much larger other weights are
+    near = {pair.units: abs(pair.angle) for pair in report.gates["cell"].rotation_pairs if pair.error < 1e-9}
+    for k in range(1, T):
+        assert near[2 * k, 2 * k + 1] == pytest.approx(2 * np.pi * min(k, T - k) / T, abs=1e-6)
 
 
 def test_the_exact_second_argmax_is_right_and_readable() -> None:

@@ -136,7 +136,7 @@ def _readout(ax: Axes, report: Report) -> bool:
 
 def _energy(ax: Axes, report: Report) -> bool:
     if report.trajectory is None:
-        return False
+        return _jacobians(ax, report)
     steps = np.arange(1, len(report.trajectory.growth) + 1)
     for n, (name, words) in enumerate((("growth", "growth by W and x"), ("damping", "damping by f"), ("net", "net"))):
         ax.plot(steps, getattr(report.trajectory, name), "o-", markersize=4, color=COLOURS[n], label=words)
@@ -149,10 +149,34 @@ def _energy(ax: Axes, report: Report) -> bool:
     return True
 
 
+def _jacobians(ax: Axes, report: Report) -> bool:
+    """Of a gated cell, which has no energy balance: how much each step stretches."""
+    found = report.effective
+    if found is None or not np.isfinite(found.step_radius).any():
+        return False
+    ax.set_title("Spectral radius of each step's Jacobian", fontsize=11)
+    ax.plot(range(len(found.step_radius)), found.step_radius, "o-", markersize=4, color=COLOURS[0])
+    ax.axhline(1, color=GREY, linewidth=0.8)
+    ax.set(xlabel="step", ylabel="mean over samples")
+    return True
+
+
+def _product(ax: Axes, report: Report) -> bool:
+    """Of a gated cell, whose modes change with every step: what the whole trajectory keeps."""
+    found = report.effective
+    values = np.array(found.singular_values) if found is not None else np.zeros(0)
+    if not (values > 0).any():
+        return False
+    ax.set_title("Product of Jacobians over time: singular values", fontsize=11)
+    ax.plot(np.arange(1, len(values) + 1)[values > 0], values[values > 0], ".-", color=COLOURS[0])
+    ax.set(yscale="log", xlabel="direction", ylabel="stretch over the trajectory")
+    return True
+
+
 def _growth(ax: Axes, report: Report) -> bool:
     path = report.trajectory
     if path is None or not path.measured:
-        return False
+        return path is None and _product(ax, report)
     once = [n for n, value in enumerate(path.eigenvalues) if complex(value).imag >= 0][:5]
     for colour, n in zip(COLOURS, once, strict=False):
         lags = np.arange(1, len(path.measured[n]) + 1)

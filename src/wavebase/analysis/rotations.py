@@ -9,7 +9,9 @@ import numpy as np
 from wavebase.analysis.nulls import Alternative
 
 NEAR = 0.1  # relative error under which a pair counts as a rotation
-STRONG = 0.1  # of the largest |z|: weaker pairs are left out, their angle being the ratio of two small numbers
+# of the largest |z| that one of the two units takes part in: weaker pairs are left out, the angle of theirs being the
+# ratio of two small numbers
+STRONG = 0.1
 
 ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "best_pair_error": ("less", True, "least relative error of a strong 2x2 block from a rotation"),
@@ -49,9 +51,9 @@ def rotation_pairs(weight: np.ndarray, most: int = 20) -> tuple[RotationPair, ..
     """The `most` strong pairs of [H, H] nearest to a rotation, nearest first."""
     if len(weight) < 2:
         return ()
-    i, j, error = _pairs(weight[None])
-    order = np.argsort(error[0], kind="stable")[:most]
-    order = order[np.isfinite(error[0, order])]
+    i, j, error = _pairs(weight)
+    order = np.argsort(error, kind="stable")[:most]
+    order = order[np.isfinite(error[order])]
     return tuple(rotation_of_block(weight[np.ix_([i[n], j[n]], [i[n], j[n]])], (int(i[n]), int(j[n]))) for n in order)
 
 
@@ -61,17 +63,20 @@ def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {name: np.full(len(weights), np.nan) for name in ABOUT}
     best, near = [], []
     for weight in weights:  # one at a time: half a million pairs each at H = 1024
-        error = _pairs(weight[None])[2][0]
+        error = _pairs(weight)[2]
         best.append(error.min())
         near.append(float((error < NEAR).sum()))
     return {"best_pair_error": np.array(best), "rotation_pairs": np.array(near)}
 
 
-def _pairs(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i < j of all pairs, and the relative error of each, [draws, pairs]; inf where |z| is small."""
-    i, j = np.triu_indices(weights.shape[-1], 1)
-    a, b, c, d = weights[:, i, i], weights[:, i, j], weights[:, j, i], weights[:, j, j]
-    size = np.hypot((a + d) / 2, (c - b) / 2)
-    rest = np.hypot((a - d) / 2, (b + c) / 2)
-    strong = size > STRONG * size.max(-1, keepdims=True)
+def _pairs(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices i < j of all pairs of [H, H], and the relative error of each, [pairs]; inf where |z| is small."""
+    diagonal = np.diagonal(weight)
+    size = np.hypot((diagonal[:, None] + diagonal) / 2, (weight.T - weight) / 2)
+    rest = np.hypot((diagonal[:, None] - diagonal) / 2, (weight + weight.T) / 2)
+    np.fill_diagonal(size, 0)
+    largest = size.max(-1)
+    i, j = np.triu_indices(len(weight), 1)
+    size, rest = size[i, j], rest[i, j]
+    strong = size > STRONG * np.maximum(largest[i], largest[j])
     return i, j, np.where(strong, rest / np.where(strong, size, 1.0), np.inf)
