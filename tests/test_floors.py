@@ -12,6 +12,7 @@ FLOORS = {
     "signals": 1,
     "constructions": 1,
     "probes": 1,
+    "analysis": 1,
     "records": 1,
     "tasks": 2,
     "models": 2,
@@ -21,6 +22,8 @@ FLOORS = {
     "session": 4,
     "report": 4,
     "study": 4,
+    "spectrum_sheet": 4,
+    "probe": 4,
     "run": 4,
 }
 

@@ -74,8 +74,8 @@ class OptimSettings:
     lr: float | None = None
     lr_over_boundary: float | None = None
     clip_norm: float | None = None
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 0
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    warmup: float = 0
 
     def __post_init__(self) -> None:
         if self.lr is None and self.lr_over_boundary is None:
@@ -86,7 +86,7 @@ class OptimSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"optim.{name} must be positive and finite, got {value}; use null to leave it out")
-        if self.warmup < 0:
+        if not 0 <= self.warmup < float("inf"):
             raise ValueError(f"optim.warmup must be at least 0 steps, got {self.warmup}; use 0")
 
 

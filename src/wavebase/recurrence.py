@@ -85,3 +85,19 @@ def lstm_trace(
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """W_ih x + b of all steps in one product, then one [..., B, 4H] a step."""
     return (inputs @ weight_ih.mT.unsqueeze(-3) + bias[..., None, None, :]).unbind(-2)
+
+
+def relu_states(numbers: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> list[Tensor]:
+    """Hidden states of h' = relu(W_hh h + W_ih x), a net without biases that reads one number a step from h = 0.
+
+    numbers: [..., B, N]; weight_ih: [..., H, 1]; weight_hh: [..., H, H]. Leading axes, if any, are a stack of independent
+    nets. Returns one [..., H, B] a step: units before batch, because a small matrix times a wide one is several times
+    faster than the other way round.
+    """
+    steps = numbers.mT.contiguous().unsqueeze(-2).unbind(-3)
+    hidden = torch.relu(weight_ih * steps[0])
+    states = [hidden]
+    for x in steps[1:]:
+        hidden = torch.relu(weight_ih * x + weight_hh @ hidden)
+        states.append(hidden)
+    return states

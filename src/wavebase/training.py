@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Status = Literal["done", "diverged", "interrupted"]
 
 
@@ -43,13 +43,21 @@ class TrainSettings:
                 raise ValueError(f"train.{name} must be at least {least}, got {getattr(self, name)}; see conf/train")
 
 
-def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
-    """What multiplies the learning rate at a step: rises linearly over `warmup` steps (step 0 gets 1/(warmup + 1)),
-    then stays (constant), or falls to 0 at `steps` in a line (linear) or half a cosine (cosine)."""
+def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
+    """What multiplies the learning rate at a step: rises linearly over `warmup` steps (step 0 gets 1/(warmup + 1); below
+    1 it is a fraction of `steps`), then stays (constant), falls to 0 at `steps` in a line (linear) or half a cosine
+    (cosine), or falls exponentially to a floor of 1 %, reached halfway (exponential; AlgZoo's recipe)."""
+    if warmup < 1:
+        warmup = round(warmup * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(steps - warmup, 1)
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
+    return {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "exponential": 0.01 ** min(2 * done, 1),
+    }[schedule]
 
 
 class Member(NamedTuple):

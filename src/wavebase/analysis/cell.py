@@ -1,0 +1,176 @@
+"""The value that every measurement reads: one recurrent layer's weights, one matrix a gate, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from wavebase.recurrence import GATES
+
+Activation = Literal["relu", "tanh", "gru", "lstm", "lstm_signed"]
+GATES_OF: dict[str, tuple[str, ...]] = {
+    "relu": ("recurrent",),
+    "tanh": ("recurrent",),
+    "gru": ("reset", "update", "new"),
+    "lstm": GATES,
+    "lstm_signed": GATES,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One layer. Letters: H hidden units, I inputs, n readout rows.
+
+    activation: relu, tanh (a plain recurrent net), gru, lstm (torch's cells), lstm_signed (an LSTM whose input gate is a
+    tanh). w_hh: gate to [H, H]; w_ih: gate to [H, I]; bias_ih, bias_hh: gate to [H]; hidden_0, cell_0: [H], the state
+    that a sequence starts from; w_out: [n, H] or None. All float64. A part that was not given is None or zero.
+    """
+
+    activation: Activation
+    w_hh: dict[str, np.ndarray]
+    w_ih: dict[str, np.ndarray] | None
+    bias_ih: dict[str, np.ndarray]
+    bias_hh: dict[str, np.ndarray]
+    hidden_0: np.ndarray
+    cell_0: np.ndarray
+    w_out: np.ndarray | None
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of hidden units H."""
+        return len(self.hidden_0)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the cell has gates (GRU, LSTM)."""
+        return len(self.w_hh) > 1
+
+    def rescaled(self, scale: np.ndarray) -> Cell:
+        """The same ReLU net in the coordinates h / scale, scale [H] > 0: W_ij scale_j / scale_i, w / scale, V scale."""
+        if self.activation != "relu":
+            raise ValueError(f"only a relu unit may be rescaled, got activation={self.activation}; leave it as it is")
+        column = scale[:, None]
+        return replace(
+            self,
+            w_hh={gate: w * scale / column for gate, w in self.w_hh.items()},
+            w_ih=None if self.w_ih is None else {gate: w / column for gate, w in self.w_ih.items()},
+            bias_ih={gate: b / scale for gate, b in self.bias_ih.items()},
+            bias_hh={gate: b / scale for gate, b in self.bias_hh.items()},
+            hidden_0=self.hidden_0 / scale,
+            w_out=None if self.w_out is None else self.w_out * scale,
+        )
+
+    def with_norms_of(self, other: Cell) -> Cell:
+        """This cell, each matrix scaled to the Frobenius norm of the other's."""
+
+        def scaled(weight: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+            size = np.linalg.norm(weight)
+            return weight * (np.linalg.norm(wanted) / size) if size else weight
+
+        return replace(
+            self,
+            w_hh={gate: scaled(w, other.w_hh[gate]) for gate, w in self.w_hh.items()},
+            w_ih=None
+            if self.w_ih is None
+            else {gate: scaled(w, (other.w_ih or {})[gate]) for gate, w in self.w_ih.items()},
+            w_out=None if self.w_out is None or other.w_out is None else scaled(self.w_out, other.w_out),
+        )
+
+
+def make_cell(
+    w_hh: Any,
+    w_ih: Any = None,
+    w_out: Any = None,
+    activation: str | None = None,
+    bias_ih: Any = None,
+    bias_hh: Any = None,
+    hidden_0: Any = None,
+    cell_0: Any = None,
+) -> Cell:
+    """A checked Cell from arrays or tensors, gates stacked in torch's order or as a mapping by gate name.
+
+    w_hh: [g H, H], g gates (relu, tanh 1; gru 3; lstm 4); w_ih: [g H, I] or [g H]; w_out: [n, H]; biases [g H].
+    activation None: relu for one gate, gru for three, lstm for four. Raises ValueError, in one line, for a matrix that is
+    not square a gate, a number that is not finite, a wrong number of gates or sizes that do not fit together.
+    """
+    if activation is not None and activation not in get_args(Activation):
+        raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}; use relu")
+    matrix = _stacked(w_hh, "w_hh")
+    if matrix.ndim != 2 or 0 in matrix.shape or matrix.shape[0] % matrix.shape[1]:
+        raise ValueError(
+            f"w_hh must be square, [H, H] a gate stacked to [gates*H, H], got {list(matrix.shape)}; give the recurrent matrix"
+        )
+    H, count = matrix.shape[1], matrix.shape[0] // matrix.shape[1]
+    chosen: str = activation or {1: "relu", 3: "gru", 4: "lstm"}.get(count, "")
+    gates = GATES_OF.get(chosen, ())
+    if len(gates) != count:
+        wanted = f"{len(gates)} for {chosen}" if chosen else "1 (relu, tanh), 3 (gru) or 4 (lstm)"
+        raise ValueError(f"w_hh must hold {wanted} gates, got {count} of {H} units; choose the activation= that fits")
+
+    def split(value: Any, name: str, width: int | None) -> dict[str, np.ndarray]:
+        stacked = _stacked(value, name)
+        if name == "w_ih" and stacked.ndim == 1:
+            stacked = stacked[:, None]
+        if stacked.ndim != (1 if width == 0 else 2) or stacked.shape[0] != count * H:
+            raise ValueError(
+                f"{name} must have {count * H} rows ({count} gates of {H} units), got {list(stacked.shape)}; give the same layer's"
+            )
+        return dict(zip(gates, np.split(stacked, count), strict=True))
+
+    def vector(value: Any, name: str) -> np.ndarray:
+        found = np.zeros(H) if value is None else _stacked(value, name).ravel()
+        if found.shape != (H,):
+            raise ValueError(
+                f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros"
+            )
+        return found
+
+    zeros = np.zeros(count * H)
+    readout = None if w_out is None else _stacked(w_out, "w_out")
+    if readout is not None and (readout.ndim != 2 or readout.shape[1] != H or not readout.shape[0]):
+        raise ValueError(f"w_out must be [outputs, {H}], got {list(readout.shape)}; give the readout's weight")
+    return Cell(
+        activation=chosen,  # type: ignore[arg-type]
+        w_hh=split(matrix, "w_hh", None),
+        w_ih=None if w_ih is None else split(w_ih, "w_ih", None),
+        bias_ih=split(zeros if bias_ih is None else bias_ih, "bias_ih", 0),
+        bias_hh=split(zeros if bias_hh is None else bias_hh, "bias_hh", 0),
+        hidden_0=vector(hidden_0, "hidden_0"),
+        cell_0=vector(cell_0, "cell_0"),
+        w_out=readout,
+    )
+
+
+def check_inputs(inputs: Any, cell: Cell) -> np.ndarray:
+    """Inputs as float64 [samples, steps, I]; [samples, steps] is taken for I = 1. Raises ValueError."""
+    x = _stacked(inputs, "inputs")
+    x = x[..., None] if x.ndim == 2 else x
+    width = 0 if cell.w_ih is None else next(iter(cell.w_ih.values())).shape[1]
+    if cell.w_ih is None or x.ndim != 3 or x.shape[2] != width or x.shape[0] < 2 or x.shape[1] < 2:
+        wanted = f"[samples >= 2, steps >= 2, {width}]" if width else "given together with w_ih"
+        raise ValueError(f"inputs must be {wanted}, got {list(x.shape)}; give signals of the net's own input size")
+    return x
+
+
+def _stacked(value: Any, name: str) -> np.ndarray:
+    """float64 array of an array, a tensor or a mapping from gate to one. Raises ValueError."""
+    if isinstance(value, Mapping):
+        return np.concatenate([_stacked(part, f"{name}[{gate}]") for gate, part in value.items()])
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array of real numbers, got {type(value).__name__}; give a matrix"
+        ) from error
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise ValueError(
+            f"{name} must be finite, got {bad} entries that are nan or infinite; take an earlier checkpoint"
+        )
+    return array

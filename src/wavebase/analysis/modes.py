@@ -1,0 +1,98 @@
+"""The modes of a recurrent matrix: its eigenvalues as moduli, angles and periods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavebase.analysis.nonnormality import henrici, kreiss
+from wavebase.analysis.nulls import Alternative
+
+# eigenvalues whose angle is within this of 0 or pi count as real: rounding splits a double real one by about sqrt(eps)
+REAL_ANGLE = 1e-7
+# a mode grows if |eigenvalue| exceeds 1 by more than rounding: the exact rotations of a constructed net do not
+GROWING = 1 + 1e-9
+
+ABOUT: dict[str, tuple[Alternative, bool, str]] = {
+    "spectral_radius": ("two-sided", False, "largest |eigenvalue|"),
+    "growing_modes": ("greater", False, "eigenvalues with |eigenvalue| > 1"),
+    "complex_share": ("two-sided", False, "share of modes that rotate"),
+    "top_complex_modulus": ("greater", False, "largest |eigenvalue| of a complex pair (0: none)"),
+    "diagonal_share": ("two-sided", True, "self-recurrence: norm of the diagonal over that of W"),
+    "henrici": ("two-sided", True, "departure from normality, 0 normal, 1 nilpotent"),
+    "kreiss": ("two-sided", True, "Kreiss constant of W / spectral radius"),
+}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One eigenvalue: modulus, omega = |arg| in radians a step, period 2 pi / omega in steps (inf for a positive real one)."""
+
+    eigenvalue: complex
+    modulus: float
+    omega: float
+    period: float
+    rotating: bool
+    growing: bool
+
+
+def mode(eigenvalue: complex) -> Mode:
+    """The mode that an eigenvalue is."""
+    modulus, omega = abs(eigenvalue), abs(float(np.angle(eigenvalue)))
+    rotating = REAL_ANGLE < omega < np.pi - REAL_ANGLE and modulus > 0
+    period = 2 * np.pi / omega if omega > REAL_ANGLE else float("inf")
+    return Mode(complex(eigenvalue), float(modulus), omega, period, bool(rotating), bool(modulus > GROWING))
+
+
+def modes(weight: np.ndarray) -> tuple[Mode, ...]:
+    """Modes of [H, H], largest modulus first."""
+    values = np.linalg.eigvals(weight)
+    return tuple(mode(value) for value in values[np.lexsort((np.angle(values), -np.abs(values).round(12)))])
+
+
+def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...]:
+    """Modes of W[S, S] for a chosen set of units S. Raises ValueError for units that are repeated or not there."""
+    chosen = [int(unit) for unit in units]
+    if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0 or max(chosen) >= len(weight):
+        raise ValueError(
+            f"units must be distinct numbers in 0..{len(weight) - 1}, got {chosen}; give those of the block"
+        )
+    return modes(weight[np.ix_(chosen, chosen)])
+
+
+def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws]."""
+    values = np.linalg.eigvals(weights)
+    moduli, angles = np.abs(values), np.abs(np.angle(values))
+    rotating = (angles > REAL_ANGLE) & (angles < np.pi - REAL_ANGLE)
+    size = np.sqrt((weights**2).sum((-2, -1)))
+    diagonal = np.sqrt((np.diagonal(weights, axis1=-2, axis2=-1) ** 2).sum(-1))
+    return {
+        "spectral_radius": moduli.max(-1),
+        "growing_modes": (moduli > GROWING).sum(-1).astype(float),
+        "complex_share": rotating.mean(-1),
+        "top_complex_modulus": np.where(rotating, moduli, 0).max(-1),
+        "diagonal_share": diagonal / np.where(size > 0, size, 1.0),
+        "henrici": henrici(weights, values),
+        "kreiss": kreiss(weights, values),
+    }
+
+
+@dataclass(frozen=True)
+class SelfRecurrence:
+    """A unit's weight on itself, and the units that feed it most, as (unit, weight), strongest first."""
+
+    unit: int
+    weight: float
+    feeders: tuple[tuple[int, float], ...]
+
+
+def self_recurrence(weight: np.ndarray, feeders: int = 3) -> tuple[SelfRecurrence, ...]:
+    """Every unit's self-weight and its `feeders` strongest other inputs, of [H, H]."""
+    rows = []
+    for unit, row in enumerate(weight):
+        others = [int(j) for j in np.argsort(-np.abs(row)) if j != unit][:feeders]
+        rows.append(SelfRecurrence(unit, float(row[unit]), tuple((j, float(row[j])) for j in others)))
+    return tuple(rows)

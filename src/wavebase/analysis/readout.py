@@ -1,0 +1,129 @@
+"""Does a readout look like a Fourier basis? Each unit's column of V over the outputs, by discrete Fourier transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wavebase.analysis.nulls import Alternative, shuffled_like
+
+ABOUT: dict[str, tuple[Alternative, bool, str]] = {
+    "best_dominant_share": ("greater", False, "largest share of one frequency in a column of the readout"),
+    "mean_dominant_share": ("greater", False, "the same, mean over columns"),
+    "best_quality": ("greater", False, "largest share of mean and two frequencies in a column"),
+    "mean_quality": ("greater", False, "the same, mean over columns"),
+    "first_svd_share": ("greater", True, "share of the readout's first singular direction"),
+    "svd_dominant_share": ("greater", True, "dominant share of left singular vectors, mean by variance"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One unit's column v of the readout: shares of e_0..e_{n//2} (see `energies`), the dominant bin k >= 1 with its share
+    and phase (arg X_k, radians), quality (see `quality`)."""
+
+    unit: int
+    energy: float
+    shares: tuple[float, ...]
+    dominant: int
+    dominant_share: float
+    phase: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class Readout:
+    """columns by unit; singular values' variance shares; dominant bin and share of each left singular vector."""
+
+    columns: tuple[Column, ...]
+    svd_shares: tuple[float, ...]
+    svd_dominant: tuple[int, ...]
+    svd_dominant_share: tuple[float, ...]
+
+
+def energies(columns: np.ndarray) -> np.ndarray:
+    """e_0 = |X_0|^2, e_k = |X_k|^2 + |X_{n-k}|^2, e_{n/2} = |X_{n/2}|^2 of columns [..., n, H]: [..., n//2 + 1, H].
+
+    X is the unnormalised transform, so that sum e = n sum v^2 (Parseval).
+    """
+    n = columns.shape[-2]
+    power = np.abs(np.fft.rfft(columns, axis=-2)) ** 2
+    weight = np.full(n // 2 + 1, 2.0)
+    weight[0] = 1
+    if n % 2 == 0:
+        weight[-1] = 1
+    return power * weight[:, None]
+
+
+def shares(columns: np.ndarray) -> np.ndarray:
+    """e_k / sum e, [..., n//2 + 1, H]; zero for a column of zeros."""
+    e = energies(columns)
+    total = e.sum(-2, keepdims=True)
+    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+
+
+def quality(share: np.ndarray) -> np.ndarray:
+    """Sinusoidal quality (e_0 + two largest e_k) / sum e from shares [..., K, H]: [..., H]."""
+    return share[..., 0, :] + np.sort(share[..., 1:, :], -2)[..., -2:, :].sum(-2)
+
+
+def read(readout: np.ndarray) -> Readout:
+    """The readout [n, H], n >= 2, in balanced coordinates, column by column and by singular vectors."""
+    share, left, values = shares(readout), *np.linalg.svd(readout, full_matrices=False)[:2]
+    transform, total = np.fft.rfft(readout, axis=0), energies(readout).sum(0)
+    columns = []
+    for unit in range(readout.shape[1]):
+        k = int(share[1:, unit].argmax()) + 1
+        columns.append(
+            Column(
+                unit=unit,
+                energy=float(total[unit]),
+                shares=tuple(share[:, unit].tolist()),
+                dominant=k,
+                dominant_share=float(share[k, unit]),
+                phase=float(np.angle(transform[k, unit])),
+                quality=float(quality(share)[unit]),
+            )
+        )
+    left_shares = shares(left)
+    return Readout(
+        columns=tuple(columns),
+        svd_shares=tuple((values**2 / max((values**2).sum(), 1e-300)).tolist()),
+        svd_dominant=tuple((left_shares[1:].argmax(0) + 1).tolist()),
+        svd_dominant_share=tuple(left_shares[1:].max(0).tolist()),
+    )
+
+
+def null_readouts(columns: np.ndarray, kind: str, draws: int, generator: torch.Generator) -> np.ndarray:
+    """Readouts [draws, n, H] without structure: every column keeps its mean and its norm. random: the rest is Gaussian;
+    shuffled: its entries in random order.
+
+    The mean is kept because a softmax does not see it and training takes it away: columns without it are the ones to
+    compare with. For n = 10 a random column's dominant share then averages 48 % (43 % with a random mean).
+    """
+    mean = columns.mean(0)
+    rest = columns - mean
+    if kind == "shuffled":
+        return mean + np.stack([shuffled_like(column, draws, generator) for column in rest.T], -1)
+    drawn = torch.randn(draws, *columns.shape, generator=generator, dtype=torch.float64).numpy()
+    drawn = drawn - drawn.mean(1, keepdims=True)
+    size = np.linalg.norm(drawn, axis=1, keepdims=True)
+    return mean + drawn * np.linalg.norm(rest, axis=0) / np.where(size > 0, size, 1.0)
+
+
+def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
+    """The quantities of ABOUT for readouts [draws, n, H] in balanced coordinates, each [draws]."""
+    share = shares(readouts)
+    dominant, good = share[:, 1:].max(1), quality(share)
+    left, values, _ = np.linalg.svd(readouts, full_matrices=False)
+    variance = values**2 / np.maximum((values**2).sum(-1, keepdims=True), 1e-300)
+    return {
+        "best_dominant_share": dominant.max(-1),
+        "mean_dominant_share": dominant.mean(-1),
+        "best_quality": good.max(-1),
+        "mean_quality": good.mean(-1),
+        "first_svd_share": variance[:, 0],
+        "svd_dominant_share": (shares(left)[:, 1:].max(1) * variance).sum(-1),
+    }

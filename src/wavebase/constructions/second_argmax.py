@@ -1,0 +1,61 @@
+"""A ReLU net, written by hand, that finds the position of the second largest of n numbers, exactly, if that is not negative.
+
+Let m be the largest number but x_i itself ("leave one out"). The score x_i + 2 m is largest at the second largest
+number: there it is x_(2) + 2 x_(1), at the largest x_(1) + 2 x_(2), at any other x_i + 2 x_(1). Units, at step t:
+
+    value_j    0 <= j < n   x_(t-j): a delay line
+    others_j   1 <= j < n   max of all numbers but x_(t-j), less x_t
+    top        1            max of all numbers up to t, less x_t
+    before     1            max of all numbers up to t - 1
+    negative   1            relu(-x_t), so that x_t = value_0 - negative
+
+Every one is the ReLU of a linear map of the units before and of x_t, without biases, because relu(m - x) + x =
+max(m, x). The state that starts at zero stands for numbers that are zero, which is why the second largest must not be
+negative. Subtracting 2 x_t, common to all scores, makes the scores linear in the units. 2n + 2 units: n = 7 needs 16.
+
+Idea of the leave-one-out score: AlgZoo's handcrafted net for n = 10 (22 units, with the same condition); this layout
+holds for any n.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def second_argmax_construction(n: int, sharpness: float = 1.0) -> tuple[dict[str, Tensor], dict[str, slice]]:
+    """Weights of a ReLU net whose largest logit is at the second largest of n numbers, and its units by name.
+
+    Returns weight_ih [H, 1], weight_hh [H, H], readout.weight [n, H] in float64, H = 2n + 2, logits being `sharpness`
+    times the scores; and the blocks value, others, top, before, negative. Raises ValueError for n < 2.
+    """
+    if n < 2:
+        raise ValueError(f"T must be at least 2 numbers for a second largest one, got {n}; use T=7")
+    blocks = {
+        "value": slice(0, n),
+        "others": slice(n, 2 * n - 1),
+        "top": slice(2 * n - 1, 2 * n),
+        "before": slice(2 * n, 2 * n + 1),
+        "negative": slice(2 * n + 1, 2 * n + 2),
+    }
+    others, top, before, negative = n, 2 * n - 1, 2 * n, 2 * n + 1
+    H = 2 * n + 2
+    w_ih, w_hh, w_out = (torch.zeros(shape, dtype=torch.float64) for shape in ((H, 1), (H, H), (n, H)))
+    w_ih[0] = 1
+    for j in range(1, n):
+        w_hh[j, j - 1] = 1
+    w_ih[others:before] = w_ih[negative] = -1
+    newest = torch.zeros(H, dtype=torch.float64)  # reads x of the step before
+    newest[0], newest[negative] = 1, -1
+    w_hh[others, before] = 1  # all numbers but the newest of the step before
+    for to, source in [(others + j, others + j - 1) for j in range(1, n - 1)] + [(top, top), (before, top)]:
+        w_hh[to] = newest
+        w_hh[to, source] += 1
+    for j in range(n):  # the number of position n - 1 - j was read j steps ago
+        position = n - 1 - j
+        w_out[position, j] += 1
+        if j:
+            w_out[position, others + j - 1] += 2
+    w_out[n - 1, before] += 2
+    w_out[n - 1] -= 2 * newest
+    return {"weight_ih": w_ih, "weight_hh": w_hh, "readout.weight": sharpness * w_out}, blocks

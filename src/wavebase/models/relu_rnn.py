@@ -1,0 +1,74 @@
+"""A ReLU recurrent net without biases that reads n numbers and answers once, after the last of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wavebase.constructions.second_argmax import second_argmax_construction
+from wavebase.recurrence import relu_states
+
+
+class ReluRNN(nn.Module):
+    """h' = relu(W_hh h + W_ih x) from h = 0, and the readout V h after the last number; no biases.
+
+    Maps [batch, numbers] to [batch, outputs], cast to its dtype. The function is homogeneous: c x gives c times the
+    output for every c > 0. weight_ih [H, 1], weight_hh [H, H], readout.weight [outputs, H]. blocks: units by name where
+    the weights are a construction, else empty.
+    """
+
+    construction = None  # the cell has one matrix and no gates: see `blocks`
+
+    def __init__(self, hidden_size: int, outputs: int, dtype: torch.dtype = torch.float64):
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.zeros(hidden_size, 1, dtype=dtype))
+        self.weight_hh = nn.Parameter(torch.zeros(hidden_size, hidden_size, dtype=dtype))
+        self.readout = nn.Linear(hidden_size, outputs, bias=False, dtype=dtype)
+        self.blocks: dict[str, slice] = {}
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """The readout after the last number: [batch, numbers] to [batch, outputs]."""
+        last = relu_states(numbers.to(self.weight_hh.dtype), self.weight_ih, self.weight_hh)[-1]
+        return self.readout(last.mT)
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Its weights by name, detached."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+
+def build(
+    T: int,
+    outputs: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    *,
+    start: Literal["random", "exact"] = "random",
+    hidden_size: int = 16,
+) -> ReluRNN:
+    """The net of a run: torch.nn.RNN's own random start, uniform in +-1/sqrt(H), or the exact second argmax, 2T + 2 units.
+
+    Drawn in float64, so that float32 and float64 nets start alike.
+    """
+    if start not in ("random", "exact"):
+        raise ValueError(f"model.start must be random or exact, got {start!r}; use random")
+    if hidden_size < 1:
+        raise ValueError(f"model.hidden_size must be at least 1, got {hidden_size}; use 16")
+    if start == "exact":
+        if outputs != T:
+            raise ValueError(
+                f"model.start=exact needs one output a position, {T}, got {outputs}; use task=second_argmax"
+            )
+        # sharp logits: a cross-entropy loss sees the positions, not the distances between the numbers
+        weights, blocks = second_argmax_construction(T, sharpness=2.0**10)
+        net = ReluRNN(len(weights["weight_hh"]), T, dtype)
+        net.load_state_dict(weights)
+        net.blocks = blocks
+        return net
+    net = ReluRNN(hidden_size, outputs, dtype)
+    bound = hidden_size**-0.5
+    for parameter in net.parameters():
+        draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+        parameter.data.copy_(draw)
+    return net

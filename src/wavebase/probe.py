@@ -1,0 +1,226 @@
+"""Read the spectrum of any recurrent net's weights: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
+
+Prints every quantity beside its nulls, writes spectrum.json and spectrum.png; of a run's folder, whose checkpoints are a
+series, also how each quantity moved in training (series.png). Heavy imports come late.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavebase.analysis.report import Report
+
+USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
+PATH  a run's folder, a folder of step_*.pt files, a checkpoint, or weights in FILE.npz, FILE.pt, FILE.pth
+      (names of torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs)
+keys  activation=relu|tanh|gru|lstm|lstm_signed   where the names do not tell (relu for a plain net)
+      samples=256 steps=null   of the Gaussian inputs a net is read on where the file brings none
+                               (as long and as large as the signals of its run, else 10 of unit variance)
+      seed=0 draws=null        of the nulls       net=null   which one of stacked weights
+      out=null                 folder for spectrum.json, spectrum.png; null: beside what was read
+      roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8"""
+
+
+def main() -> None:
+    """The command line. Exit status 1, with one line, for whatever cannot be read."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0 if words else 1)
+    try:
+        print(probe(Path(words[0]), words[1:]))
+    except (ValueError, OSError) as error:
+        print(f"wavebase: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of the command line; see USAGE. roles: of `wavebase.analysis.trajectory.RoleThresholds`."""
+
+    activation: str | None = None
+    samples: int = 256
+    steps: int | None = None
+    seed: int = 0
+    draws: int | None = None
+    net: int | None = None
+    out: str | None = None
+    roles: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples", self.samples), ("steps", self.steps)):
+            if value is not None and value < 2:
+                raise ValueError(f"{name} must be at least 2, got {value}; use {name}=256")
+
+
+def probe(path: Path, overrides: list[str]) -> str:
+    """Read what is at `path`, write its files, and return the table. Raises ValueError in one line."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from wavebase import config, figures, spectrum_sheet
+    from wavebase.analysis.trajectory import RoleThresholds
+    from wavebase.records import plain, write_whole
+
+    try:
+        node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"every word after the path must be key=value, got {overrides}; see --help") from error
+    options = config.call(Options, node, "")  # type: ignore[arg-type]
+    thresholds = config.call(RoleThresholds, options.roles, "roles")
+    source = _source(path)
+    reports: dict[str, dict[str, Report]] = {}
+    for label, weights in source.series():
+        reports[label] = _read(
+            weights, source, options, thresholds, quick=len(source.files) > 1 and label != source.last
+        )
+    last = reports[source.last]
+    out = Path(options.out) if options.out else source.out
+
+    def save(name: str, content: bytes) -> None:
+        write_whole(out / name, lambda file: file.write(content))
+
+    results: dict[str, Any] = {
+        "path": str(path),
+        "step": source.last,
+        "layers": {k: r.to_dict() for k, r in last.items()},
+    }
+    lines = []
+    for number, (name, report) in enumerate(last.items()):
+        suffix = f"_{number}" if number else ""
+        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report)))
+        lines += [f"{name} of {source.last}", report.table()]
+        if len(reports) > 1:
+            moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
+            save(f"series{suffix}.png", figures.png(spectrum_sheet.movement(moved)))
+            lines += spectrum_sheet.movement_table(moved)
+            results.setdefault("series", {})[name] = {
+                label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
+            }
+    save("spectrum.json", json.dumps(plain(results), indent=1, allow_nan=False).encode() + b"\n")
+    return "\n".join([*lines, f"spectrum.json, spectrum.png in {out}"])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found at a path: files by label, in order; the run's configuration and example signals, if any."""
+
+    files: dict[str, Path]
+    out: Path
+    config: dict[str, Any]
+    example: Any
+
+    @property
+    def last(self) -> str:
+        """The newest label."""
+        return list(self.files)[-1]
+
+    def series(self) -> Any:
+        """(label, weights) of every file."""
+        return ((label, _weights(file)) for label, file in self.files.items())
+
+
+def _source(path: Path) -> Source:
+    from wavebase.records import RunFolder
+
+    if path.is_dir():
+        files = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
+        if not files:
+            raise ValueError(
+                f"the folder must hold checkpoints, got none named step_*.pt in {path}; give a run's folder"
+            )
+        root, out = path, path
+    elif path.is_file():
+        if path.suffix not in (".pt", ".pth", ".npz"):
+            raise ValueError(
+                f"the file must end in .pt, .pth or .npz, got {path.name}; save the state_dict with torch.save"
+            )
+        files, root, out = [path], path.parent.parent, path.parent / f"{path.stem}_spectrum"
+    else:
+        raise ValueError(
+            f"the path must exist, got {str(path)!r}; give a checkpoint, a run's folder or a file of weights"
+        )
+    config: dict[str, Any] = {}
+    example = None
+    if (root / "config.yaml").is_file():
+        from omegaconf import OmegaConf
+
+        config = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))  # type: ignore[assignment]
+        if (root / "examples.npz").is_file():
+            example = RunFolder(root).examples().get("signal")
+    return Source({file.stem: file for file in files}, out, config, example)
+
+
+def _weights(file: Path) -> Mapping[str, Any]:
+    """The mapping from name to array of a file, out of the containers that checkpoints wrap it in."""
+    import numpy as np
+    import torch
+
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        found = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # numpy and torch raise many kinds for a broken file; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{file} must be readable weights, got {reason[:120]}; save a state_dict with torch.save"
+        ) from error
+    for key in ("weights", "state_dict", "model_state_dict", "model", "net"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{file} must hold a mapping from name to tensor, got {type(found).__name__}; save a state_dict"
+        )
+    return found
+
+
+def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: Any, quick: bool) -> dict[str, Report]:
+    """Reports by layer. quick: few draws, for a series of which only the values are shown."""
+    import numpy as np
+    import torch
+
+    from wavebase.analysis.report import analyze
+    from wavebase.analysis.state_dicts import layers
+
+    if options.net is not None:
+        weights = {name: value[options.net] for name, value in weights.items()}
+    signed = source.config.get("model", {}).get("input_gate") == "tanh"
+    activation = options.activation or ("lstm_signed" if signed else None)
+    reports = {}
+    for layer in layers(weights, activation):
+        generator = torch.Generator().manual_seed(options.seed)
+        inputs = weights.get("inputs")
+        if inputs is None and layer.w_ih is not None:
+            # a run keeps too few example signals for statistics: take noise of their length and size
+            example = np.ones((1, 10)) if source.example is None else source.example
+            shape = (options.samples, options.steps or example.shape[1], _width(layer.w_ih))
+            inputs = torch.randn(shape, generator=generator, dtype=torch.float64) * float(np.sqrt(np.mean(example**2)))
+        reports[layer.name] = analyze(
+            **layer.arguments(),
+            inputs=inputs,
+            roles=roles,
+            draws=4 if quick else options.draws,
+            generator=generator,
+        )
+    return reports
+
+
+def _width(w_ih: Any) -> int:
+    """Inputs I of an input matrix [gates H, I], [gates H] or one a gate."""
+    import numpy as np
+
+    first = next(iter(w_ih.values())) if isinstance(w_ih, Mapping) else w_ih
+    return 1 if np.ndim(first) == 1 else int(np.shape(first)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The figure sheet of a spectrum report, and how its quantities moved over a series of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wavebase.analysis.nonnormality import pseudospectrum
+from wavebase.analysis.nulls import Quantity
+from wavebase.analysis.report import Report, number
+from wavebase.figures import COLOURS, GREY
+
+PSEUDOSPECTRUM_UNITS = 128
+LARGE = 40  # units over which single ones are not labelled
+
+
+def sheet(report: Report) -> Figure:
+    """Nine panels: eigenvalues, pseudospectrum, quantities against their null, readout spectrum, energy balance, mode growth, roles,
+    rotation pairs, impulse responses. A panel whose part was not measured says so."""
+    figure = Figure(figsize=(15, 13.5), layout="constrained")
+    words = "balanced coordinates" if report.balanced else "coordinates as given"
+    figure.suptitle(
+        f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}", fontsize=14
+    )
+    panels: list[tuple[str, Callable[[Axes, Report], bool]]] = [
+        ("Eigenvalues", _eigenvalues),
+        ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
+        ("Quantities within their random null", _quantities),
+        ("Readout: largest share of one frequency, by unit", _readout),
+        ("Energy balance", _energy),
+        ("Modes: growth measured (solid) and linear (dashed)", _growth),
+        ("Clip rates and roles", _roles),
+        ("Rotation pairs", _rotations),
+        ("Impulse response, by position of the impulse", _impulse),
+    ]
+    for ax, (title, draw) in zip(figure.subplots(3, 3).flat, panels, strict=True):
+        ax.set_title(title, fontsize=11)
+        if not draw(ax, report):
+            ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=GREY, transform=ax.transAxes)
+            ax.set_axis_off()
+    return figure
+
+
+def _eigenvalues(ax: Axes, report: Report) -> bool:
+    turn = np.linspace(0, 2 * np.pi, 400)
+    ax.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8)
+    for colour, (gate, found) in zip(COLOURS, report.gates.items(), strict=False):
+        values = np.array([mode.eigenvalue for mode in found.modes])
+        ax.plot(values.real, values.imag, "o", markersize=5, color=colour, alpha=0.8, label=gate)
+    name = next(iter(report.quantities))
+    radius = report.quantities[name]
+    if radius.nulls and len(report.gates) == 1:
+        null = radius.nulls[0]
+        for size in (null.low, null.high):
+            ax.plot(size * np.cos(turn), size * np.sin(turn), ":", color=GREY, linewidth=0.8)
+        ax.plot([], [], ":", color=GREY, label="random radius, 5 and 95 %")
+    ax.plot([], [], color=GREY, linewidth=0.8, label="unit circle")
+    ax.legend(fontsize=8, loc="upper right")
+    ax.axhline(0, color=GREY, linewidth=0.3)
+    ax.axvline(0, color=GREY, linewidth=0.3)
+    ax.set(aspect="equal", xlabel="real part", ylabel="imaginary part")
+    ax.set_adjustable("datalim")
+    return True
+
+
+def _main_weight(report: Report) -> np.ndarray:
+    """The one matrix, or of a gated cell that of the candidate."""
+    weights = report.cell.w_hh
+    return next(weights[gate] for gate in ("recurrent", "cell", "new") if gate in weights)
+
+
+def _pseudospectrum(ax: Axes, report: Report) -> bool:
+    if report.hidden_size > PSEUDOSPECTRUM_UNITS:
+        return False
+    weight = _main_weight(report)
+    values = np.linalg.eigvals(weight)
+    extent = 1.25 * max(1.0, np.abs(values).max(initial=0.0))
+    x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 64 else 41)
+    levels = np.arange(-4, 0.51, 0.5)
+    drawn = ax.contour(x, y, np.log10(np.maximum(smallest, 1e-12)), levels=levels, cmap="viridis")
+    ax.clabel(drawn, fontsize=7, fmt="%g")
+    ax.plot(values.real, values.imag, ".", color=COLOURS[1])
+    turn = np.linspace(0, 2 * np.pi, 400)
+    ax.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.8)
+    ax.set(aspect="equal", xlabel="real part", ylabel="imaginary part")
+    return True
+
+
+def _quantities(ax: Axes, report: Report) -> bool:
+    shown = [
+        q
+        for q in report.quantities.values()
+        if q.nulls
+        and np.isfinite([q.value, q.nulls[0].low, q.nulls[0].high]).all()
+        and q.nulls[0].high > q.nulls[0].low
+    ][:40]
+    if not shown:
+        return False
+    for row, q in enumerate(shown):
+        null = q.nulls[0]
+        place = (q.value - null.low) / (null.high - null.low)
+        out = np.clip(place, -1.5, 2.5)
+        mark = "o" if out == place else ("<" if place < 0 else ">")
+        ax.plot(out, row, mark, color=COLOURS[1] if q.flagged else COLOURS[0], markersize=5)
+    ax.axvspan(0, 1, color=GREY, alpha=0.15, linewidth=0)
+    ax.set_yticks(
+        range(len(shown)), [f"{q.name} = {number(q.value)}" for q in shown], fontsize=7 if len(shown) < 36 else 6
+    )
+    ax.set(xlim=(-1.7, 2.7), ylim=(len(shown) - 0.5, -0.5))
+    ax.set_xticks([0, 1], ["5 %", "95 %"])
+    ax.set_xlabel("place in the null of random weights (orange: p <= 0.05)", fontsize=9)
+    return True
+
+
+def _readout(ax: Axes, report: Report) -> bool:
+    if report.readout is None:
+        return False
+    columns = report.readout.columns
+    share = [column.dominant_share for column in columns]
+    ax.bar(range(len(columns)), share, color=COLOURS[0])
+    if len(columns) <= LARGE:
+        for column in columns:
+            ax.text(column.unit, column.dominant_share, f"{column.dominant}", ha="center", va="bottom", fontsize=8)
+    best, mean = report.quantities["best_dominant_share"].nulls[0], report.quantities["mean_dominant_share"].nulls[0]
+    ax.axhspan(
+        best.low, best.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best column of random readouts, 5..95 %"
+    )
+    ax.axhline(mean.median, color=GREY, linestyle="--", label="mean column of random readouts")
+    ax.set(ylim=(0, 1.25), xlabel="unit (above the bar: its frequency bin)", ylabel="share of energy")
+    ax.legend(fontsize=8, loc="upper right")
+    return True
+
+
+def _energy(ax: Axes, report: Report) -> bool:
+    if report.trajectory is None:
+        return _jacobians(ax, report)
+    steps = np.arange(1, len(report.trajectory.growth) + 1)
+    for n, (name, words) in enumerate((("growth", "growth by W and x"), ("damping", "damping by f"), ("net", "net"))):
+        ax.plot(steps, getattr(report.trajectory, name), "o-", markersize=4, color=COLOURS[n], label=words)
+    null = report.quantities["net_growth"].nulls[0]
+    if np.isfinite([null.low, null.high]).all():
+        ax.axhspan(null.low, null.high, color=COLOURS[2], alpha=0.12, linewidth=0, label="net of random weights")
+    ax.axhline(1, color=GREY, linewidth=0.8)
+    ax.set(yscale="log", xlabel="step", ylabel="ratio of mean energies")
+    ax.legend(fontsize=8)
+    return True
+
+
+def _jacobians(ax: Axes, report: Report) -> bool:
+    """Of a gated cell, which has no energy balance: how much each step stretches."""
+    found = report.effective
+    if found is None or not np.isfinite(found.step_radius).any():
+        return False
+    ax.set_title("Spectral radius of each step's Jacobian", fontsize=11)
+    ax.plot(range(len(found.step_radius)), found.step_radius, "o-", markersize=4, color=COLOURS[0])
+    ax.axhline(1, color=GREY, linewidth=0.8)
+    ax.set(xlabel="step", ylabel="mean over samples")
+    return True
+
+
+def _product(ax: Axes, report: Report) -> bool:
+    """Of a gated cell, whose modes change with every step: what the whole trajectory keeps."""
+    found = report.effective
+    values = np.array(found.singular_values) if found is not None else np.zeros(0)
+    if not (values > 0).any():
+        return False
+    ax.set_title("Product of Jacobians over time: singular values", fontsize=11)
+    ax.plot(np.arange(1, len(values) + 1)[values > 0], values[values > 0], ".-", color=COLOURS[0])
+    ax.set(yscale="log", xlabel="direction", ylabel="stretch over the trajectory")
+    return True
+
+
+def _growth(ax: Axes, report: Report) -> bool:
+    path = report.trajectory
+    if path is None or not path.measured:
+        return path is None and _product(ax, report)
+    once = [n for n, value in enumerate(path.eigenvalues) if complex(value).imag >= 0][:5]
+    for colour, n in zip(COLOURS, once, strict=False):
+        lags = np.arange(1, len(path.measured[n]) + 1)
+        value = complex(path.eigenvalues[n])
+        ax.plot(
+            lags,
+            path.measured[n],
+            "o-",
+            markersize=3,
+            color=colour,
+            label=f"{abs(value):.2f} at {np.angle(value):.2f} rad",
+        )
+        ax.plot(lags, path.linear[n], "--", color=colour)
+    ax.set(yscale="log", xlabel="steps ahead", ylabel="|c(t+s)| / |c(t)|")
+    ax.legend(fontsize=8, title="|eigenvalue|", title_fontsize=8)
+    return True
+
+
+def _roles(ax: Axes, report: Report) -> bool:
+    path = report.trajectory
+    if path is None:
+        return False
+    for colour, role in zip(COLOURS, dict.fromkeys(path.roles), strict=False):
+        units = [n for n, found in enumerate(path.roles) if found == role]
+        ax.plot(
+            [path.clip_rate[n] for n in units], [path.switch_count[n] for n in units], "o", color=colour, label=role
+        )
+    if len(path.roles) <= LARGE:
+        for n, (rate, switches) in enumerate(zip(path.clip_rate, path.switch_count, strict=True)):
+            ax.annotate(f"{n}", (rate, switches), textcoords="offset points", xytext=(4, 3), fontsize=7)
+    ax.set(xlabel="clip rate", ylabel="mean number of switches", xlim=(-0.03, 1.03))
+    ax.legend(fontsize=8)
+    return True
+
+
+def _rotations(ax: Axes, report: Report) -> bool:
+    drawn = False
+    for colour, (gate, found) in zip(COLOURS, report.gates.items(), strict=False):
+        pairs = found.rotation_pairs
+        if not pairs:
+            continue
+        drawn = True
+        ax.plot([abs(p.angle) / np.pi for p in pairs], [p.error for p in pairs], "o", color=colour, label=gate)
+        if len(report.gates) == 1:
+            for p in pairs[:8]:
+                words = f"{p.units[0]},{p.units[1]}"
+                ax.annotate(
+                    words, (abs(p.angle) / np.pi, p.error), textcoords="offset points", xytext=(4, 3), fontsize=7
+                )
+    if not drawn:
+        return False
+    null = next(
+        (q.nulls[0] for name, q in report.quantities.items() if name.endswith("best_pair_error") and q.nulls), None
+    )
+    if null is not None and len(report.gates) == 1 and np.isfinite([null.low, null.high]).all():
+        ax.axhspan(
+            null.low, null.high, color=COLOURS[1], alpha=0.2, linewidth=0, label="best of random weights, 5..95 %"
+        )
+    ax.set(
+        yscale="log",
+        xlabel="angle / pi (0 and 1: a multiple of the identity)",
+        ylabel="relative error from a rotation",
+        xlim=(-0.03, 1.03),
+    )
+    ax.legend(fontsize=8)
+    return True
+
+
+def _impulse(ax: Axes, report: Report) -> bool:
+    if report.impulse is None:
+        return False
+    response = np.array(report.impulse.response)
+    top = np.abs(response).max() or 1.0
+    picture = ax.imshow(response.T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+    ax.figure.colorbar(picture, ax=ax, shrink=0.8)
+    ax.set(xlabel="position of the impulse", ylabel="unit")
+    return True
+
+
+def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:
+    """Every finite quantity over the series, one small panel each, with the last one's random null as a band."""
+    last = list(series.values())[-1]
+    names = [name for name in last if np.isfinite([q[name].value for q in series.values() if name in q]).any()][:48]
+    columns = 6
+    rows = -(-len(names) // columns)
+    height = 1.9 * rows + 0.8
+    figure = Figure(figsize=(15, height))  # placed by hand: a constrained layout of 40 panels takes seconds
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.4 / height, top=1 - 0.8 / height, hspace=0.5, wspace=0.3)
+    steps = [_step(label, n) for n, label in enumerate(series)]
+    for ax, name in zip(grid.flat, names, strict=False):
+        ax.plot(steps, [q[name].value if name in q else np.nan for q in series.values()], ".-", color=COLOURS[0])
+        null = last[name].nulls[0] if last[name].nulls else None
+        if null is not None and np.isfinite([null.low, null.high]).all():
+            ax.axhspan(null.low, null.high, color=GREY, alpha=0.15, linewidth=0)
+        ax.set_title(name, fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.set_xscale("symlog", linthresh=max(1, sorted(steps)[1] if len(steps) > 1 else 1))
+        ends = sorted({steps[0], steps[-1]})
+        ax.set_xticks(ends, [f"{step}" for step in ends])
+        ax.minorticks_off()
+    for ax in grid.flat[len(names) :]:
+        ax.set_axis_off()
+    figure.suptitle(
+        "How each quantity moved over the checkpoints (band: random weights of the last one's norm, 5..95 %)"
+    )
+    return figure
+
+
+def movement_table(series: Mapping[str, Mapping[str, Quantity]]) -> list[str]:
+    """Lines of at most 80 columns: each quantity at the first, the middle and the last checkpoint, and its range."""
+    labels = list(series)
+    chosen = [labels[0], labels[len(labels) // 2], labels[-1]]
+    lines = [
+        f"over {len(labels)} checkpoints",
+        f"{'':<30}" + "".join(f"{label[-9:]:>11}" for label in chosen) + f"{'range':>17}",
+    ]
+    for name in series[labels[-1]]:
+        values = [quantities[name].value if name in quantities else np.nan for quantities in series.values()]
+        finite = [value for value in values if np.isfinite(value)]
+        if finite:
+            cells = "".join(f"{number(values[labels.index(label)]):>11}" for label in chosen)
+            lines.append(f"{name[:29]:<30}{cells}{number(min(finite)) + '..' + number(max(finite)):>17}")
+    return lines
+
+
+def _step(label: str, position: int) -> int:
+    digits = label.rpartition("_")[2]
+    return int(digits) if digits.isdigit() else position
