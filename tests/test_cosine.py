@@ -43,7 +43,6 @@ def reconstruction(N: int, dtype: torch.dtype = torch.float64) -> Reconstruction
 
 def snapshot(net: torch.nn.Module, N: int, start: CosineTransform | None = None) -> Snapshot:
     task = reconstruction(N)
-    signal, target = task.held_out["training"]
     return Snapshot(
         step=0,
         weights=net.named_weights(),
@@ -55,7 +54,8 @@ def snapshot(net: torch.nn.Module, N: int, start: CosineTransform | None = None)
         trace=lambda x: None,
         metrics=task.metrics,
         baselines=task.baselines,
-        held_out_loss=lambda: task.loss(net(signal), target),
+        forward=net,
+        loss=task.loss,
         trained=dict(net.named_parameters()),
         learning_rate=0.1,
     )
