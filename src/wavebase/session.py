@@ -368,6 +368,7 @@ class _Session:
             "seed": cfg.seed,
             "dtype": cfg.dtype,
             "lr": self.pieces.learning_rate,
+            "lr_over_boundary": self.pieces.learning_rate * (self.pieces.lambda_max or math.nan) / 2,
             "steps": cfg.train.steps,
         }
 
