@@ -1,0 +1,335 @@
+// One LSTM sequence of a stack of nets, forward and backward, for wavebase.native (which fills `Job`).
+//
+// Batch runs along the vector lanes and hidden units along rows, so every elementwise pass is contiguous whatever H is,
+// and a step's product needs no transpose: [4H, K] weights times [K, B] states, K = H + inputs + 1 (the bias meets a
+// row of ones). Each tile of the product (three units, their four gates, two vectors of batch) stays in registers and
+// goes through the gates there, so pre-activations are never written. Backward mirrors it with [H, 4H] times [4H, B].
+// The arithmetic of a lane depends on nothing but its own member and sequence: results are the same bit for bit for any
+// number of threads, alone or in a stack. Gate order: input, forget, cell, output.
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "vector.hpp"
+
+struct View {  // a tensor that torch owns: up to four strides, in elements; data is null where there is none
+  void* data;
+  int64_t stride[4];
+};
+
+struct Job {
+  int64_t members, batch, steps, inputs, units, threads, tanh_input_gate;
+  int64_t padded;       // batch, rounded up to whole vectors
+  int64_t row;          // elements from one row of `states` or `deltas` to the next, at least (steps + 1) * padded
+  View signal;          // [member, batch, step, input]
+  View hidden, cell;    // [member, batch, unit], before the first step
+  View weight_ih;       // [member, gate unit, input]
+  View weight_hh;       // [member, gate unit, unit]
+  View bias;            // [member, gate unit]
+  View grad_states;     // [member, batch, step, unit], may be null
+  View grad_cell;       // [member, batch, unit], may be null
+  void* states;         // [member, H + inputs + 1, row]: columns (step, lane); column block n holds h_{n-1}, x_n and 1
+  void* tape;           // [member, step, unit, 6, padded]: i, f, g, o, cell, tanh(cell); may be null in forward
+  void* last_cell;      // [member, unit, padded]
+  void* deltas;         // [member, 4H, row]: gradients of the pre-activations
+  void* grad_hidden_0;  // [member, unit, padded], may be null
+  void* grad_cell_0;    // [member, unit, padded]
+};
+
+namespace {
+
+constexpr int64_t BLOCK_BYTES = 256;  // lanes of one pass over the weights: long enough to hide reading them
+constexpr int PLANES = 6;
+
+template <class T> constexpr int64_t BLOCK = BLOCK_BYTES / sizeof(T);
+
+// Memory that a thread keeps between calls.
+class Arena {
+ public:
+  ~Arena() { std::free(data_); }
+  template <class T> T* take(std::initializer_list<std::pair<T**, int64_t>> wanted) {
+    int64_t total = 0;
+    for (auto [_, count] : wanted) total += rounded(count * sizeof(T));
+    if (total > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = static_cast<char*>(std::aligned_alloc(64, total));
+      if (!data_) throw std::bad_alloc();
+      size_ = total;
+    }
+    char* next = data_;
+    for (auto [pointer, count] : wanted) {
+      *pointer = reinterpret_cast<T*>(next);
+      next += rounded(count * sizeof(T));
+    }
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  static int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+};
+thread_local Arena arena;
+
+template <class T> struct Net {
+  const Job& job;
+  const int64_t member, units, rows;  // rows = K
+
+  Net(const Job& j, int64_t m) : job(j), member(m), units(j.units), rows(j.units + j.inputs + 1) {}
+
+  const T* at(const View& v, int64_t a, int64_t b = 0, int64_t c = 0) const {
+    return static_cast<const T*>(v.data) + member * v.stride[0] + a * v.stride[1] + b * v.stride[2] + c * v.stride[3];
+  }
+  T* states(int64_t k, int64_t step, int64_t lane) const {
+    return static_cast<T*>(job.states) + (member * rows + k) * job.row + step * job.padded + lane;
+  }
+  T* deltas(int64_t r, int64_t step, int64_t lane) const {
+    return static_cast<T*>(job.deltas) + (member * 4 * units + r) * job.row + step * job.padded + lane;
+  }
+  T* tape(int64_t step, int64_t unit, int64_t lane) const {
+    return static_cast<T*>(job.tape) + ((member * job.steps + step) * units + unit) * PLANES * job.padded + lane;
+  }
+  T* per_unit(void* data, int64_t unit, int64_t lane) const {
+    return static_cast<T*>(data) + (member * units + unit) * job.padded + lane;
+  }
+};
+
+// out[unit][lane] (+)= [batch, unit] of a tensor of any strides; lanes past the batch get zero.
+template <class T, bool add> void gather(const Net<T>& net, T* out, const T* data, int64_t by_lane, int64_t by_unit,
+                                         int64_t units, int64_t first, int64_t lanes) {
+  const int64_t real = std::clamp<int64_t>(net.job.batch - first, 0, lanes);
+  constexpr int64_t chunk = 64 / sizeof(T);  // a cache line of units at a time
+  for (int64_t u0 = 0; u0 < units; u0 += chunk) {
+    const int64_t u1 = std::min(units, u0 + chunk);
+    for (int64_t b = 0; b < real; ++b) {
+      const T* from = data + (first + b) * by_lane;
+      for (int64_t u = u0; u < u1; ++u) add ? out[u * lanes + b] += from[u * by_unit] : out[u * lanes + b] = from[u * by_unit];
+    }
+    if (!add)
+      for (int64_t u = u0; u < u1; ++u) std::fill(out + u * lanes + real, out + (u + 1) * lanes, T(0));
+  }
+}
+
+// acc[r][v] += panel[k][r] * x[k][v]: the inner product loop, everything in registers.
+template <class T, int R, int V>
+inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[R][V], const T* panel, const T* x, int64_t count, int64_t stride) {
+  for (int64_t k = 0; k < count; ++k, panel += R, x += stride) {
+    Vec<T> column[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) column[v] = load<T>(x + v * LANES<T>);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] += panel[r] * column[v];
+    }
+  }
+}
+
+// ---- forward ----
+
+template <class T> struct ForwardTile {
+  const T *panel, *x;
+  T *h, *c;              // [unit][lanes], at the tile's first unit and lane
+  T *states, *tape;      // tape may be null
+  int64_t rows, lanes, row, padded;
+  bool tanh_input_gate;
+};
+
+template <class T, int U, int V> __attribute__((noinline)) void forward_tile(const ForwardTile<T>& t) {
+  Vec<T> acc[4 * U][V] = {};  // row 4 u + gate
+  multiply<T, 4 * U, V>(acc, t.panel, t.x, t.rows, t.lanes);
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vec<T> pre_i = acc[4 * u][v];
+      const Vec<T> i = t.tanh_input_gate ? vtanh<T>(pre_i) : vsigmoid<T>(pre_i);
+      const Vec<T> f = vsigmoid<T>(acc[4 * u + 1][v]), g = vtanh<T>(acc[4 * u + 2][v]), o = vsigmoid<T>(acc[4 * u + 3][v]);
+      const int64_t at = u * t.lanes + v * LANES<T>;
+      const Vec<T> c = f * load<T>(t.c + at) + i * g;
+      const Vec<T> squashed = vtanh<T>(c), h = o * squashed;
+      store<T>(t.c + at, c);
+      store<T>(t.h + at, h);
+      store<T>(t.states + u * t.row + v * LANES<T>, h);
+      if (t.tape) {
+        T* tape = t.tape + u * PLANES * t.padded + v * LANES<T>;
+        const Vec<T> planes[PLANES] = {i, f, g, o, c, squashed};
+        for (int p = 0; p < PLANES; ++p) store<T>(tape + p * t.padded, planes[p]);
+      }
+    }
+}
+
+template <class T, int U> void forward_row(ForwardTile<T> t) {
+  constexpr int V = TILE_VECTORS * LANES<T>;
+  int64_t lane = 0;
+  const auto advance = [&](int64_t by) { t.x += by, t.h += by, t.c += by, t.states += by, t.tape += t.tape ? by : 0; };
+  for (; lane + V <= t.lanes; lane += V) forward_tile<T, U, TILE_VECTORS>(t), advance(V);
+  for (; lane < t.lanes; lane += LANES<T>) forward_tile<T, U, 1>(t), advance(LANES<T>);
+}
+
+template <class T> void forward(const Job& job, int64_t member, int64_t begin, int64_t end) {
+  const Net<T> net(job, member);
+  const int64_t H = net.units, I = job.inputs, K = net.rows, width = std::min(BLOCK<T>, end - begin);
+  T *panels, *x, *next, *c;
+  arena.take<T>({{&panels, 4 * H * K}, {&x, K * width}, {&next, K * width}, {&c, H * width}});
+  for (int64_t u0 = 0; u0 < H; u0 += 3) {  // [tile][k][unit][gate]
+    const int64_t U = std::min<int64_t>(3, H - u0);
+    for (int64_t u = 0; u < U; ++u)
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        T* out = panels + 4 * u0 * K + 4 * u + gate;
+        const int64_t r = gate * H + u0 + u;
+        const T *hh = net.at(job.weight_hh, r), *ih = net.at(job.weight_ih, r);
+        for (int64_t k = 0; k < H; ++k, out += 4 * U) *out = hh[k * job.weight_hh.stride[2]];
+        for (int64_t k = 0; k < I; ++k, out += 4 * U) *out = ih[k * job.weight_ih.stride[2]];
+        *out = *net.at(job.bias, r);
+      }
+  }
+  for (int64_t first = begin; first < end; first += BLOCK<T>) {
+    const int64_t lanes = std::min(BLOCK<T>, end - first);
+    gather<T, false>(net, x, net.at(job.hidden, 0), job.hidden.stride[1], job.hidden.stride[2], H, first, lanes);
+    gather<T, false>(net, c, net.at(job.cell, 0), job.cell.stride[1], job.cell.stride[2], H, first, lanes);
+    for (int64_t u = 0; u < H; ++u) std::copy_n(x + u * lanes, lanes, net.states(u, 0, first));
+    std::fill_n(x + (K - 1) * lanes, lanes, T(1));
+    std::fill_n(next + (K - 1) * lanes, lanes, T(1));
+    for (int64_t n = 0; n < job.steps; ++n, std::swap(x, next)) {
+      gather<T, false>(net, x + H * lanes, net.at(job.signal, 0, n), job.signal.stride[1], job.signal.stride[3], I, first, lanes);
+      for (int64_t k = H; k < K; ++k) std::copy_n(x + k * lanes, lanes, net.states(k, n, first));
+      for (int64_t u0 = 0; u0 < H; u0 += 3) {
+        const ForwardTile<T> tile{panels + 4 * u0 * K, x, next + u0 * lanes, c + u0 * lanes, net.states(u0, n + 1, first),
+                                  job.tape ? net.tape(n, u0, first) : nullptr, K, lanes, job.row, job.padded,
+                                  job.tanh_input_gate != 0};
+        const int64_t U = H - u0;
+        U >= 3 ? forward_row<T, 3>(tile) : U == 2 ? forward_row<T, 2>(tile) : forward_row<T, 1>(tile);
+      }
+    }
+    for (int64_t u = 0; u < H; ++u) std::copy_n(c + u * lanes, lanes, net.per_unit(job.last_cell, u, first));
+  }
+}
+
+// ---- backward ----
+
+// From the gradients of h_n and c_n to those of the pre-activations (in `delta`, [gate][unit][lanes], and `deltas`) and
+// of c_{n-1} (left in dc).
+template <class T> void backward_pointwise(const Net<T>& net, int64_t n, int64_t first, int64_t lanes, const T* dh, T* dc,
+                                           const T* c0, T* delta) {
+  const Job& job = net.job;
+  const int64_t H = net.units;
+  const bool tanh_input_gate = job.tanh_input_gate != 0;
+  for (int64_t u = 0; u < H; ++u) {
+    const T* tape = net.tape(n, u, first);
+    const T* c_before = n ? net.tape(n - 1, u, first) + 4 * job.padded : c0 + u * lanes;
+    T* out[4];
+    for (int gate = 0; gate < 4; ++gate) out[gate] = net.deltas(gate * H + u, n, first);
+    for (int64_t lane = 0; lane < lanes; lane += LANES<T>) {
+      Vec<T> plane[PLANES];
+      for (int p = 0; p < PLANES; ++p) plane[p] = load<T>(tape + p * job.padded + lane);
+      const auto [i, f, g, o, c, squashed] = plane;
+      const Vec<T> grad_h = load<T>(dh + u * lanes + lane);
+      const Vec<T> grad_c = load<T>(dc + u * lanes + lane) + grad_h * o * (T(1) - squashed * squashed);
+      const Vec<T> d[4] = {grad_c * g * (tanh_input_gate ? T(1) - i * i : i * (T(1) - i)),
+                           grad_c * load<T>(c_before + lane) * (f * (T(1) - f)), grad_c * i * (T(1) - g * g),
+                           grad_h * squashed * (o * (T(1) - o))};
+      store<T>(dc + u * lanes + lane, grad_c * f);
+      for (int gate = 0; gate < 4; ++gate) {
+        store<T>(delta + (gate * H + u) * lanes + lane, d[gate]);
+        store<T>(out[gate] + lane, d[gate]);
+      }
+    }
+  }
+}
+
+template <class T, int R, int V> __attribute__((noinline)) void backward_tile(const T* panel, const T* x, T* out, int64_t count, int64_t lanes, bool first, int64_t real) {
+  Vec<T> acc[R][V] = {};
+  multiply<T, R, V>(acc, panel, x, count, lanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      if (r < real) {
+        T* to = out + r * lanes + v * LANES<T>;
+        store<T>(to, first ? acc[r][v] : load<T>(to) + acc[r][v]);
+      }
+}
+
+template <class T, int R> void backward_row(const T* panel, const T* x, T* out, int64_t count, int64_t lanes, bool first, int64_t real) {
+  constexpr int V = TILE_VECTORS * LANES<T>;
+  int64_t lane = 0;
+  for (; lane + V <= lanes; lane += V) backward_tile<T, R, TILE_VECTORS>(panel, x + lane, out + lane, count, lanes, first, real);
+  for (; lane < lanes; lane += LANES<T>) backward_tile<T, R, 1>(panel, x + lane, out + lane, count, lanes, first, real);
+}
+
+template <class T> void backward(const Job& job, int64_t member, int64_t begin, int64_t end) {
+  const Net<T> net(job, member);
+  const int64_t H = net.units, width = std::min(BLOCK<T>, end - begin), rounded = (H + 3) / 4 * 4;
+  T *panels, *dh, *dc, *c0, *delta;
+  arena.take<T>({{&panels, 4 * H * rounded}, {&dh, H * width}, {&dc, H * width}, {&c0, H * width}, {&delta, 4 * H * width}});
+  const auto tile_units = [&](int64_t u0) { return std::min<int64_t>(12, rounded - u0); };
+  for (int64_t u0 = 0; u0 < rounded; u0 += 12) {  // [tile][gate unit][unit], units past H are zero
+    const int64_t R = tile_units(u0);
+    T* out = panels + u0 * 4 * H;
+    for (int64_t r = 0; r < 4 * H; ++r) {
+      const T* from = net.at(job.weight_hh, r, u0);
+      for (int64_t u = 0; u < R; ++u) *out++ = u0 + u < H ? from[u * job.weight_hh.stride[2]] : T(0);
+    }
+  }
+  // sums over at most 512 rows at a time keep the panel in the first-level cache
+  const int64_t sums = (4 * H + 511) / 512, sum = (4 * H + sums - 1) / sums;
+  for (int64_t first = begin; first < end; first += BLOCK<T>) {
+    const int64_t lanes = std::min(BLOCK<T>, end - first);
+    gather<T, false>(net, c0, net.at(job.cell, 0), job.cell.stride[1], job.cell.stride[2], H, first, lanes);
+    std::fill_n(dh, H * lanes, T(0));
+    std::fill_n(dc, H * lanes, T(0));
+    if (job.grad_cell.data)
+      gather<T, false>(net, dc, net.at(job.grad_cell, 0), job.grad_cell.stride[1], job.grad_cell.stride[2], H, first, lanes);
+    for (int64_t n = job.steps - 1; n >= 0; --n) {
+      const View& grad = job.grad_states;
+      if (grad.data) gather<T, true>(net, dh, net.at(grad, 0, n), grad.stride[1], grad.stride[3], H, first, lanes);
+      backward_pointwise(net, n, first, lanes, dh, dc, c0, delta);
+      if (n == 0 && !job.grad_hidden_0) break;
+      for (int64_t r0 = 0; r0 < 4 * H; r0 += sum)
+        for (int64_t u0 = 0; u0 < rounded; u0 += 12) {
+          const int64_t R = tile_units(u0), count = std::min(sum, 4 * H - r0), real = H - u0;
+          const T *panel = panels + u0 * 4 * H + r0 * R, *x = delta + r0 * lanes;
+          T* out = dh + u0 * lanes;
+          if (R == 12) backward_row<T, 12>(panel, x, out, count, lanes, r0 == 0, real);
+          else if (R == 8) backward_row<T, 8>(panel, x, out, count, lanes, r0 == 0, real);
+          else backward_row<T, 4>(panel, x, out, count, lanes, r0 == 0, real);
+        }
+    }
+    for (int64_t u = 0; u < H; ++u) {
+      std::copy_n(dc + u * lanes, lanes, net.per_unit(job.grad_cell_0, u, first));
+      if (job.grad_hidden_0) std::copy_n(dh + u * lanes, lanes, net.per_unit(job.grad_hidden_0, u, first));
+    }
+  }
+}
+
+// Members, and where they are fewer than threads also parts of their batch, side by side.
+template <class T> int run(const Job& job, void (*part)(const Job&, int64_t, int64_t, int64_t)) {
+  const int64_t vectors = job.padded / LANES<T>, threads = std::max<int64_t>(1, job.threads);
+  const int64_t parts = std::min(vectors, (threads + job.members - 1) / job.members);
+  const int64_t each = (vectors + parts - 1) / parts * LANES<T>, tasks = job.members * parts;
+  int failed = 0;
+#pragma omp parallel for num_threads(static_cast<int>(std::min(threads, tasks))) schedule(dynamic) if (threads > 1 && tasks > 1)
+  for (int64_t task = 0; task < tasks; ++task) {
+    const int64_t begin = task % parts * each, end = std::min(job.padded, begin + each);
+    try {
+      if (begin < end) part(job, task / parts, begin, end);
+    } catch (const std::bad_alloc&) {
+#pragma omp atomic write
+      failed = 1;
+    }
+  }
+  return failed;
+}
+
+}  // namespace
+
+extern "C" {
+int wavebase_vector_bytes() { return VECTOR_BYTES; }
+int wavebase_lstm_forward_f32(const Job* job) { return run<float>(*job, forward<float>); }
+int wavebase_lstm_forward_f64(const Job* job) { return run<double>(*job, forward<double>); }
+int wavebase_lstm_backward_f32(const Job* job) { return run<float>(*job, backward<float>); }
+int wavebase_lstm_backward_f64(const Job* job) { return run<double>(*job, backward<double>); }
+}
