@@ -1,15 +1,21 @@
 """One step and one sequence of a long short-term memory cell whose input gate may be signed.
 
 Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
-`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not.
+`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. On the
+CPU it runs a native kernel (`wavebase.native`); elsewhere, and where that cannot be built, the plain loop, its oracle.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from wavebase.native import lstm as native
 
 GATES = ("input", "forget", "cell", "output")
 InputGate = Literal["tanh", "sigmoid"]
@@ -56,13 +62,31 @@ def lstm_sequence(
     inputs: [..., B, N, I]; hidden, cell: [..., B, H]; weight_ih: [..., 4H, I]; weight_hh: [..., 4H, H]; bias: [..., 4H]
     (the sum of both biases of torch.nn.LSTM). Leading axes, if any, are a stack of independent nets.
     Returns hidden states [..., B, N, H], last hidden and last cell [..., B, H].
-    With input_gate="sigmoid" the cell is torch.nn.LSTM's.
+    With input_gate="sigmoid" the cell is torch.nn.LSTM's. All are of one dtype and device.
+
+    float32 and float64 on the CPU run natively: one call for the sequence and the whole stack, forward and backward.
+    Differentiable twice (create_graph, torch.func) and batched by torch.func.vmap as one more stack axis. Forward-mode
+    derivatives need `plain`. The hidden states returned are a view with the batch innermost in memory.
+    Raises ValueError for shapes that do not fit together.
     """
-    outputs = []
-    for pre_input in _input_projections(inputs, weight_ih, bias):
-        hidden, cell, _ = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
-        outputs.append(hidden)
-    return torch.stack(outputs, -2), hidden, cell
+    arguments = (inputs, hidden, cell, weight_ih, weight_hh, bias)
+    if not _native_fits(arguments):
+        return _plain_sequence(*arguments, input_gate)
+    arguments = _one_stack(arguments)
+    states, last_cell, *_ = _Sequence.apply(*arguments, input_gate == "tanh", _any_needs_gradient(arguments))
+    return states, states[..., -1, :], last_cell
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside it `lstm_sequence` runs the plain loop, for what the kernel does not offer: forward-mode derivatives, and
+    many Hessian-vector products of one graph (each of the kernel's runs the plain loop anew).
+    """
+    token = _plain_asked.set(True)
+    try:
+        yield
+    finally:
+        _plain_asked.reset(token)
 
 
 def lstm_trace(
@@ -85,3 +109,151 @@ def lstm_trace(
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """W_ih x + b of all steps in one product, then one [..., B, 4H] a step."""
     return (inputs @ weight_ih.mT.unsqueeze(-3) + bias[..., None, None, :]).unbind(-2)
+
+
+def _plain_sequence(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    input_gate: InputGate,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lstm_sequence` as a loop of torch operations: any device, dtype and derivative."""
+    outputs = []
+    for pre_input in _input_projections(inputs, weight_ih, bias):
+        hidden, cell, _ = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
+        outputs.append(hidden)
+    return torch.stack(outputs, -2), hidden, cell
+
+
+# ---- the native path ----
+
+_plain_asked: ContextVar[bool] = ContextVar("plain_asked", default=False)
+_AXES = (3, 2, 2, 2, 2, 1)  # of inputs, hidden, cell, weight_ih, weight_hh, bias, without the stack
+
+
+def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
+    """Whether the kernel computes this: CPU, one of its dtypes, something to compute, not inside a tracer."""
+    inputs, dtype = arguments[0], arguments[0].dtype
+    return (
+        dtype in (torch.float32, torch.float64)
+        and all(a.dtype == dtype and a.device.type == "cpu" for a in arguments)
+        and inputs.ndim >= 3
+        and inputs.shape[-2] > 0
+        and all(a.numel() > 0 for a in arguments)
+        and not _plain_asked.get()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and native.available()
+    )
+
+
+def _one_stack(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The arguments with equal leading axes. Raises ValueError for shapes that do not fit together."""
+    inputs, hidden = arguments[:2]
+    (B, _, inputs_size), H = inputs.shape[-3:], hidden.shape[-1]
+    wanted = (inputs.shape[-3:], (B, H), (B, H), (4 * H, inputs_size), (4 * H, H), (4 * H,))
+    if any(a.shape[-axes:] != shape for a, axes, shape in zip(arguments, _AXES, wanted, strict=True)):
+        raise ValueError(
+            "inputs, hidden, cell, weight_ih, weight_hh and bias must end in [B, N, I], [B, H], [B, H], [4H, I], [4H, H] "
+            f"and [4H], got {[list(a.shape) for a in arguments]}; gates are rows of the weights"
+        )
+    leads = [a.shape[:-axes] for a, axes in zip(arguments, _AXES, strict=True)]
+    if all(lead == leads[0] for lead in leads):
+        return arguments
+    lead = torch.broadcast_shapes(*leads)
+    return tuple(a.expand(*lead, *shape) for a, shape in zip(arguments, wanted, strict=True))
+
+
+class _Sequence(torch.autograd.Function):
+    """The six arguments, whether the input gate is tanh, whether to keep what backward needs; to the hidden states, the
+    last cell, and what is kept.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        states, last_cell, kept = native.forward(*arguments)
+        return states, last_cell, *kept
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.tanh_input_gate, ctx.keep = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        if ctx.keep:
+            ctx.save_for_backward(*tensors, *output[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_states: Tensor | None, grad_cell: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        of_inputs, of_hidden = ctx.needs_input_grad[:2]
+        gradients = _SequenceGradient.apply(
+            *ctx.saved_tensors, grad_states, grad_cell, ctx.tanh_input_gate, of_inputs, of_hidden
+        )
+        return *gradients, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        *tensors, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
+        keep = keep or _any_needs_gradient(tensors)  # what is mapped hides whether it needs a gradient
+        return _Sequence.apply(*tensors, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
+
+
+class _SequenceGradient(torch.autograd.Function):
+    """Gradients of `_Sequence` as a function of its arguments and of the gradients of its results.
+
+    Its own derivative, for second derivatives, is that of the plain loop's gradients.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
+        *tensors, states, tape, grad_states, grad_cell, tanh_input_gate, of_inputs, of_hidden = arguments
+        kept = native.Kept(states, tape)
+        return native.backward(*tensors, tanh_input_gate, kept, grad_states, grad_cell, of_inputs, of_hidden)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        *tensors, _, _, grad_states, grad_cell, ctx.tanh_input_gate, _, _ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, grad_states, grad_cell)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, grad_states, grad_cell = ctx.saved_tensors
+        input_gate: InputGate = "tanh" if ctx.tanh_input_gate else "sigmoid"
+        given = [grad for grad in (grad_states, grad_cell) if grad is not None]
+
+        def gradient(*arguments: Tensor) -> tuple[Tensor, ...]:
+            def results(*tensors: Tensor) -> tuple[Tensor, ...]:
+                states, _, last_cell = _plain_sequence(*tensors, input_gate)
+                of = ((states, grad_states), (last_cell, grad_cell))
+                return tuple(result for result, grad in of if grad is not None)
+
+            return torch.func.vjp(results, *arguments[:6])[1](arguments[6:])
+
+        _, pull = torch.func.vjp(gradient, *tensors, *given)
+        along = (torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
+        *second, of_given = *(pulled := pull(tuple(along)))[:6], iter(pulled[6:])
+        of_grads = (None if grad is None else next(of_given) for grad in (grad_states, grad_cell))
+        return *second, None, None, *of_grads, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        gradients = _SequenceGradient.apply(*_stacked(info, in_dims, arguments))
+        return gradients, tuple(None if gradient is None else 0 for gradient in gradients)
+
+
+def _any_needs_gradient(tensors: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _stacked(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[Any]:
+    """The axis that vmap maps, first in every tensor."""
+
+    def first(argument: Any, axis: int | None) -> Any:
+        if not isinstance(argument, Tensor):
+            return argument
+        return argument.expand(info.batch_size, *argument.shape) if axis is None else argument.movedim(axis, 0)
+
+    return [first(argument, axis) for argument, axis in zip(arguments, in_dims, strict=True)]

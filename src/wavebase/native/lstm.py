@@ -69,7 +69,7 @@ def forward(
     Shapes as in `wavebase.recurrence.lstm_sequence`.
     """
     lead, (B, N, inputs_size), H = inputs.shape[:-3], inputs.shape[-3:], hidden.shape[-1]
-    job = _job(inputs, hidden, cell, weight_ih, weight_hh, bias, tanh_input_gate)
+    job, _alive = _job(inputs, hidden, cell, weight_ih, weight_hh, bias, tanh_input_gate)
     states = inputs.new_empty((*lead, H + inputs_size + 1, job.row))
     tape = inputs.new_empty((*lead, N, H, 6, job.padded) if keep else 0)
     last_cell = inputs.new_empty((*lead, H, job.padded))
@@ -99,7 +99,7 @@ def backward(
     The first two only where asked for: each costs a product.
     """
     lead, (B, N, inputs_size), H = inputs.shape[:-3], inputs.shape[-3:], hidden.shape[-1]
-    job = _job(inputs, hidden, cell, weight_ih, weight_hh, bias, tanh_input_gate, grad_states, grad_cell)
+    job, _alive = _job(inputs, hidden, cell, weight_ih, weight_hh, bias, tanh_input_gate, grad_states, grad_cell)
     states, tape = (tensor.contiguous() for tensor in kept)
     deltas = inputs.new_empty((*lead, 4 * H, job.row))
     grad_hidden_0 = inputs.new_empty((*lead, H, job.padded)) if of_hidden else None
@@ -134,36 +134,31 @@ def _job(
     tanh_input_gate: bool,
     grad_states: Tensor | None = None,
     grad_cell: Tensor | None = None,
-) -> _Job:
+) -> tuple[_Job, list[Tensor | None]]:
+    """The call's sizes and tensors, and the tensors it points into, to be kept until it returns."""
     (B, N, inputs_size), H, size = inputs.shape[-3:], hidden.shape[-1], inputs.element_size()
     lanes = _vector_bytes() // size
     padded = -(-B // lanes) * lanes
     row = (N + 1) * padded
     if row * size % 4096 == 0:
         row += lanes  # rows a multiple of the page size apart would share few sets of the cache
-    return _Job(
-        inputs.shape[:-3].numel(),
-        B,
-        N,
-        inputs_size,
-        H,
-        torch.get_num_threads(),
-        tanh_input_gate,
-        padded,
-        row,
-        _view(inputs, 3),
-        _view(hidden, 2),
-        _view(cell, 2),
-        _view(weight_ih, 2),
-        _view(weight_hh, 2),
-        _view(bias, 1),
-        _view(grad_states, 3),
-        _view(grad_cell, 2),
-    )
+    given = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_cell)
+    alive = [_one_axis(tensor, axes) for tensor, axes in zip(given, _AXES, strict=True)]
+    members, threads = inputs.shape[:-3].numel(), torch.get_num_threads()
+    views = map(_view, alive, _AXES)
+    return _Job(members, B, N, inputs_size, H, threads, tanh_input_gate, padded, row, *views), alive
+
+
+_AXES = (3, 2, 2, 2, 2, 1, 3, 2)  # of the tensors of `Job`, without the stack
+
+
+def _one_axis(tensor: Tensor | None, axes: int) -> Tensor | None:
+    """The tensor with at most one leading axis."""
+    return tensor if tensor is None or tensor.ndim <= axes + 1 else tensor.flatten(0, -axes - 1)
 
 
 def _view(tensor: Tensor | None, axes: int) -> _View:
-    """Address and strides, the stack's first; one leading axis at most."""
+    """Address and strides, the stack's first."""
     if tensor is None:
         return _View()
     strides = tensor.stride()

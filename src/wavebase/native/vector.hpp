@@ -8,6 +8,10 @@
 
 #pragma once
 #include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
@@ -66,29 +70,59 @@ template <class T, int n> inline Vec<T> polynomial(const T (&c)[n], Vec<T> x) {
   return y;
 }
 
+// max and min of a bound and x, x where it is NaN
+template <class T> inline Vec<T> larger(Vec<T> bound, Vec<T> x) { return bound > x ? bound : x; }
+template <class T> inline Vec<T> smaller(Vec<T> bound, Vec<T> x) { return bound < x ? bound : x; }
+#if defined(__AVX512F__)  // one instruction, which compilers do not find
+template <> inline Vec<float> larger<float>(Vec<float> bound, Vec<float> x) { return _mm512_max_ps(bound, x); }
+template <> inline Vec<float> smaller<float>(Vec<float> bound, Vec<float> x) { return _mm512_min_ps(bound, x); }
+template <> inline Vec<double> larger<double>(Vec<double> bound, Vec<double> x) { return _mm512_max_pd(bound, x); }
+template <> inline Vec<double> smaller<double>(Vec<double> bound, Vec<double> x) { return _mm512_min_pd(bound, x); }
+#endif
+
 // e^x = 2^n e^r with n = round(x / ln 2); adding 1.5 * 2^mantissa rounds, and leaves n in the low bits. Arguments are
-// clamped where e^x over- or underflows (comparisons written so that NaN passes).
+// clamped where e^x over- or underflows.
 template <class T> inline Vec<T> vexp(Vec<T> x) {
   using C = Traits<T>;
-  x = x < C::low ? Vec<T>{} + C::low : x;
-  x = x > C::high ? Vec<T>{} + C::high : x;
+  x = smaller<T>(Vec<T>{} + C::high, larger<T>(Vec<T>{} + C::low, x));
   const Vec<T> shifted = x * T(1.4426950408889634074) + C::round;
   const Vec<T> n = shifted - C::round;
   const Vec<T> r = x - n * C::ln2_high - n * C::ln2_low;
   const Vec<T> e = (r * r * polynomial(C::exp, r) + r) + T(1);
   typename C::Bits bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  std::memcpy(&bits, &shifted, sizeof bits);
   bits = (bits << C::mantissa) + (static_cast<decltype(bits[0] + 0)>(C::bias) << C::mantissa);
   Vec<T> scale;
-  __builtin_memcpy(&scale, &bits, sizeof scale);
+  std::memcpy(&scale, &bits, sizeof scale);
   return e * scale;
 }
 
 template <class T> inline Vec<T> vsigmoid(Vec<T> x) { return T(1) / (T(1) + vexp<T>(-x)); }
 
 template <class T> inline Vec<T> vtanh(Vec<T> x) {
-  const Vec<T> size = x < T(0) ? -x : x, z = x * x;
+  const Vec<T> size = larger<T>(-x, x), z = x * x;
   const Vec<T> near = x * z * polynomial(Traits<T>::tanh, z) + x;
   const Vec<T> far = T(1) - T(2) / (vexp<T>(size + size) + T(1));
   return size < T(0.625) ? near : (x < T(0) ? -far : far);
+}
+
+// a0 + a1, a2 + a3, ..., b0 + b1, ...
+template <class T> inline Vec<T> neighbours(Vec<T> a, Vec<T> b) {
+  typename Traits<T>::Bits even{}, odd{};
+  for (int i = 0; i < LANES<T>; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+}
+
+// The sum over the lanes of each of n vectors (a power of two up to LANES), in the first n lanes; v is overwritten.
+// The order of adding does not depend on n.
+template <class T, int n> inline Vec<T> lane_sums(Vec<T> (&v)[n]) {
+  int left = n;
+#pragma GCC unroll 4
+  for (int width = LANES<T>; width > 1; width /= 2) {
+    if (left == 1) v[0] = neighbours<T>(v[0], v[0]);
+#pragma GCC unroll 8
+    for (int i = 0; i < left / 2; ++i) v[i] = neighbours<T>(v[2 * i], v[2 * i + 1]);
+    left = left > 1 ? left / 2 : 1;
+  }
+  return v[0];
 }
