@@ -74,7 +74,7 @@ def lstm_sequence(
         return _plain_sequence(*arguments, input_gate)
     arguments = _one_stack(arguments)
     states, last_cell, *_ = _Sequence.apply(*arguments, input_gate == "tanh", _any_needs_gradient(arguments))
-    return states, states[..., -1, :], last_cell
+    return states, states.select(-2, -1), last_cell
 
 
 @contextmanager
@@ -167,7 +167,16 @@ def _one_stack(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(a.expand(*lead, *shape) for a, shape in zip(arguments, wanted, strict=True))
 
 
-class _Sequence(torch.autograd.Function):
+class _Function(torch.autograd.Function):
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """As ever; but outside torch.func, without the inspection of signatures by which torch prepares for it."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*arguments)
+        return super(torch.autograd.Function, cls).apply(*arguments)
+
+
+class _Sequence(_Function):
     """The six arguments, whether the input gate is tanh, whether to keep what backward needs; to the hidden states, the
     last cell, and what is kept.
     """
@@ -187,11 +196,10 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor | None, grad_cell: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        of_inputs, of_hidden = ctx.needs_input_grad[:2]
-        gradients = _SequenceGradient.apply(
-            *ctx.saved_tensors, grad_states, grad_cell, ctx.tanh_input_gate, of_inputs, of_hidden
-        )
-        return *gradients, None, None
+        saved, (of_inputs, of_hidden) = ctx.saved_tensors, ctx.needs_input_grad[:2]
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        gradient = _SequenceGradient.apply if again else _SequenceGradient.forward  # apply costs, forward suffices
+        return *gradient(*saved, grad_states, grad_cell, ctx.tanh_input_gate, of_inputs, of_hidden), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
@@ -200,7 +208,7 @@ class _Sequence(torch.autograd.Function):
         return _Sequence.apply(*tensors, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
 
 
-class _SequenceGradient(torch.autograd.Function):
+class _SequenceGradient(_Function):
     """Gradients of `_Sequence` as a function of its arguments and of the gradients of its results.
 
     Its own derivative, for second derivatives, is that of the plain loop's gradients.
