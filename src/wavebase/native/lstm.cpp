@@ -12,6 +12,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "vector.hpp"
 
 struct View {  // a tensor that torch owns: up to four strides, in elements; data is null where there is none
@@ -32,9 +36,10 @@ struct Job {
   View grad_states;     // [member, batch, step, unit], may be null
   View grad_cell;       // [member, batch, unit], may be null
   void* states;         // [member, steps + 1, states_step]: step n is [H + inputs + 1, padded] with h_{n-1}, x_n and 1
-  void* tape;           // [member, step, unit, 6, padded]: i, f, g, o, cell, tanh(cell); may be null in forward
+  void* tape;           // [member, step, unit, 5, padded]: i, f, g, o, cell; may be null in forward
   void* last_cell;      // [member, unit, padded]
-  void* deltas;         // [member, steps, deltas_step]: step n is [4H, padded], gradients of the pre-activations
+  void* deltas;         // [member, steps, deltas_step]: step n is [4H, padded], gradients of the pre-activations; null
+                        // where only the library needs them and no member is shared among threads
   void* grad_hidden_0;  // [member, unit, padded], may be null
   void* grad_cell_0;    // [member, unit, padded]
   void* grad_weights;   // [member, 4H, H], then [member, 4H, inputs], then [member, 4H]
@@ -43,9 +48,19 @@ struct Job {
 namespace {
 
 constexpr int64_t BLOCK_BYTES = 256;  // lanes of one pass over the weights: long enough to hide reading them
-constexpr int PLANES = 6;
+constexpr int PLANES = 5;
 
 template <class T> constexpr int64_t BLOCK = BLOCK_BYTES / sizeof(T);
+
+// Asks for huge pages: large buffers come fresh from the system every time, and small pages are slow to come by.
+void advise(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr int64_t huge = int64_t{1} << 21;
+  const int64_t begin = (reinterpret_cast<int64_t>(data) + huge - 1) / huge * huge;
+  const int64_t end = (reinterpret_cast<int64_t>(data) + bytes) / huge * huge;
+  if (data && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 // Memory that a thread keeps between calls.
 class Arena {
@@ -59,6 +74,7 @@ class Arena {
       size_ = 0;
       data_ = static_cast<char*>(std::aligned_alloc(64, total));
       if (!data_) throw std::bad_alloc();
+      advise(data_, total);
       size_ = total;
     }
     char* next = data_;
@@ -74,13 +90,16 @@ class Arena {
   char* data_ = nullptr;
   int64_t size_ = 0;
 };
-thread_local Arena arena;
+thread_local Arena arena, deltas_arena;
 
 template <class T> struct Net {
   const Job& job;
   const int64_t member, units, rows;  // rows = K
+  T* const first_delta;
 
-  Net(const Job& j, int64_t m) : job(j), member(m), units(j.units), rows(j.units + j.inputs + 1) {}
+  Net(const Job& j, int64_t m, T* own_deltas = nullptr)
+      : job(j), member(m), units(j.units), rows(j.units + j.inputs + 1),
+        first_delta(own_deltas ? own_deltas : static_cast<T*>(j.deltas) + m * j.steps * j.deltas_step) {}
 
   const T* at(const View& v, int64_t a, int64_t b = 0, int64_t c = 0) const {
     return static_cast<const T*>(v.data) + member * v.stride[0] + a * v.stride[1] + b * v.stride[2] + c * v.stride[3];
@@ -89,7 +108,7 @@ template <class T> struct Net {
     return static_cast<T*>(job.states) + (member * (job.steps + 1) + step) * job.states_step + row * job.padded + lane;
   }
   T* deltas(int64_t step, int64_t row, int64_t lane) const {
-    return static_cast<T*>(job.deltas) + (member * job.steps + step) * job.deltas_step + row * job.padded + lane;
+    return first_delta + step * job.deltas_step + row * job.padded + lane;
   }
   T* tape(int64_t step, int64_t unit, int64_t lane) const {
     return static_cast<T*>(job.tape) + ((member * job.steps + step) * units + unit) * PLANES * job.padded + lane;
@@ -155,12 +174,11 @@ template <class T, int U, int V> __attribute__((noinline)) void forward_tile(con
       const Vec<T> f = vsigmoid<T>(acc[4 * u + 1][v]), g = vtanh<T>(acc[4 * u + 2][v]), o = vsigmoid<T>(acc[4 * u + 3][v]);
       T* cell = t.c + u * t.lanes + v * LANES<T>;
       const Vec<T> c = f * load<T>(cell) + i * g;
-      const Vec<T> squashed = vtanh<T>(c);
       store<T>(cell, c);
-      store<T>(t.after + u * t.padded + v * LANES<T>, o * squashed);
+      store<T>(t.after + u * t.padded + v * LANES<T>, o * vtanh<T>(c));
       if (t.tape) {
         T* tape = t.tape + u * PLANES * t.padded + v * LANES<T>;
-        const Vec<T> planes[PLANES] = {i, f, g, o, c, squashed};
+        const Vec<T> planes[PLANES] = {i, f, g, o, c};
         for (int p = 0; p < PLANES; ++p) store<T>(tape + p * t.padded, planes[p]);
       }
     }
@@ -226,7 +244,8 @@ template <class T> void backward_pointwise(const Net<T>& net, int64_t n, int64_t
     for (int64_t lane = 0; lane < lanes; lane += LANES<T>) {
       Vec<T> plane[PLANES];
       for (int p = 0; p < PLANES; ++p) plane[p] = load<T>(tape + p * job.padded + lane);
-      const auto [i, f, g, o, c, squashed] = plane;
+      const auto [i, f, g, o, c] = plane;
+      const Vec<T> squashed = vtanh<T>(c);  // cheaper than to keep it
       const Vec<T> grad_h = load<T>(dh + u * lanes + lane);
       const Vec<T> grad_c = load<T>(dc + u * lanes + lane) + grad_h * o * (T(1) - squashed * squashed);
       const Vec<T> d[4] = {grad_c * g * (tanh_input_gate ? T(1) - i * i : i * (T(1) - i)),
@@ -265,8 +284,8 @@ template <class T, int R> void backward_row(BackwardTile<T> t) {
   for (; lane < t.lanes; lane += LANES<T>) backward_tile<T, R, 1>(t), t.deltas += LANES<T>, t.out += LANES<T>;
 }
 
-template <class T> void backward(const Job& job, int64_t member, int64_t begin, int64_t end) {  // lanes
-  const Net<T> net(job, member);
+template <class T> void backward(const Net<T>& net, int64_t begin, int64_t end) {  // lanes
+  const Job& job = net.job;
   const int64_t H = net.units, width = std::min(BLOCK<T>, end - begin), rounded = (H + 3) / 4 * 4;
   T *panels, *dh, *dc, *c0;
   arena.take<T>({{&panels, 4 * H * rounded}, {&dh, H * width}, {&dc, H * width}, {&c0, H * width}});
@@ -347,13 +366,13 @@ template <class T, int C> __attribute__((noinline)) void weights_tile(const Weig
   }
 }
 
-template <class T> void weights(const Job& job, int64_t member, int64_t begin, int64_t end) {  // rows of deltas
-  const Net<T> net(job, member);
+template <class T> void weights(const Net<T>& net, int64_t begin, int64_t end) {  // rows of deltas
+  const Job& job = net.job;
   const int64_t H = net.units, I = job.inputs, K = net.rows, M = 4 * H, N = job.steps;
   const int64_t span = std::max<int64_t>(1, SPAN_BYTES / static_cast<int64_t>(sizeof(T)) / job.padded);
-  T* hh = static_cast<T*>(job.grad_weights) + member * M * H;
-  T* ih = static_cast<T*>(job.grad_weights) + job.members * M * H + member * M * I;
-  T* bias = static_cast<T*>(job.grad_weights) + job.members * M * (H + I) + member * M;
+  T* hh = static_cast<T*>(job.grad_weights) + net.member * M * H;
+  T* ih = static_cast<T*>(job.grad_weights) + job.members * M * H + net.member * M * I;
+  T* bias = static_cast<T*>(job.grad_weights) + job.members * M * (H + I) + net.member * M;
   constexpr void (*tiles[])(const WeightsTile<T>&, T*) = {weights_tile<T, 1>, weights_tile<T, 2>, weights_tile<T, 3>,
                                                           weights_tile<T, 4>, weights_tile<T, 5>, weights_tile<T, 6>};
   T sums[ROWS * COLUMNS + LANES<T>];
@@ -391,9 +410,27 @@ template <class T> int run(const Job& job, void (*part)(const Job&, int64_t, int
   return failed;
 }
 
-template <class T> int run_forward(const Job& job) { return run<T>(job, forward<T>, job.padded, LANES<T>); }
+template <class T> int run_forward(const Job& job) {
+  const int64_t size = job.members * static_cast<int64_t>(sizeof(T));
+  advise(job.states, size * (job.steps + 1) * job.states_step);
+  advise(job.tape, size * job.steps * job.units * PLANES * job.padded);
+  return run<T>(job, forward<T>, job.padded, LANES<T>);
+}
+
 template <class T> int run_backward(const Job& job) {
-  return run<T>(job, backward<T>, job.padded, LANES<T>) || run<T>(job, weights<T>, 4 * job.units, ROWS);
+  if (!job.deltas) {  // a thread's own, member after member: they stay in its caches, and no fresh memory is touched
+    const auto whole = [](const Job& job, int64_t member, int64_t, int64_t) {
+      T* deltas;
+      deltas_arena.take<T>({{&deltas, job.steps * job.deltas_step}});
+      const Net<T> net(job, member, deltas);
+      backward(net, 0, job.padded);
+      weights(net, 0, 4 * job.units);
+    };
+    return run<T>(job, whole, 1, 1);
+  }
+  const auto lanes = [](const Job& job, int64_t m, int64_t begin, int64_t end) { backward(Net<T>(job, m), begin, end); };
+  const auto rows = [](const Job& job, int64_t m, int64_t begin, int64_t end) { weights(Net<T>(job, m), begin, end); };
+  return run<T>(job, lanes, job.padded, LANES<T>) || run<T>(job, rows, 4 * job.units, ROWS);
 }
 
 }  // namespace

@@ -2,12 +2,13 @@
 
 Tensors may have any strides, float32 or float64 on the CPU, with the same leading axes (a stack); the caller has checked
 shapes. What forward keeps for backward, with P the batch rounded up to whole vectors: states [..., N + 1, *], whose step
-n starts with [H + I + 1, P] of h_{n-1}, x_n and 1; tape [..., N, H, 6, P] of gates, cell and its tanh.
+n starts with [H + I + 1, P] of h_{n-1}, x_n and 1; tape [..., N, H, 5, P] of gates and cell.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ def forward(
     P = _padded(B, inputs.dtype)
     step = _step(H + I + 1, P, inputs.dtype)
     states = inputs.new_empty((*lead, N + 1, step))
-    tape = inputs.new_empty((*lead, N, H, 6, P) if keep else 0)
+    tape = inputs.new_empty((*lead, N, H, 5, P) if keep else 0)
     last_cell = inputs.new_empty((*lead, H, P))
     tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, None, None)
     _run("forward", tensors, tanh_input_gate, (states, tape if keep else None, last_cell, None, None, None, None))
@@ -77,16 +78,19 @@ def backward(
     (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
     P = _padded(B, inputs.dtype)
     states, tape = kept.states.contiguous(), kept.tape.contiguous()  # vmap may have expanded them
-    deltas = inputs.new_empty((*lead, N, _step(4 * H, P, inputs.dtype)))
+    members = math.prod(lead)
+    # where nobody else needs them, the library keeps them in memory of its own, one member's at a time
+    own = not of_inputs and members >= torch.get_num_threads()
+    deltas = None if own else inputs.new_empty((*lead, N, _step(4 * H, P, inputs.dtype)))
     grad_hidden_0 = inputs.new_empty((*lead, H, P)) if of_hidden else None
     grad_cell_0 = inputs.new_empty((*lead, H, P))
-    weight_sizes = [deltas[..., 0, 0].numel() * 4 * H * columns for columns in (H, I, 1)]
+    weight_sizes = [members * 4 * H * columns for columns in (H, I, 1)]
     weights = inputs.new_empty(sum(weight_sizes))
     tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_cell)
     _run("backward", tensors, tanh_input_gate, (states, tape, None, deltas, grad_hidden_0, grad_cell_0, weights))
     of_weight_hh, of_weight_ih, of_bias = weights.split(weight_sizes)
     grad_inputs = None
-    if of_inputs:
+    if of_inputs and deltas is not None:
         by_step = deltas[..., : 4 * H * P].unflatten(-1, (4 * H, P))
         grad_inputs = (weight_ih.mT.unsqueeze(-3) @ by_step)[..., :B].movedim(-1, -3)
     return (
