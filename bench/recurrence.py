@@ -148,7 +148,9 @@ def stack_of(members: int, T: int) -> tuple[Callable[[], object], Callable[[], o
     net = nn.Sequential(Packed(H), nn.Linear(H, T))
     stacks = [Packed(H, (members,)), nn.Linear(H, T)]
     weights = {f"0.{name}": p for name, p in stacks[0].named_parameters()}
-    weights |= {f"1.{n}": nn.Parameter(p.detach().expand(members, *p.shape).clone()) for n, p in stacks[1].named_parameters()}
+    weights |= {
+        f"1.{n}": nn.Parameter(p.detach().expand(members, *p.shape).clone()) for n, p in stacks[1].named_parameters()
+    }
     signal, target = torch.randn(members, BATCH, T, 1), torch.randn(members, BATCH, T)
     optimizer = torch.optim.SGD(weights.values(), lr=1e-3)
 
@@ -285,7 +287,9 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     for T in sizes:
         series = [row for row in rows if row["contender"] == "recurrence" and row["T"] == T]
         if len(series) > 1:
-            right.plot([r["stack"] for r in series], [r["x nn.LSTM"] for r in series], "o-", label=f"T = {T}", markersize=4)
+            right.plot(
+                [r["stack"] for r in series], [r["x nn.LSTM"] for r in series], "o-", label=f"T = {T}", markersize=4
+            )
     right.axhline(1, color="k", linestyle=":", linewidth=1)
     right.set_xscale("log", base=4)
     stacks = sorted({row["stack"] for row in rows})
@@ -307,9 +311,7 @@ def main() -> None:
     with (chosen.out / "recurrence.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
+        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     (chosen.out / "recurrence.md").write_text(table(rows))
     plot(rows, chosen.out / "recurrence.png")
     print(table(rows))

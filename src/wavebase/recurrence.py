@@ -72,8 +72,8 @@ def lstm_sequence(
     arguments = (inputs, hidden, cell, weight_ih, weight_hh, bias)
     if not _native_fits(arguments):
         return _plain_sequence(*arguments, input_gate)
-    arguments = _one_stack(arguments)
-    states, last_cell, *_ = _Sequence.apply(*arguments, input_gate == "tanh", _any_needs_gradient(arguments))
+    stacked = _one_stack(arguments)
+    states, last_cell, *_ = _Sequence.apply(*stacked, input_gate == "tanh", _any_needs_gradient(stacked))
     return states, states.select(-2, -1), last_cell
 
 
@@ -131,7 +131,6 @@ def _plain_sequence(
 # ---- the native path ----
 
 _plain_asked: ContextVar[bool] = ContextVar("plain_asked", default=False)
-_AXES = (3, 2, 2, 2, 2, 1)  # of inputs, hidden, cell, weight_ih, weight_hh, bias, without the stack
 
 
 def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
@@ -139,10 +138,8 @@ def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
     inputs, dtype = arguments[0], arguments[0].dtype
     return (
         dtype in (torch.float32, torch.float64)
-        and all(a.dtype == dtype and a.device.type == "cpu" for a in arguments)
+        and all(a.dtype == dtype and a.is_cpu and a.numel() for a in arguments)
         and inputs.ndim >= 3
-        and inputs.shape[-2] > 0
-        and all(a.numel() > 0 for a in arguments)
         and not _plain_asked.get()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -153,27 +150,26 @@ def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
 def _one_stack(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The arguments with equal leading axes. Raises ValueError for shapes that do not fit together."""
     inputs, hidden = arguments[:2]
-    (B, _, inputs_size), H = inputs.shape[-3:], hidden.shape[-1]
-    wanted = (inputs.shape[-3:], (B, H), (B, H), (4 * H, inputs_size), (4 * H, H), (4 * H,))
-    if any(a.shape[-axes:] != shape for a, axes, shape in zip(arguments, _AXES, wanted, strict=True)):
+    (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
+    wanted = ((B, N, I), (B, H), (B, H), (4 * H, I), (4 * H, H), (4 * H,))
+    if all(a.shape == (*lead, *shape) for a, shape in zip(arguments, wanted, strict=True)):
+        return arguments
+    if any(a.shape[-len(shape) :] != shape for a, shape in zip(arguments, wanted, strict=True)):
         raise ValueError(
             "inputs, hidden, cell, weight_ih, weight_hh and bias must end in [B, N, I], [B, H], [B, H], [4H, I], [4H, H] "
             f"and [4H], got {[list(a.shape) for a in arguments]}; gates are rows of the weights"
         )
-    leads = [a.shape[:-axes] for a, axes in zip(arguments, _AXES, strict=True)]
-    if all(lead == leads[0] for lead in leads):
-        return arguments
-    lead = torch.broadcast_shapes(*leads)
+    lead = torch.broadcast_shapes(*(a.shape[: -len(shape)] for a, shape in zip(arguments, wanted, strict=True)))
     return tuple(a.expand(*lead, *shape) for a, shape in zip(arguments, wanted, strict=True))
 
 
 class _Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
-        """As ever; but outside torch.func, without the inspection of signatures by which torch prepares for it."""
+        """As ever; but outside torch.func without the inspection of signatures by which torch prepares for it."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*arguments)
-        return super(torch.autograd.Function, cls).apply(*arguments)
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
 
 class _Sequence(_Function):
@@ -183,8 +179,7 @@ class _Sequence(_Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        states, last_cell, kept = native.forward(*arguments)
-        return states, last_cell, *kept
+        return native.forward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -216,9 +211,7 @@ class _SequenceGradient(_Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
-        *tensors, states, tape, grad_states, grad_cell, tanh_input_gate, of_inputs, of_hidden = arguments
-        kept = native.Kept(states, tape)
-        return native.backward(*tensors, tanh_input_gate, kept, grad_states, grad_cell, of_inputs, of_hidden)
+        return native.backward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -229,21 +222,23 @@ class _SequenceGradient(_Function):
     @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, grad_states, grad_cell = ctx.saved_tensors
-        input_gate: InputGate = "tanh" if ctx.tanh_input_gate else "sigmoid"
-        given = [grad for grad in (grad_states, grad_cell) if grad is not None]
+        inputs, hidden, cell = tensors[:3]
+        steps, input_gate = inputs.shape[-2], "tanh" if ctx.tanh_input_gate else "sigmoid"
+        of_states = (
+            hidden.new_zeros(*hidden.shape[:-1], steps, hidden.shape[-1]) if grad_states is None else grad_states
+        )
+        of_cell = torch.zeros_like(cell) if grad_cell is None else grad_cell
 
-        def gradient(*arguments: Tensor) -> tuple[Tensor, ...]:
-            def results(*tensors: Tensor) -> tuple[Tensor, ...]:
-                states, _, last_cell = _plain_sequence(*tensors, input_gate)
-                of = ((states, grad_states), (last_cell, grad_cell))
-                return tuple(result for result, grad in of if grad is not None)
+        def results(*tensors: Any) -> tuple[Tensor, Tensor]:
+            states, _, last_cell = _plain_sequence(*(*tensors, input_gate))
+            return states, last_cell
 
+        def gradient(*arguments: Any) -> tuple[Tensor, ...]:
             return torch.func.vjp(results, *arguments[:6])[1](arguments[6:])
 
-        _, pull = torch.func.vjp(gradient, *tensors, *given)
-        along = (torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
-        *second, of_given = *(pulled := pull(tuple(along)))[:6], iter(pulled[6:])
-        of_grads = (None if grad is None else next(of_given) for grad in (grad_states, grad_cell))
+        along = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
+        *second, of_states, of_cell = torch.func.vjp(gradient, *tensors, of_states, of_cell)[1](along)
+        of_grads = None if grad_states is None else of_states, None if grad_cell is None else of_cell
         return *second, None, None, *of_grads, None, None, None
 
     @staticmethod

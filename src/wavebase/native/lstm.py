@@ -10,19 +10,12 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavebase.native import build
-
-
-class Kept(NamedTuple):
-    """What forward leaves for backward; `tape` is empty where nothing needs a gradient."""
-
-    states: Tensor
-    tape: Tensor
 
 
 def available() -> bool:
@@ -39,10 +32,10 @@ def forward(
     bias: Tensor,
     tanh_input_gate: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Kept]:
-    """Hidden states [..., B, N, H] (a view of `Kept.states`), last cell [..., B, H], and what backward needs.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states [..., B, N, H] (a view of the kept states), last cell [..., B, H], kept states and tape.
 
-    Shapes as in `wavebase.recurrence.lstm_sequence`.
+    keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm_sequence`.
     """
     (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
     P = _padded(B, inputs.dtype)
@@ -54,7 +47,7 @@ def forward(
     _run("forward", tensors, tanh_input_gate, (states, tape if keep else None, last_cell, None, None, None, None))
     outer = states.stride()[:-2]
     after = states.as_strided((*lead, B, N, H), (*outer, 1, step, P), step)
-    return after, (last_cell if B == P else last_cell[..., :B]).mT, Kept(states, tape)
+    return after, (last_cell if B == P else last_cell[..., :B]).mT, states, tape
 
 
 def backward(
@@ -64,20 +57,21 @@ def backward(
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias: Tensor,
-    tanh_input_gate: bool,
-    kept: Kept,
+    states: Tensor,
+    tape: Tensor,
     grad_states: Tensor | None,
     grad_cell: Tensor | None,
+    tanh_input_gate: bool,
     of_inputs: bool,
     of_hidden: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of the states and the last cell.
 
-    The first two only where asked for: each costs a product.
+    states, tape: what `forward` kept. The first two gradients only where asked for: each costs a product.
     """
     (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
     P = _padded(B, inputs.dtype)
-    states, tape = kept.states.contiguous(), kept.tape.contiguous()  # vmap may have expanded them
+    states, tape = states.contiguous(), tape.contiguous()  # vmap may have expanded them
     members = math.prod(lead)
     # where nobody else needs them, the library keeps them in memory of its own, one member's at a time
     own = not of_inputs and members >= torch.get_num_threads()
