@@ -174,7 +174,7 @@ def test_strides_broadcasts_and_missing_gradients():
 @needs_native
 @pytest.mark.parametrize("stack", [(), (3,)])
 def test_threads_do_not_change_a_bit(stack):
-    tensors = arguments(stack, 64, 4, 1, 21, torch.float32)
+    tensors = arguments(stack, 64, 6, 1, 77, torch.float32)  # enough work for several threads
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 1):
