@@ -26,7 +26,7 @@ def library() -> ctypes.CDLL | None:
     """The built library; None, with one warning, where it cannot be built or WAVEBASE_NATIVE=0 forbids it.
 
     Built at first use (some seconds) with $CXX, g++, clang++ or c++, and kept in $WAVEBASE_CACHE, by default
-    ~/.cache/wavebase, under a name that depends on sources, compiler and processor.
+    ~/.cache/wavebase, under a name that depends on sources, flags and processor; loading it then needs no compiler.
     """
     if os.environ.get("WAVEBASE_NATIVE") == "0":
         log.warning("WAVEBASE_NATIVE=0: the recurrence runs its plain loop, several times slower")
@@ -44,22 +44,20 @@ def library() -> ctypes.CDLL | None:
 
 
 def _built() -> Path:
-    """Path of the library, built if it is not there yet."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))), None)
-    if compiler is None:
-        raise OSError("no C++ compiler on the path")
+    """Path of the library, built if it is not there yet. Raises OSError or SubprocessError."""
     sources = sorted(SOURCES.glob("*.[ch]pp"))
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    key = hashlib.sha256("\n".join([version, *FLAGS, OPENMP, _processor()]).encode())
+    key = hashlib.sha256("\n".join([*FLAGS, OPENMP, os.environ.get("CXX", ""), _processor()]).encode())
     for source in sources:
         key.update(source.read_bytes())
-    name = f"lstm-{key.hexdigest()[:16]}.so"
-    folder = _cache_folder()
+    folder, name = _cache_folder(), f"lstm-{key.hexdigest()[:16]}.so"
     if not (folder / name).exists():
+        compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))), None)
+        if compiler is None:
+            raise OSError("no C++ compiler on the path")
         log.info("building the native recurrence once, with %s", Path(compiler).name)
-        units = [str(source) for source in sources if source.suffix == ".cpp"]
         with tempfile.TemporaryDirectory(dir=folder) as place:
             candidate = Path(place) / name
+            units = [str(source) for source in sources if source.suffix == ".cpp"]
             command = [compiler, *FLAGS, *units, "-o", str(candidate)]
             try:
                 _compile([*command, OPENMP], candidate)
