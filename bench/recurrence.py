@@ -2,8 +2,10 @@
 
     python bench/recurrence.py [--quick] [--out bench/results]
 
-All contenders of a row take turns, round after round, and a low quantile (the tenth percentile) of the rounds stands
-for each: what other programs on the machine take away hits all alike, so ratios are what is quoted. A training step is
+All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
+percentile of the rounds stands for each. On one thread the time is that thread's processor time, which is wall time on
+an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
+caches and memory is in it all the same, so ratios are what is quoted. A training step is
 forward, backward and SGD of the recurrence and a linear readout of its last state, batch 64, float32, H = 7 T units,
 T steps of one input. torch.nn.LSTM has a sigmoid where the others have a tanh input gate. TorchScript comes twice: with
 the four gates packed into one product, and with one Linear a gate. A stack trains its members as one program through
@@ -184,21 +186,24 @@ def ceiling(T: int) -> Callable[[], object]:
 
 def take_turns(programs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
     for name, program in programs.items():
         for _ in range(4):  # TorchScript compiles in its first calls
             program()
         began = time.perf_counter()
         program()
-        repeats[name] = max(1, int(0.003 / (time.perf_counter() - began)))  # a round of it takes 3 ms or more
+        repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
     times: dict[str, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for name, program in programs.items():
-            began = time.perf_counter()
+            if repeats[name] > 1:
+                program()
+            began = clock()
             for _ in range(repeats[name]):
                 program()
-            times[name].append((time.perf_counter() - began) / repeats[name])
+            times[name].append((clock() - began) / repeats[name])
     return times
 
 
@@ -306,7 +311,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args()
     torch.manual_seed(0)
-    rows = measure([5, 16], [16], 1.0) if chosen.quick else measure([5, 8, 16, 32, 64], [4, 16, 64], 8.0)
+    rows = measure([5, 16], [16], 1.0) if chosen.quick else measure([5, 8, 16, 32, 64], [4, 16, 64], 10.0)
     chosen.out.mkdir(parents=True, exist_ok=True)
     with (chosen.out / "recurrence.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
