@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -107,10 +108,16 @@ template <class T> inline Vec<T> vtanh(Vec<T> x) {
 }
 
 // a0 + a1, a2 + a3, ..., b0 + b1, ...
+template <class T, int... i> inline Vec<T> neighbours(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, 2 * i...) + __builtin_shufflevector(a, b, 2 * i + 1 ...);
+#else
+  using Bits = typename Traits<T>::Bits;
+  return __builtin_shuffle(a, b, Bits{2 * i...}) + __builtin_shuffle(a, b, Bits{2 * i + 1 ...});
+#endif
+}
 template <class T> inline Vec<T> neighbours(Vec<T> a, Vec<T> b) {
-  typename Traits<T>::Bits even{}, odd{};
-  for (int i = 0; i < LANES<T>; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
-  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+  return neighbours<T>(a, b, std::make_integer_sequence<int, LANES<T>>());
 }
 
 // The sum over the lanes of each of n vectors (a power of two up to LANES), in the first n lanes; v is overwritten.
