@@ -111,24 +111,31 @@ template <class T> struct Net {
   }
 };
 
-// out[unit][lane] (+)= [batch, unit] of a tensor of any strides; lanes past the batch get zero.
+// out[unit][lane] (+)= [batch, unit] of a tensor of any strides; lanes past the batch get zero. Rows of zeros are not
+// added: a gradient that enters at the ends of windows only is made of them.
 template <class T, bool add>
 void gather(const Net<T>& net, T* out, int64_t stride, const T* data, int64_t by_lane, int64_t by_unit, int64_t units,
             int64_t first, int64_t lanes) {
   const int64_t real = std::clamp<int64_t>(net.job.batch - first, 0, lanes);
-  constexpr int64_t chunk = 64 / sizeof(T);  // a cache line of units at a time
-  for (int64_t u0 = 0; u0 < units; u0 += chunk) {
-    const int64_t u1 = std::min(units, u0 + chunk);
-    for (int64_t b = 0; b < real; ++b) {
-      const T* from = data + (first + b) * by_lane;
-      for (int64_t u = u0; u < u1; ++u) {
-        T& to = out[u * stride + b];
-        to = add ? to + from[u * by_unit] : from[u * by_unit];
+  for (int64_t b = 0; b < real; ++b) {
+    const T* from = data + (first + b) * by_lane;
+    if (add && by_unit == 1) {
+      using Word = decltype(typename Traits<T>::Bits{}[0] + 0);
+      Word any = 0;
+      for (int64_t u = 0; u < units; ++u) {
+        Word bits;
+        std::memcpy(&bits, from + u, sizeof bits);
+        any |= bits;
       }
+      if (!any) continue;
     }
-    if (!add)
-      for (int64_t u = u0; u < u1; ++u) std::fill(out + u * stride + real, out + u * stride + lanes, T(0));
+    for (int64_t u = 0; u < units; ++u) {
+      T& to = out[u * stride + b];
+      to = add ? to + from[u * by_unit] : from[u * by_unit];
+    }
   }
+  if (!add)
+    for (int64_t u = 0; u < units; ++u) std::fill(out + u * stride + real, out + u * stride + lanes, T(0));
 }
 
 // acc[r][v] += panel[k][r] * x[k][v]: the inner product loop, everything in registers.
