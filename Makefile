@@ -23,6 +23,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
+	$(BIN)/python bench/recurrence.py
 	$(BIN)/python bench/exactness.py
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/cosine.py

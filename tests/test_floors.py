@@ -7,6 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
+    "native": -1,
     "spectrum": 0,
     "recurrence": 0,
     "signals": 1,

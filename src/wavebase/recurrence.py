@@ -1,15 +1,21 @@
 """One step and one sequence of a long short-term memory cell whose input gate may be signed.
 
 Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
-`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not.
+`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. On the
+CPU it runs a native kernel (`wavebase.native`); elsewhere, and where that cannot be built, the plain loop, its oracle.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from wavebase.native import lstm as native
 
 GATES = ("input", "forget", "cell", "output")
 InputGate = Literal["tanh", "sigmoid"]
@@ -56,13 +62,31 @@ def lstm_sequence(
     inputs: [..., B, N, I]; hidden, cell: [..., B, H]; weight_ih: [..., 4H, I]; weight_hh: [..., 4H, H]; bias: [..., 4H]
     (the sum of both biases of torch.nn.LSTM). Leading axes, if any, are a stack of independent nets.
     Returns hidden states [..., B, N, H], last hidden and last cell [..., B, H].
-    With input_gate="sigmoid" the cell is torch.nn.LSTM's.
+    With input_gate="sigmoid" the cell is torch.nn.LSTM's. All are of one dtype and device.
+
+    float32 and float64 on the CPU run natively: one call for the sequence and the whole stack, forward and backward.
+    Differentiable twice (create_graph, torch.func) and batched by torch.func.vmap as one more stack axis. Forward-mode
+    derivatives need `plain`. The hidden states returned are a view with the batch innermost in memory.
+    Raises ValueError for shapes that do not fit together.
     """
-    outputs = []
-    for pre_input in _input_projections(inputs, weight_ih, bias):
-        hidden, cell, _ = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
-        outputs.append(hidden)
-    return torch.stack(outputs, -2), hidden, cell
+    arguments = (inputs, hidden, cell, weight_ih, weight_hh, bias)
+    if not _native_fits(arguments):
+        return _plain_sequence(*arguments, input_gate)
+    stacked = _one_stack(arguments)
+    states, last_cell, *_ = _Sequence.apply(*stacked, input_gate == "tanh", _any_needs_gradient(stacked))
+    return states, states.select(-2, -1), last_cell
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside it `lstm_sequence` runs the plain loop, for what the kernel does not offer: forward-mode derivatives, and
+    many Hessian-vector products of one graph (each of the kernel's runs the plain loop anew).
+    """
+    token = _plain_asked.set(True)
+    try:
+        yield
+    finally:
+        _plain_asked.reset(token)
 
 
 def lstm_trace(
@@ -101,3 +125,154 @@ def relu_states(numbers: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> list[T
         hidden = torch.relu(weight_ih * x + weight_hh @ hidden)
         states.append(hidden)
     return states
+
+
+def _plain_sequence(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    input_gate: InputGate,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lstm_sequence` as a loop of torch operations: any device, dtype and derivative."""
+    outputs = []
+    for pre_input in _input_projections(inputs, weight_ih, bias):
+        hidden, cell, _ = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
+        outputs.append(hidden)
+    return torch.stack(outputs, -2), hidden, cell
+
+
+# ---- the native path ----
+
+_plain_asked: ContextVar[bool] = ContextVar("plain_asked", default=False)
+
+
+def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
+    """Whether the kernel computes this: CPU, one of its dtypes, something to compute, not inside a tracer."""
+    inputs, dtype = arguments[0], arguments[0].dtype
+    return (
+        dtype in (torch.float32, torch.float64)
+        and all(a.dtype == dtype and a.is_cpu and a.numel() for a in arguments)
+        and inputs.ndim >= 3
+        and not _plain_asked.get()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and native.available()
+    )
+
+
+def _one_stack(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The arguments with equal leading axes. Raises ValueError for shapes that do not fit together."""
+    inputs, hidden = arguments[:2]
+    (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
+    wanted = ((B, N, I), (B, H), (B, H), (4 * H, I), (4 * H, H), (4 * H,))
+    if all(a.shape == (*lead, *shape) for a, shape in zip(arguments, wanted, strict=True)):
+        return arguments
+    if any(a.shape[-len(shape) :] != shape for a, shape in zip(arguments, wanted, strict=True)):
+        raise ValueError(
+            "inputs, hidden, cell, weight_ih, weight_hh and bias must end in [B, N, I], [B, H], [B, H], [4H, I], [4H, H] "
+            f"and [4H], got {[list(a.shape) for a in arguments]}; gates are rows of the weights"
+        )
+    lead = torch.broadcast_shapes(*(a.shape[: -len(shape)] for a, shape in zip(arguments, wanted, strict=True)))
+    return tuple(a.expand(*lead, *shape) for a, shape in zip(arguments, wanted, strict=True))
+
+
+class _Function(torch.autograd.Function):
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """As ever; but outside torch.func without the inspection of signatures by which torch prepares for it."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*arguments)
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
+
+
+class _Sequence(_Function):
+    """The six arguments, whether the input gate is tanh, whether to keep what backward needs; to the hidden states, the
+    last cell, and what is kept.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return native.forward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.tanh_input_gate, ctx.keep = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        if ctx.keep:
+            ctx.save_for_backward(*tensors, *output[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_states: Tensor | None, grad_cell: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        saved, (of_inputs, of_hidden) = ctx.saved_tensors, ctx.needs_input_grad[:2]
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        gradient = _SequenceGradient.apply if again else _SequenceGradient.forward  # apply costs, forward suffices
+        return *gradient(*saved, grad_states, grad_cell, ctx.tanh_input_gate, of_inputs, of_hidden), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        *tensors, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
+        keep = keep or _any_needs_gradient(tensors)  # what is mapped hides whether it needs a gradient
+        return _Sequence.apply(*tensors, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
+
+
+class _SequenceGradient(_Function):
+    """Gradients of `_Sequence` as a function of its arguments and of the gradients of its results.
+
+    Its own derivative, for second derivatives, is that of the plain loop's gradients.
+    """
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
+        return native.backward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        *tensors, _, _, grad_states, grad_cell, ctx.tanh_input_gate, _, _ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, grad_states, grad_cell)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, grad_states, grad_cell = ctx.saved_tensors
+        inputs, hidden, cell = tensors[:3]
+        steps, input_gate = inputs.shape[-2], "tanh" if ctx.tanh_input_gate else "sigmoid"
+        of_states = (
+            hidden.new_zeros(*hidden.shape[:-1], steps, hidden.shape[-1]) if grad_states is None else grad_states
+        )
+        of_cell = torch.zeros_like(cell) if grad_cell is None else grad_cell
+
+        def results(*tensors: Any) -> tuple[Tensor, Tensor]:
+            states, _, last_cell = _plain_sequence(*(*tensors, input_gate))
+            return states, last_cell
+
+        def gradient(*arguments: Any) -> tuple[Tensor, ...]:
+            return torch.func.vjp(results, *arguments[:6])[1](arguments[6:])
+
+        along = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
+        *second, of_states, of_cell = torch.func.vjp(gradient, *tensors, of_states, of_cell)[1](along)
+        of_grads = None if grad_states is None else of_states, None if grad_cell is None else of_cell
+        return *second, None, None, *of_grads, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        gradients = _SequenceGradient.apply(*_stacked(info, in_dims, arguments))
+        return gradients, tuple(None if gradient is None else 0 for gradient in gradients)
+
+
+def _any_needs_gradient(tensors: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _stacked(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[Any]:
+    """The axis that vmap maps, first in every tensor."""
+
+    def first(argument: Any, axis: int | None) -> Any:
+        if not isinstance(argument, Tensor):
+            return argument
+        return argument.expand(info.batch_size, *argument.shape) if axis is None else argument.movedim(axis, 0)
+
+    return [first(argument, axis) for argument, axis in zip(arguments, in_dims, strict=True)]

@@ -9,6 +9,8 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from wavebase.recurrence import plain
+
 
 def largest_curvature(
     loss: Callable[[], Tensor], parameters: Iterable[Tensor], seed: int = 0, tolerance: float = 1e-3
@@ -20,7 +22,8 @@ def largest_curvature(
     """
     trained = [p for p in parameters if p.requires_grad]
     sizes = [p.numel() for p in trained]
-    value = loss()
+    with plain():  # a graph for many products: the kernel's second derivatives would run the plain loop in each
+        value = loss()
     if not value.isfinite():
         return float("nan")
     gradients = torch.autograd.grad(value, trained, create_graph=True, allow_unused=True, materialize_grads=True)

@@ -1,0 +1,326 @@
+"""How fast is the recurrence? Beside torch.nn.LSTM, TorchScript cell loops and the eager loop, in one process.
+
+    python bench/recurrence.py [--quick] [--out bench/results]
+
+All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
+percentile of the rounds stands for each. On one thread the time is that thread's processor time, which is wall time on
+an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
+caches and memory is in it all the same, so ratios are what is quoted. A training step is
+forward, backward and SGD of the recurrence and a linear readout of its last state, batch 64, float32, H = 7 T units,
+T steps of one input. torch.nn.LSTM has a sigmoid where the others have a tanh input gate. TorchScript comes twice: with
+the four gates packed into one product, and with one Linear a gate. A stack trains its members as one program through
+torch.func.vmap; the others can only run member after member, so their cost per member is that of one net.
+GFLOP/s count the products of H x 4H alone (8 B T H^2 forward, 24 B T H^2 a step); the ceiling is torch's own matrix
+product of [64, H] by [H, 4H], in the same rounds.
+Writes recurrence.csv, recurrence.md and recurrence.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor, nn
+
+from wavebase.recurrence import lstm_sequence, plain
+
+BATCH = 64
+CONTENDERS = ("recurrence", "nn.LSTM", "TorchScript, gates packed", "TorchScript, one Linear a gate", "eager loop")
+
+
+class Packed(nn.Module):
+    """Weights of one LSTM, or of a stack: [..., 4H, *]."""
+
+    def __init__(self, H: int, stack: tuple[int, ...] = ()):
+        super().__init__()
+        bound = H**-0.5
+        for name, shape in (("weight_ih", (4 * H, 1)), ("weight_hh", (4 * H, H)), ("bias", (4 * H,))):
+            self.register_parameter(name, nn.Parameter(torch.empty(*stack, *shape).uniform_(-bound, bound)))
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """The last hidden state, of the one net that vmap leaves to see."""
+        zero = torch.zeros(len(signal), self.weight_hh.shape[-1])
+        return lstm_sequence(signal, zero, zero, self.weight_ih, self.weight_hh, self.bias)[0][..., -1, :]
+
+
+class Eager(Packed):
+    def forward(self, signal: Tensor) -> Tensor:
+        with plain():
+            return super().forward(signal)
+
+
+class Stock(nn.Module):
+    def __init__(self, H: int):
+        super().__init__()
+        self.lstm = nn.LSTM(1, H, batch_first=True)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return self.lstm(signal)[0][:, -1]
+
+
+class PackedCell(nn.Module):
+    """The custom LSTM cell of torch's benchmarks/fastrnns, with a tanh input gate."""
+
+    def __init__(self, H: int):
+        super().__init__()
+        self.H, bound = H, H**-0.5
+        self.weight_ih = nn.Parameter(torch.empty(4 * H, 1).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(4 * H, H).uniform_(-bound, bound))
+        self.bias_ih, self.bias_hh = nn.Parameter(torch.zeros(4 * H)), nn.Parameter(torch.zeros(4 * H))
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        pre = torch.mm(x, self.weight_ih.t()) + self.bias_ih + torch.mm(hidden, self.weight_hh.t()) + self.bias_hh
+        i, f, g, o = pre.chunk(4, 1)
+        cell = torch.sigmoid(f) * cell + torch.tanh(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+class GateCell(nn.Module):
+    """A cell with a Linear of the input and one of the state for each gate."""
+
+    def __init__(self, H: int):
+        super().__init__()
+        self.H = H
+        self.input_i, self.input_f, self.input_g, self.input_o = (nn.Linear(1, H) for _ in range(4))
+        self.hidden_i, self.hidden_f, self.hidden_g, self.hidden_o = (nn.Linear(H, H) for _ in range(4))
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        i = torch.tanh(self.input_i(x) + self.hidden_i(hidden))
+        f = torch.sigmoid(self.input_f(x) + self.hidden_f(hidden))
+        g = torch.tanh(self.input_g(x) + self.hidden_g(hidden))
+        o = torch.sigmoid(self.input_o(x) + self.hidden_o(hidden))
+        cell = f * cell + i * g
+        return o * torch.tanh(cell), cell
+
+
+class CellLoop(nn.Module):
+    def __init__(self, cell: nn.Module):
+        super().__init__()
+        self.cell, self.H = cell, int(cell.H)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        hidden = torch.zeros(signal.size(0), self.H)
+        cell = torch.zeros(signal.size(0), self.H)
+        outputs: list[Tensor] = []
+        for step in range(signal.size(1)):
+            hidden, cell = self.cell(signal[:, step], hidden, cell)
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)[:, -1]
+
+
+def contender(name: str, H: int) -> nn.Module:
+    if name.startswith("TorchScript"):
+        return torch.jit.script(CellLoop((PackedCell if "packed" in name else GateCell)(H)))
+    return {"recurrence": Packed, "nn.LSTM": Stock, "eager loop": Eager}[name](H)
+
+
+def one_net(name: str, T: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Its forward pass without gradients, and its training step."""
+    H = 7 * T
+    net, readout = contender(name, H), nn.Linear(H, T)
+    signal, target = torch.randn(BATCH, T, 1), torch.randn(BATCH, T)
+    optimizer = torch.optim.SGD([*net.parameters(), *readout.parameters()], lr=1e-3)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return net(signal)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(readout(net(signal)), target).backward()
+        optimizer.step()
+
+    return forward, step
+
+
+def stack_of(members: int, T: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The same for a stack of this recurrence, each member with its own signal, as one program."""
+    H = 7 * T
+    net = nn.Sequential(Packed(H), nn.Linear(H, T))
+    stacks = [Packed(H, (members,)), nn.Linear(H, T)]
+    weights = {f"0.{name}": p for name, p in stacks[0].named_parameters()}
+    weights |= {
+        f"1.{n}": nn.Parameter(p.detach().expand(members, *p.shape).clone()) for n, p in stacks[1].named_parameters()
+    }
+    signal, target = torch.randn(members, BATCH, T, 1), torch.randn(members, BATCH, T)
+    optimizer = torch.optim.SGD(weights.values(), lr=1e-3)
+
+    def member_loss(own: dict[str, Tensor], signal: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.mse_loss(torch.func.functional_call(net, own, signal), target)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return torch.vmap(lambda own, x: torch.func.functional_call(net[0], own, x))(of_recurrence, signal)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.vmap(member_loss)(weights, signal, target).sum().backward()
+        optimizer.step()
+
+    of_recurrence = dict(stacks[0].named_parameters())
+    return forward, step
+
+
+def ceiling(T: int) -> Callable[[], object]:
+    """T products of [B, H] by [H, 4H]."""
+    H = 7 * T
+    a, b, out = torch.randn(BATCH, H), torch.randn(H, 4 * H), torch.empty(BATCH, 4 * H)
+
+    def products() -> None:
+        for _ in range(T):
+            torch.mm(a, b, out=out)
+
+    return products
+
+
+def take_turns(programs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    repeats = {}
+    for name, program in programs.items():
+        for _ in range(4):  # TorchScript compiles in its first calls
+            program()
+        began = time.perf_counter()
+        program()
+        repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+        for name, program in programs.items():
+            if repeats[name] > 1:
+                program()
+            began = clock()
+            for _ in range(repeats[name]):
+                program()
+            times[name].append((clock() - began) / repeats[name])
+    return times
+
+
+def low(series: list[float]) -> float:
+    return sorted(series)[len(series) // 10]
+
+
+def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[str, object]]:
+    """One row for each threads, T, kind of pass and contender."""
+    rows: list[dict[str, object]] = []
+    everything = torch.get_num_threads()
+    for threads in sorted({1, everything}):
+        torch.set_num_threads(threads)
+        for T in sizes:
+            pairs = {(name, 1): one_net(name, T) for name in CONTENDERS}
+            # a stack's step at T = 64 takes gigabytes and shows nothing new
+            pairs |= {("recurrence", n): stack_of(n, T) for n in stacks if n * T**3 <= 64 * 16**3}
+            for index, kind in enumerate(("forward", "training step")):
+                programs = {f"{name}|{members}": pair[index] for (name, members), pair in pairs.items()}
+                times = take_turns({**programs, "ceiling|1": ceiling(T)}, seconds)
+                flop = (8, 24)[index] * BATCH * T * (7 * T) ** 2
+                top = 8 * BATCH * T * (7 * T) ** 2 / low(times["ceiling|1"])
+                own = {name: low(times[f"{name}|1"]) for name in CONTENDERS}
+                for (name, members), _ in pairs.items():
+                    series = times[f"{name}|{members}"]
+                    each = low(series) / members
+                    row = {"threads": threads, "T": T, "H": 7 * T, "pass": kind, "contender": name, "stack": members}
+                    row |= {"ms_per_member": 1e3 * each, "median_ms": 1e3 * statistics.median(series) / members}
+                    row |= {"minimum_ms": 1e3 * min(series) / members, "rounds": len(series)}
+                    row |= {"gflops": flop / each / 1e9, "ceiling_gflops": top / 1e9, "of_ceiling": flop / each / top}
+                    row |= {f"x {other}": own[other] / each for other in CONTENDERS[1:]}
+                    rows.append(row)
+                    print(f"{threads} threads, T={T}, {kind}, {name} x{members}: {1e3 * each:.3f} ms", flush=True)
+    torch.set_num_threads(everything)
+    return rows
+
+
+def machine() -> str:
+    """Processor, versions and date; no names of hosts."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return (
+        f"{processor}, {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}, "
+        f"python {platform.python_version()}; {datetime.date.today()}"
+    )
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Ratios first: how many times as fast as each other contender the recurrence is, per member."""
+    head = ["threads", "T", "H", "stack", "ms", "of ceiling", *(f"x {name}" for name in CONTENDERS[1:])]
+    lines = ["# The recurrence beside others", "", machine(), ""]
+    lines += [
+        "Batch 64, float32. ms: the recurrence, per member, tenth percentile of interleaved rounds. x: times as fast as",
+        "the other run one net at a time, per member. of ceiling: its products at its speed over torch's own matrix product.",
+        "Above 1 where the kernel's products are faster than torch's.",
+    ]
+    for kind in ("training step", "forward"):
+        lines += ["", f"## {kind}", "", "| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
+        for row in rows:
+            if row["pass"] == kind and row["contender"] == "recurrence":
+                values = [str(row[name]) for name in ("threads", "T", "H", "stack")]
+                values += [f"{row['ms_per_member']:.3f}", f"{row['of_ceiling']:.2f}"]
+                values += [f"{row[f'x {name}']:.2f}" for name in CONTENDERS[1:]]
+                lines.append("| " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict[str, object]], path: Path) -> None:
+    """Training steps on one thread: milliseconds over T, and per member over the size of the stack."""
+    rows = [row for row in rows if row["threads"] == 1 and row["pass"] == "training step"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name in CONTENDERS:
+        series = [row for row in rows if row["contender"] == name and row["stack"] == 1]
+        left.loglog([r["T"] for r in series], [r["ms_per_member"] for r in series], "o-", label=name, markersize=4)
+    single = [row for row in rows if row["contender"] == "recurrence" and row["stack"] == 1]
+    bound = [24 * BATCH * r["T"] * r["H"] ** 2 / r["ceiling_gflops"] / 1e6 for r in single]
+    left.loglog([r["T"] for r in single], bound, "k:", label="products alone, torch.mm")
+    left.set(xlabel="window T (H = 7T units, T steps)", ylabel="training step, ms")
+    sizes = sorted({row["T"] for row in rows})
+    left.set_xticks(sizes, [str(T) for T in sizes], minor=False)
+    left.minorticks_off()
+    left.legend(fontsize=8, frameon=False)
+    for T in sizes:
+        series = [row for row in rows if row["contender"] == "recurrence" and row["T"] == T]
+        if len(series) > 1:
+            right.plot(
+                [r["stack"] for r in series], [r["x nn.LSTM"] for r in series], "o-", label=f"T = {T}", markersize=4
+            )
+    right.axhline(1, color="k", linestyle=":", linewidth=1)
+    right.set_xscale("log", base=4)
+    stacks = sorted({row["stack"] for row in rows})
+    right.set_xticks(stacks, [str(n) for n in stacks])
+    right.set(xlabel="members of the stack", ylabel="times as fast as torch.nn.LSTM, per member")
+    right.legend(fontsize=8, frameon=False)
+    figure.suptitle("Batch 64, float32, one thread", fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="T = 5 and 16, stacks of 16, a second each")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    rows = measure([5, 16], [16], 1.0) if chosen.quick else measure([5, 8, 16, 32, 64], [4, 16, 64], 10.0)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    with (chosen.out / "recurrence.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    (chosen.out / "recurrence.md").write_text(table(rows))
+    plot(rows, chosen.out / "recurrence.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

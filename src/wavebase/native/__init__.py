@@ -1,0 +1,1 @@
+"""Compiled parts, each with a plain equivalent: `build` makes the library, `lstm` calls it."""

@@ -1,0 +1,146 @@
+"""One LSTM sequence of a stack of nets in the native library: forward, and the gradients of everything.
+
+Tensors may have any strides, float32 or float64 on the CPU, with the same leading axes (a stack); the caller has checked
+shapes. What forward keeps for backward, with P the batch rounded up to whole vectors: states [..., N + 1, *], whose step
+n starts with [H + I + 1, P] of h_{n-1}, x_n and 1; tape [..., N, H, 5, P] of gates and cell.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavebase.native import build
+
+
+def available() -> bool:
+    """Whether the native library is built or can be; the first call may build it."""
+    return build.library() is not None
+
+
+def forward(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    tanh_input_gate: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states [..., B, N, H] (a view of the kept states), last cell [..., B, H], kept states and tape.
+
+    keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm_sequence`.
+    """
+    (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
+    P = _padded(B, inputs.dtype)
+    step = _step(H + I + 1, P, inputs.dtype)
+    states = inputs.new_empty((*lead, N + 1, step))
+    tape = inputs.new_empty((*lead, N, H, 5, P) if keep else 0)
+    last_cell = inputs.new_empty((*lead, H, P))
+    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, None, None)
+    _run("forward", tensors, tanh_input_gate, (states, tape if keep else None, last_cell, None, None, None, None))
+    outer = states.stride()[:-2]
+    after = states.as_strided((*lead, B, N, H), (*outer, 1, step, P), step)
+    return after, (last_cell if B == P else last_cell[..., :B]).mT, states, tape
+
+
+def backward(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    states: Tensor,
+    tape: Tensor,
+    grad_states: Tensor | None,
+    grad_cell: Tensor | None,
+    tanh_input_gate: bool,
+    of_inputs: bool,
+    of_hidden: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of the states and the last cell.
+
+    states, tape: what `forward` kept. The first two gradients only where asked for: each costs a product.
+    """
+    (*lead, B, N, I), H = inputs.shape, hidden.shape[-1]  # noqa: E741
+    P = _padded(B, inputs.dtype)
+    states, tape = states.contiguous(), tape.contiguous()  # vmap may have expanded them
+    members = math.prod(lead)
+    # where nobody else needs them, the library keeps them in memory of its own, one member's at a time
+    own = not of_inputs and members >= torch.get_num_threads()
+    deltas = None if own else inputs.new_empty((*lead, N, _step(4 * H, P, inputs.dtype)))
+    grad_hidden_0 = inputs.new_empty((*lead, H, P)) if of_hidden else None
+    grad_cell_0 = inputs.new_empty((*lead, H, P))
+    weight_sizes = [members * 4 * H * columns for columns in (H, I, 1)]
+    weights = inputs.new_empty(sum(weight_sizes))
+    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_cell)
+    _run("backward", tensors, tanh_input_gate, (states, tape, None, deltas, grad_hidden_0, grad_cell_0, weights))
+    of_weight_hh, of_weight_ih, of_bias = weights.split(weight_sizes)
+    grad_inputs = None
+    if of_inputs and deltas is not None:
+        by_step = deltas[..., : 4 * H * P].unflatten(-1, (4 * H, P))
+        grad_inputs = (weight_ih.mT.unsqueeze(-3) @ by_step)[..., :B].movedim(-1, -3)
+    return (
+        grad_inputs,
+        None if grad_hidden_0 is None else grad_hidden_0[..., :B].mT,
+        grad_cell_0[..., :B].mT,
+        of_weight_ih.view(*lead, 4 * H, I),
+        of_weight_hh.view(*lead, 4 * H, H),
+        of_bias.view(*lead, 4 * H),
+    )
+
+
+_AXES = (3, 2, 2, 2, 2, 1, 3, 2)  # of the tensors of a job, without the stack
+_NO_VIEW = [0] * 5
+
+
+def _run(
+    name: str, tensors: tuple[Tensor | None, ...], tanh_input_gate: bool, buffers: tuple[Tensor | None, ...]
+) -> None:
+    """Fill `Job` of lstm.cpp, all of whose fields are 64-bit words, and run one of the two entries on it."""
+    # at most one leading axis; the list keeps copies alive until the call is over
+    alive = [t if t is None or t.ndim <= n + 1 else t.flatten(0, -n - 1) for t, n in zip(tensors, _AXES, strict=True)]
+    inputs, hidden = alive[0], alive[1]
+    assert inputs is not None and hidden is not None
+    (B, N, I), H = inputs.shape[-3:], hidden.shape[-1]  # noqa: E741
+    dtype, P = inputs.dtype, _padded(B, inputs.dtype)
+    members = inputs.shape[0] if inputs.ndim == 4 else 1
+    words = [members, B, N, I, H, torch.get_num_threads(), tanh_input_gate, P]
+    words += [_step(H + I + 1, P, dtype), _step(4 * H, P, dtype)]
+    for tensor, axes in zip(alive, _AXES, strict=True):
+        if tensor is None:
+            words += _NO_VIEW
+            continue
+        strides = tensor.stride()
+        words.append(tensor.data_ptr())
+        words += strides if len(strides) > axes else (0, *strides)
+        words += [0] * (3 - axes)
+    words += [0 if buffer is None else buffer.data_ptr() for buffer in buffers]
+    if _entry(name, dtype)((ctypes.c_int64 * len(words))(*words)):
+        raise MemoryError("the native recurrence got no memory for its weights; use a smaller net or stack")
+
+
+@cache
+def _entry(name: str, dtype: torch.dtype) -> Any:
+    return getattr(build.library(), f"wavebase_lstm_{name}_{'f32' if dtype == torch.float32 else 'f64'}")
+
+
+@cache
+def _padded(batch: int, dtype: torch.dtype) -> int:
+    """The batch rounded up to whole vectors of the library."""
+    lanes = build.library().wavebase_vector_bytes() // dtype.itemsize  # type: ignore[union-attr]
+    return -(-batch // lanes) * lanes
+
+
+@cache
+def _step(rows: int, padded: int, dtype: torch.dtype) -> int:
+    """Elements from one step to the next: no multiple of a page, or the steps of a row share few sets of the cache."""
+    size = rows * padded
+    return size + padded if size * dtype.itemsize % 4096 == 0 else size
