@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from wavebase import run, session
+from wavebase import jobs, run
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
@@ -38,7 +38,7 @@ def ran(composed, tmp_path):
     from wavebase.records import RunFolder
 
     def go(*overrides, name="run"):
-        session.run(session.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
+        jobs.run(jobs.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
         return RunFolder(tmp_path / name)
 
     return go

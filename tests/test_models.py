@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import ROOT, SMALL
-from wavebase import config, session
+from wavebase import assembly, config
 from wavebase.recurrence import lstm_sequence, lstm_trace
 
 MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
@@ -26,7 +26,7 @@ def native_task(model):
 def test_model_contract(model, dtype, composed, tmp_path):
     node = composed(f"dtype={dtype}", *(native_task(model) or (f"model={model}",)), *SMALL)
     cfg = config.parse(node)
-    pieces = session.assemble(cfg, learning_rate=1e-3)
+    pieces = assembly.assemble(cfg, learning_rate=1e-3)
     inputs, target = pieces.task.sample_batch(4, cfg.generator("data"))
     output = pieces.net(inputs)
     assert output.dtype == getattr(torch, dtype) and len(output) == len(target)
@@ -37,7 +37,7 @@ def test_model_contract(model, dtype, composed, tmp_path):
     assert any(p.grad.any() for p in pieces.trained.values())
 
     torch.save(pieces.net.state_dict(), tmp_path / "net.pt")
-    other = session.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
+    other = assembly.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
     other.net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(other.net(inputs), output)
 

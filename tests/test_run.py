@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
-from wavebase import session
+from wavebase import interruption, jobs
 from wavebase.records import RecordsError, RunFolder, find_runs
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4")
@@ -74,16 +74,16 @@ class TestRecords:
         before = (folder.path / "summary.json").stat().st_mtime_ns
         ran(*QUICK)
         assert (folder.path / "summary.json").stat().st_mtime_ns == before
-        session.run(session.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
+        jobs.run(jobs.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
         assert RunFolder(tmp_path / "run-2").summary()["status"] == "done"
         with pytest.raises(RecordsError, match="another run's"):
-            session.run(session.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
+            jobs.run(jobs.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
 
     def test_an_interrupted_run_continues_to_the_same_numbers(self, ran, composed, tmp_path, monkeypatch):
         whole = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="whole")
         stop_at = iter([False] * 5 + [True])
-        monkeypatch.setattr(session._Interruption, "__call__", lambda self: next(stop_at, False))
-        with pytest.raises(session.Interrupted, match="step 5"):
+        monkeypatch.setattr(interruption.Interruption, "__call__", lambda self: next(stop_at, False))
+        with pytest.raises(interruption.Interrupted, match="step 5"):
             ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="cut")
         assert RunFolder(tmp_path / "cut").summary()["status"] == "interrupted"
         with (tmp_path / "cut" / "metrics.jsonl").open("ab") as file:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import SMALL
-from wavebase import config, session
+from wavebase import assembly, config, interruption, jobs, session
 from wavebase.records import RunFolder, find_runs
 from wavebase.training import loss_gradients, saved_bytes
 
@@ -21,10 +21,9 @@ SWEEP = (
 )
 
 
-def jobs(composed, folder, *lists):
+def listed(composed, folder, *lists):
     return [
-        session.Job(composed(*words), folder / str(n), {"model": "test", "optim": "test"})
-        for n, words in enumerate(lists)
+        jobs.Job(composed(*words), folder / str(n), {"model": "test", "optim": "test"}) for n, words in enumerate(lists)
     ]
 
 
@@ -57,10 +56,10 @@ def refuse(job, error):
 def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
     """After 200 steps in float64, within 1e-6 relative: the promise. On one machine the numbers are the same bit for bit."""
     settings = [(*SWEEP, *base, "train.steps=200", change) for change in changes]
-    together = jobs(composed, tmp_path / "together", *settings)
-    finals = session.run_stacked(together, 64, refuse)
-    for job, alone, final in zip(together, jobs(composed, tmp_path / "alone", *settings), finals, strict=True):
-        assert session.run(alone, single=False) == pytest.approx(final, rel=1e-6)
+    together = listed(composed, tmp_path / "together", *settings)
+    finals = jobs.run_stacked(together, 64, refuse)
+    for job, alone, final in zip(together, listed(composed, tmp_path / "alone", *settings), finals, strict=True):
+        assert jobs.run(alone, single=False) == pytest.approx(final, rel=1e-6)
         one, two = RunFolder(job.path), RunFolder(alone.path)
         for ours, theirs in zip(numbers(one), numbers(two), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
@@ -77,7 +76,7 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
 def test_one_program_is_really_one(composed, tmp_path, caplog):
     settings = [(*SMALL, "model=perturbed", f"seed={seed}") for seed in range(5)] + [(*SMALL, "model=lstm")]
     with caplog.at_level("INFO", "wavebase"):
-        session.run_stacked(jobs(composed, tmp_path, *settings), 4, refuse)
+        jobs.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
         "training 4 of 6 jobs as one program",
@@ -90,10 +89,10 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
 def test_a_member_that_diverges_stops_alone(composed, tmp_path):
     base = (*SWEEP, "model=random", "train.steps=20", "train.log_every=1", "probe.curvature=false")
     settings = [(*base, "optim.lr=0.1"), (*base, "optim.lr=1e300"), (*base, "optim.lr=0.1", "seed=1")]
-    session.run_stacked(jobs(composed, tmp_path / "a", *settings), 64, refuse)
+    jobs.run_stacked(listed(composed, tmp_path / "a", *settings), 64, refuse)
     summaries = [RunFolder(tmp_path / "a" / str(n)).summary() for n in range(3)]
     assert [s["status"] for s in summaries] == ["done", "diverged", "done"] and summaries[1]["steps"] < 20
-    session.run(jobs(composed, tmp_path / "b", settings[2])[0], single=False)
+    jobs.run(listed(composed, tmp_path / "b", settings[2])[0], single=False)
     alone = RunFolder(tmp_path / "b" / "0").summary()
     assert summaries[2]["relative_error"]["final"] == pytest.approx(alone["relative_error"]["final"], rel=1e-9)
 
@@ -122,11 +121,11 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
     ]
     with monkeypatch.context() as patch:
         answers = iter([False] * 6 + [True])
-        patch.setattr(session._Interruption, "__call__", lambda self: next(answers, False))
-        with pytest.raises(session.Interrupted, match="step 6"):
-            session.run_stacked(jobs(composed, tmp_path / "cut", *settings), 64, refuse)
-    session.run_stacked(jobs(composed, tmp_path / "cut", *settings), 64, refuse)
-    session.run_stacked(jobs(composed, tmp_path / "whole", *settings), 64, refuse)
+        patch.setattr(interruption.Interruption, "__call__", lambda self: next(answers, False))
+        with pytest.raises(interruption.Interrupted, match="step 6"):
+            jobs.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    jobs.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    jobs.run_stacked(listed(composed, tmp_path / "whole", *settings), 64, refuse)
     for n in range(2):
         assert numbers(RunFolder(tmp_path / "cut" / str(n))) == numbers(RunFolder(tmp_path / "whole" / str(n)))
 
@@ -134,8 +133,8 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
 def test_memory_of_one_forward_pass_is_measured(composed):
     def member(batch):
         cfg = config.parse(composed("T=4", "probe.curvature=false", "optim.lr=0.1"))
-        pieces = session.assemble(cfg)
-        made = session._Session(cfg, pieces, RunFolder("unused"), None, "", {}, False).member()
+        pieces = assembly.assemble(cfg)
+        made = session.Session(cfg, pieces, RunFolder("unused"), None, "", {}, False).member()
         return made, saved_bytes(made, batch)
 
     made, small = member(8)

@@ -57,11 +57,11 @@ def job(cfg: DictConfig) -> float | None:
 
     It raises nothing but an interruption, so that the other jobs of a sweep go on: `main` and the report tell of it.
     """
-    from wavebase import session
+    from wavebase import jobs
 
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        return session.run(session_job(cfg), single)
+        return jobs.run(session_job(cfg), single)
     except Exception as error:
         if single:
             _failures.append(error)
@@ -72,8 +72,8 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def session_job(cfg: DictConfig) -> Any:
-    """The job that Hydra is about to run, as `session` wants it."""
-    from wavebase.session import Job
+    """The job that Hydra is about to run, as `jobs` wants it."""
+    from wavebase.jobs import Job
 
     node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return Job(node, *whereabouts())  # type: ignore[arg-type]

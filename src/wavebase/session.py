@@ -1,173 +1,29 @@
-"""One run from a checked configuration to a finished folder: build, resume or start, train, judge, record."""
+"""One run while it runs: what it holds, what it records at a step, and how it ends."""
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import math
-import os
-import platform
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
-from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
-from wavebase import config, figures, report
-from wavebase.config import ConfigError, RunConfig
-from wavebase.constructions.construction import STATE_NAMES
-from wavebase.probes import curvature, verdict
+from wavebase import figures, provenance, report
+from wavebase.assembly import Pieces
+from wavebase.config import RunConfig
+from wavebase.probes import verdict
 from wavebase.probes.snapshot import Probe, Snapshot
-from wavebase.records import RecordsError, RunFolder
-from wavebase.training import Member, Status, saved_bytes, schedule_factor, stack_key, train
+from wavebase.records import RunFolder
+from wavebase.training import Member, Status, schedule_factor, stack_key
 
 log = logging.getLogger("wavebase")
 
 
-class Pieces(NamedTuple):
-    """What a configuration builds."""
-
-    task: Any
-    net: Any
-    trained: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    settings: config.OptimSettings
-    learning_rate: float
-    lambda_max: float | None
-
-
-class Job(NamedTuple):
-    """A resolved configuration, the folder for its records, and the option chosen in each config group."""
-
-    node: dict[str, Any]
-    path: Path
-    choices: Mapping[str, str]
-
-
-def run(job: Job, single: bool = True) -> float | None:
-    """Run one job; returns the final relative error. single: show progress and a full report on the console.
-
-    A folder with a finished run of the same configuration is left as it is; with an unfinished one, continued from its
-    newest readable checkpoint. `resume: false` takes a new folder beside an old one. Raises ConfigError or RecordsError.
-    """
-    session = _prepare(job, single)
-    if isinstance(session, dict):
-        return session["relative_error"]["final"]
-    return _train_and_finish([session])[0]
-
-
-def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None]) -> list[float | None]:
-    """Run jobs, those that agree in all but numbers together as one program; each leaves what it would have left alone.
-
-    Stacks hold at most `max_stack` members, and at most as many as fit into half of the free memory by the measured
-    size of one. A job that cannot run is handed to `failed`, and the others go on.
-    """
-    errors: dict[int, float | None] = {}
-    stacks: dict[Any, list[tuple[int, _Session]]] = {}
-    for n, job in enumerate(jobs):
-        try:
-            session = _prepare(job, single=False)
-        except Exception as error:
-            failed(job, error)
-            continue
-        if isinstance(session, dict):
-            errors[n] = session["relative_error"]["final"]
-        else:
-            stacks.setdefault(session.stack_key(n), []).append((n, session))
-    for stack in stacks.values():
-        size = min(max_stack, _members_that_fit(stack[0][1]))
-        for first in range(0, len(stack), size):
-            part = stack[first : first + size]
-            log.info("training %d of %d jobs as one program", len(part), len(jobs))
-            try:
-                finals = _train_and_finish([session for _, session in part])
-                errors |= {n: final for (n, _), final in zip(part, finals, strict=True)}
-            except Exception as error:
-                for n, _ in part:
-                    failed(jobs[n], error)
-    return [errors.get(n) for n in range(len(jobs))]
-
-
-def _prepare(job: Job, single: bool) -> _Session | dict[str, Any]:
-    """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked."""
-    cfg = config.parse(job.node)
-    text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in job.node.items() if key != "resume"}))
-    folder = RunFolder(job.path if cfg.resume else _unused(job.path))
-    finished = _same_run_before(folder, text)
-    if finished is not None:
-        log.info("%s", report.describe(finished, folder.path, short=not single))
-        log.info("%s was finished before; resume=false runs it anew", folder.path.name)
-        return finished
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-        False  # its rounding rivals what we measure
-    )
-    pieces, state = _build_or_resume(cfg, folder)
-    return _Session(cfg, pieces, folder, state, text, job.choices, single)
-
-
-def _train_and_finish(sessions: list[_Session]) -> list[float | None]:
-    """Train sessions that agree in their settings as one program, and write each one's results."""
-    first = sessions[0]
-    for session in sessions:
-        session.open()
-    began = time.monotonic()
-    with _Interruption() as interruption, first.progress() as steps:
-        members = [session.member() for session in sessions]
-        outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
-    seconds = time.monotonic() - began
-    if outcomes[0][0] == "interrupted":
-        for session, (_, step) in zip(sessions, outcomes, strict=True):
-            session.interrupt(step)
-        raise Interrupted(
-            f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
-        )
-    return [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
-
-
-def _members_that_fit(session: _Session) -> int:
-    device = next(session.pieces.net.parameters()).device
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, int(free / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
-
-
-def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
-    """Build task, net and optimiser; measure the learning rate's boundary unless both are given. Raises ConfigError."""
-    device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
-    source = config.build(cfg.signal, "signal")
-    context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
-    task = config.build(cfg.task, "task", context)
-    context = {**task.sizes, "dtype": dtype, "init": cfg.generator("init"), "perturbing": cfg.generator("perturbation")}
-    net = config.build(cfg.model, "model", context).to(device)
-    trained = _choose_trained(net, cfg)
-    settings, rest = config.optimizer_group(cfg.optim)
-    if learning_rate is None:
-        if cfg.probe.curvature or settings.lr is None:
-            lambda_max = _lambda_max(net, task, cfg, trained)
-        learning_rate = settings.lr
-        if learning_rate is None:
-            if lambda_max is None or not lambda_max > 0:
-                raise ConfigError(
-                    f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead"
-                )
-            learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
-    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
-    return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
-
-
-class _Session:
+class Session:
     """The state of one run while it runs."""
 
     def __init__(
@@ -341,8 +197,8 @@ class _Session:
             "probes": {"initial": self.start_values, "final": self.values},
             "parameters": sum(p.numel() for p in pieces.net.parameters()),
             "device": str(next(pieces.net.parameters()).device),
-            "versions": _versions(),
-            "git": _git(),
+            "versions": provenance.versions(),
+            "git": provenance.git_state(),
         }
         folder.log_hparams(
             self._hparams(),
@@ -395,40 +251,6 @@ class _Session:
         return _LoggedProgress(steps, self.folder.path.name, lambda: self.values)
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has saved what it needs to go on."""
-
-
-class _Interruption:
-    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards."""
-
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interruption:
-        try:
-            self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        except ValueError:  # not the main thread: whoever owns the signals stops us
-            self.previous = {}
-        return self
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        handler = self.previous.get(self.received or 0)
-        if self.received == getattr(signal, "SIGUSR2", None) and callable(handler):
-            handler(self.received, None)
-
-
 class _LoggedProgress:
     """The steps, with a log line every few seconds where no progress bar can be seen."""
 
@@ -449,79 +271,3 @@ class _LoggedProgress:
                 error = self.values().get("error/training", math.nan)
                 log.info("%s step %d of %d, relative error %.3g", self.name, step, self.steps.stop - 1, error)
             yield step
-
-
-def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
-    """Freeze all but the chosen parameters; patterns are matched against the net's own names."""
-    everything = dict(net.named_parameters())
-    wanted = cfg.train.parameters
-    patterns = ["*"] if wanted == "all" else [wanted] if isinstance(wanted, str) else wanted
-    for pattern in patterns:
-        if not fnmatch.filter(everything, pattern):
-            raise ConfigError(config.unknown_key(f"train.parameters={pattern}", pattern, everything))
-    for name, parameter in everything.items():
-        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        state = name in STATE_NAMES
-        parameter.requires_grad_(cfg.train.initial_state or name in patterns if state else chosen)
-    trained = {name: parameter for name, parameter in everything.items() if parameter.requires_grad}
-    if not trained:
-        raise ConfigError(f"train.parameters must leave something to train, got {wanted!r}; use all")
-    return trained
-
-
-def _lambda_max(net: nn.Module, task: Any, cfg: RunConfig, trained: Mapping[str, nn.Parameter]) -> float:
-    """Largest Hessian eigenvalue of the training loss at the start, on a batch of its own generator."""
-    signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
-    with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
-        return curvature.largest_curvature(lambda: task.loss(net(signal), target), trained.values())
-
-
-def _same_run_before(folder: RunFolder, text: str) -> dict[str, Any] | None:
-    """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
-    file = folder.path / "config.yaml"
-    if file.is_file() and file.read_text() != text:
-        raise RecordsError(
-            f"{folder.path} must be new or hold this very configuration, got another run's; use resume=false or another hydra.run.dir"
-        )
-    summary = folder.summary()
-    return summary if summary is not None and summary["status"] in ("done", "diverged") else None
-
-
-def _build_or_resume(cfg: RunConfig, folder: RunFolder) -> tuple[Pieces, dict[str, Any] | None]:
-    for step in reversed(folder.checkpoint_steps()):
-        try:
-            state = folder.load_checkpoint(step)
-        except RecordsError as error:
-            log.warning("%s", error)
-            continue
-        return assemble(cfg, state["learning_rate"], state["lambda_max"]), state
-    return assemble(cfg), None
-
-
-def _unused(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that holds no run."""
-    candidate, number = path, 1
-    while (candidate / "config.yaml").exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard", "wavebase")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and whether the tree had changes, of the source this package was imported from; None outside git."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -33,9 +33,9 @@ class StackedLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their return values are the final relative errors, as those of single runs."""
-        from wavebase import run, session
+        from wavebase import jobs, run
 
-        collected: list[tuple[DictConfig, session.Job]] = []
+        collected: list[tuple[DictConfig, jobs.Job]] = []
         places: list[int | None] = []
 
         def announce(cfg: DictConfig) -> None:
@@ -59,7 +59,7 @@ class StackedLauncher(BasicLauncher):
         def failed(job: Any, error: Exception) -> None:
             run.mark_failed(configs[id(job)], error, job.path, job.choices)
 
-        errors = session.run_stacked([job for _, job in collected], self.max_stack, failed)
+        errors = jobs.run_stacked([job for _, job in collected], self.max_stack, failed)
         for done, place in zip(returns, places, strict=True):
             done.return_value = None if place is None else errors[place]
         return returns

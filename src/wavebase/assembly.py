@@ -1,0 +1,76 @@
+"""A checked configuration becomes task, net and optimiser."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from wavebase import config
+from wavebase.config import ConfigError, RunConfig
+from wavebase.constructions.construction import STATE_NAMES
+from wavebase.probes import curvature
+
+
+class Pieces(NamedTuple):
+    """What a configuration builds."""
+
+    task: Any
+    net: Any
+    trained: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    settings: config.OptimSettings
+    learning_rate: float
+    lambda_max: float | None
+
+
+def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
+    """Build task, net and optimiser; measure the learning rate's boundary unless both are given. Raises ConfigError."""
+    device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
+    source = config.build(cfg.signal, "signal")
+    context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
+    task = config.build(cfg.task, "task", context)
+    context = {**task.sizes, "dtype": dtype, "init": cfg.generator("init"), "perturbing": cfg.generator("perturbation")}
+    net = config.build(cfg.model, "model", context).to(device)
+    trained = _choose_trained(net, cfg)
+    settings, rest = config.optimizer_group(cfg.optim)
+    if learning_rate is None:
+        if cfg.probe.curvature or settings.lr is None:
+            lambda_max = _lambda_max(net, task, cfg, trained)
+        learning_rate = settings.lr
+        if learning_rate is None:
+            if lambda_max is None or not lambda_max > 0:
+                raise ConfigError(
+                    f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead"
+                )
+            learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
+    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
+    return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
+
+
+def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
+    """Freeze all but the chosen parameters; patterns are matched against the net's own names."""
+    everything = dict(net.named_parameters())
+    wanted = cfg.train.parameters
+    patterns = ["*"] if wanted == "all" else [wanted] if isinstance(wanted, str) else wanted
+    for pattern in patterns:
+        if not fnmatch.filter(everything, pattern):
+            raise ConfigError(config.unknown_key(f"train.parameters={pattern}", pattern, everything))
+    for name, parameter in everything.items():
+        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        state = name in STATE_NAMES
+        parameter.requires_grad_(cfg.train.initial_state or name in patterns if state else chosen)
+    trained = {name: parameter for name, parameter in everything.items() if parameter.requires_grad}
+    if not trained:
+        raise ConfigError(f"train.parameters must leave something to train, got {wanted!r}; use all")
+    return trained
+
+
+def _lambda_max(net: nn.Module, task: Any, cfg: RunConfig, trained: Mapping[str, nn.Parameter]) -> float:
+    """Largest Hessian eigenvalue of the training loss at the start, on a batch of its own generator."""
+    signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+    with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
+        return curvature.largest_curvature(lambda: task.loss(net(signal), target), trained.values())

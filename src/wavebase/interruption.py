@@ -1,0 +1,41 @@
+"""A request to stop, heard between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has saved what it needs to go on."""
+
+
+class Interruption:
+    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards."""
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        try:
+            self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        except ValueError:  # not the main thread: whoever owns the signals stops us
+            self.previous = {}
+        return self
+
+    def __call__(self) -> bool:
+        return self.received is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        handler = self.previous.get(self.received or 0)
+        if self.received == getattr(signal, "SIGUSR2", None) and callable(handler):
+            handler(self.received, None)
