@@ -260,6 +260,34 @@ def test_a_recording_trains(cli, tmp_path):
     assert RunFolder(tmp_path / "here").summary()["relative_error"]["final"] < 1e-12
 
 
+def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
+    words = ("-m", *SMALL, "signal=file", f"signal.path={tmp_path}/late.npy", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert cli(*words)[0] == 1 and all(f.summary()["status"] == "failed" for f in find_runs(tmp_path / "sweep"))
+    np.save(tmp_path / "late.npy", np.sin(np.arange(400)))
+    status, out, err = cli(*words)
+    assert status == 0, out + err
+    assert [f.summary()["status"] for f in find_runs(tmp_path / "sweep")] == ["done", "done"]
+
+
+def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypatch):
+    from wavebase import report
+
+    whole = ran(*QUICK, "train.checkpoint_every=2", name="whole")
+    job = jobs.Job(composed(*QUICK, "train.checkpoint_every=2"), tmp_path / "cut", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            interruption.Interruption,
+            "__call__",
+            lambda self: 1 / 0 if len(list(job.path.rglob("*.pt"))) > 2 else False,
+        )
+        with pytest.raises(ZeroDivisionError):
+            jobs.run(job, single=False)
+    report.mark_failed(job.path, jobs.config_text(job.node), "broken", "", {})
+    assert RunFolder(job.path).summary()["status"] == "failed" and RunFolder(job.path).metrics()
+    jobs.run(job, single=False)
+    assert numbers(RunFolder(job.path)) == numbers(whole)
+
+
 def test_a_sweep_goes_on_past_a_failing_job_and_names_it(cli, tmp_path):
     status, out, err = cli("-m", *SMALL, "model=spectral,random", "T=4,1", "hydra.sweep.dir=sweep")
     assert status == 1 and out.count("failed: ") == 2 and "T must be a window" in out and "4 runs, 2 failed" in out
@@ -323,6 +351,9 @@ def test_cuda_gives_the_cpu_numbers(ran):
 
 
 def test_diverging_is_a_result_not_a_failure(ran):
-    summary = ran(*QUICK, "model=random", "optim.lr=1e300", "train.log_every=1").summary()
+    folder = ran(*QUICK, "model=random", "optim.lr=1e300", "train.log_every=1", "probe.every=1")
+    steps = list(folder.metrics()["loss/held_out"][0])
+    assert steps == sorted(set(steps)), "no step is recorded twice"
+    summary = folder.summary()
     assert summary["status"] == "diverged" == summary["verdict"]
     assert summary["relative_error"]["final"] is None or math.isfinite(summary["relative_error"]["final"])

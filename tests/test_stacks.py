@@ -71,6 +71,8 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
             torch.testing.assert_close(weight, theirs["net"][name], rtol=1e-6, atol=1e-12)
         assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
         assert torch.equal(ours["data"], theirs["data"])
+        sizes = [(folder.path / "checkpoints" / "step_00000200.pt").stat().st_size for folder in (one, two)]
+        assert sizes[0] <= 1.1 * sizes[1], "a member's checkpoint must not hold the whole stack"
 
 
 def test_one_program_is_really_one(composed, tmp_path, caplog):

@@ -78,7 +78,7 @@ def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exceptio
 def _prepare(job: Job, single: bool) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked."""
     cfg = config.parse(job.node)
-    text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in job.node.items() if key != "resume"}))
+    text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
     finished = _same_run_before(folder, text)
     if finished is not None:
@@ -120,6 +120,11 @@ def _members_that_fit(session: Session) -> int:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, int(free / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
+
+
+def config_text(node: Mapping[str, Any]) -> str:
+    """What config.yaml holds: the resolved configuration without `resume`, which is about the folder, not the run."""
+    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
 
 
 def _same_run_before(folder: RunFolder, text: str) -> dict[str, Any] | None:

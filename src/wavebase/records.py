@@ -153,7 +153,7 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk."""
-        state = {**state, "step": step, "metrics_bytes": self.flush()}
+        state = _own_storage({**state, "step": step, "metrics_bytes": self.flush()}, {})
         write_whole(self.path / "checkpoints" / f"step_{step:08d}.pt", lambda file: torch.save(state, file))
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -169,6 +169,12 @@ class RunFolder:
         self.close()
         text = json.dumps(plain(summary), indent=2, allow_nan=False)
         write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
+
+    def fail(self, config_yaml: str, summary: Mapping[str, Any]) -> None:
+        """Write summary.json for a run that could not go on, beside whatever it had recorded: it can be continued."""
+        if not (self.path / "config.yaml").exists():
+            write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
+        self.finish(summary)
 
     def close(self) -> None:
         """Flush and close what is open."""
@@ -205,6 +211,22 @@ def find_runs(root: Path) -> list[RunFolder]:
             f"the folder of runs must exist, got {str(root)!r}; give a run's or a sweep's folder under outputs/"
         )
     return [RunFolder(file.parent) for file in sorted(Path(root).rglob("config.yaml"))]
+
+
+def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:
+    """The value with views copied out of larger storage, each view once: torch.save would write the storage whole."""
+    if isinstance(value, torch.Tensor):
+        if value.untyped_storage().nbytes() == value.nbytes:
+            return value
+        view = (value.data_ptr(), value.shape, value.stride())
+        if view not in copies:
+            copies[view] = value.detach().clone()
+        return copies[view]
+    if isinstance(value, Mapping):
+        return {key: _own_storage(item, copies) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_own_storage(item, copies) for item in value)
+    return value
 
 
 class _Events:

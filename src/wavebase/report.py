@@ -227,9 +227,9 @@ def mark_failed(path: Path, config_yaml: str, error: str, details: str, choices:
     from wavebase import records
 
     folder = records.RunFolder(path)
-    if folder.summary() is None:
-        folder.start(config_yaml)
-        folder.finish({"status": "failed", "error": error, "details": details, "choices": dict(choices)})
+    finished = folder.summary()
+    if finished is None or finished["status"] not in ("done", "diverged"):
+        folder.fail(config_yaml, {"status": "failed", "error": error, "details": details, "choices": dict(choices)})
 
 
 def as_csv(rows: list[dict[str, Any]]) -> bytes:

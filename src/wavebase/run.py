@@ -96,8 +96,10 @@ def whereabouts() -> tuple[Path, dict[str, str]]:
 
 
 def _readable(cfg: DictConfig) -> str:
+    from wavebase.jobs import config_text
+
     try:
-        return OmegaConf.to_yaml(cfg, resolve=True)
+        return config_text(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except OmegaConfBaseException:
         return OmegaConf.to_yaml(cfg)
 

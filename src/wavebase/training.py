@@ -114,8 +114,8 @@ def train(
             for n, value in zip(running, values, strict=True):
                 members[n].record(step, {"loss/train": value, "optim/lr": members[n].learning_rate(step)})
                 if not math.isfinite(value):
-                    members[n].observe(step)
-                    outcome[n] = "diverged", step
+                    members[n].observe(step + 1)  # its update has been taken
+                    outcome[n] = "diverged", step + 1
             if any(not math.isfinite(value) for value in values):
                 running = [n for n in running if n not in outcome]
                 if not running:
