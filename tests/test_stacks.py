@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL
 from wavebase import assembly, config, interruption, jobs, session
 from wavebase.records import RunFolder, find_runs
-from wavebase.training import loss_gradients, saved_bytes
+from wavebase.training import Member, TrainSettings, loss_gradients, saved_bytes, train
 
 SWEEP = (
     "T=4",
@@ -145,3 +145,49 @@ def test_memory_of_one_forward_pass_is_measured(composed):
     states = 56 * 6 * 28 * 8
     assert states < large - small < 40 * states
     assert loss_gradients([made])([made.task.sample_batch(8, torch.Generator())]).shape == (1,)
+
+
+class Leaky(torch.nn.Module):
+    """A net that carries a state from step to step; its input is a pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("state", torch.zeros(3))
+
+    def forward(self, inputs):
+        signal, keep = inputs
+        now = keep * self.state + self.gain * signal
+        self.state.copy_(now.detach())
+        return now
+
+
+class Ramp:
+    """Its batches follow a fixed order: the step's place in it."""
+
+    def sample_batch(self, batch, generator, step=0):
+        signal = torch.rand(3, generator=generator) + step
+        return (signal, torch.tensor(0.5)), 2 * signal
+
+    def loss(self, output, target):
+        return (output - target).square().mean()
+
+
+def test_a_carried_state_and_inputs_of_several_tensors_stack():
+    def member(seed, net):
+        noted = []
+        return Member(
+            net, Ramp(), dict(net.named_parameters()), torch.optim.SGD(net.parameters(), 0.01), lambda step: 0.01, None,
+            torch.Generator().manual_seed(seed), lambda step, values: noted.append(values["loss/train"]),
+            lambda step: None, lambda step: None,
+        ), noted  # fmt: skip
+
+    settings = TrainSettings(steps=6, log_every=1)
+    alone, together = ([member(seed, Leaky()) for seed in range(3)] for _ in range(2))
+    for made, _ in alone:
+        train([made], settings, 100, range(7))
+    train([made for made, _ in together], settings, 100, range(7))
+    for (one, losses), (other, stacked) in zip(alone, together, strict=True):
+        assert losses == pytest.approx(stacked, rel=1e-6) and losses[0] > 0.1
+        assert torch.allclose(one.net.state, other.net.state) and one.net.state.min() > 1
+        assert torch.allclose(one.net.gain, other.net.gain) and (one.net.gain != 1).all()

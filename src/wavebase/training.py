@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Status = Literal["done", "diverged", "interrupted"]
@@ -17,8 +18,11 @@ Status = Literal["done", "diverged", "interrupted"]
 class Task(Protocol):
     """What the loop asks of a task."""
 
-    def sample_batch(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A fresh (input, target)."""
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> tuple[Any, Tensor]:
+        """The (input, target) of a training step: fresh ones from the generator, or the step's place in a fixed order.
+
+        An input is a tensor or a tuple of tensors, whatever the net's forward takes.
+        """
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """A scalar."""
@@ -104,7 +108,7 @@ def train(
             outcome |= dict.fromkeys(running, ("interrupted" if stop else "done", step))
             break
 
-        batches = [members[n].task.sample_batch(settings.batch, members[n].data) for n in running]
+        batches = [members[n].task.sample_batch(settings.batch, members[n].data, step) for n in running]
         losses = gradients(batches)
         for n in running:
             update(members[n], step)
@@ -136,16 +140,17 @@ def update(member: Member, step: int) -> None:
     member.optimizer.step()
 
 
-def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Tensor, Tensor]]], Tensor]:
+def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, Tensor]]], Tensor]:
     """A function from one batch a member to their losses [S], which leaves each member's gradients in its parameters.
 
     Several members run as one program: their parameters become views on storage with a leading stack axis, and the
-    net's own forward is batched over it (torch.func.vmap). They must agree in everything but the values of tensors.
+    net's own forward is batched over it (torch.func.vmap). They must agree in everything but the values of tensors. A net
+    that carries a state from step to step keeps it in buffers and writes them in place.
     """
     if len(members) == 1:
         member = members[0]
 
-        def alone(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        def alone(batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
             inputs, target = batches[0]
             loss = member.task.loss(member.net(inputs), target)
             member.optimizer.zero_grad()
@@ -158,15 +163,16 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Tensor
     every = [{**dict(m.net.named_parameters()), **dict(m.net.named_buffers())} for m in members]
     stacked = {name: torch.stack([tensors[name].detach() for tensors in every]) for name in every[0]}
     leaves = {name: stacked.pop(name).requires_grad_() for name in members[0].trained}
-    for n, member in enumerate(members):
-        for name, parameter in member.trained.items():
-            parameter.data = leaves[name].detach()[n]
+    storage = {**stacked, **{name: leaf.detach() for name, leaf in leaves.items()}}
+    for n, tensors in enumerate(every):
+        for name, tensor in tensors.items():
+            tensor.data = storage[name][n]
 
-    def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
+    def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
         return task.loss(torch.func.functional_call(net, {**leaf, **fixed}, (inputs,)), target)
 
-    def together(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        inputs, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
+    def together(batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
+        inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
         for name, gradient in zip(leaves, gradients, strict=True):

@@ -56,7 +56,7 @@ class OrderStatistic:
         self.held_out = {name: self._batch(x) for name, x in sets.items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
 
-    def sample_batch(self, batch: int, generator: torch.Generator) -> Batch:
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A fresh batch of the training signal."""
         return self._batch(self._numbers(batch, generator))
 

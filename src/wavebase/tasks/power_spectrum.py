@@ -55,7 +55,7 @@ class PowerSpectrum:
         self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
 
-    def sample_batch(self, batch: int, generator: torch.Generator) -> Batch:
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A fresh batch of the training signal."""
         return self._batch(self.signal.sample(batch, self.samples, generator))
 

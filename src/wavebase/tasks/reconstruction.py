@@ -54,7 +54,7 @@ class Reconstruction:
             "mean": (target - target.mean(0)).square().mean().item(),
         }
 
-    def sample_batch(self, batch: int, generator: torch.Generator) -> Batch:
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A fresh batch of the training signal."""
         return self._batch(self.signal.sample(batch, self.N, generator))
 
