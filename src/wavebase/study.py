@@ -110,11 +110,14 @@ def _processor_seconds() -> float:
 def sweep(name: str, *overrides: str) -> list[Run]:
     """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>; every run found there afterwards.
 
-    Finished runs are not run again. Raises subprocess.CalledProcessError if one failed.
+    Finished runs are not run again. What the sweep prints goes to sweep.log there. Raises subprocess.CalledProcessError
+    if one failed.
     """
     folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
     program = (sys.executable, "-m", "wavebase.run", "-m", "hydra/launcher=stacked")
-    subprocess.run([*program, f"hydra.sweep.dir={folder}", *overrides], check=True)
+    with (folder / "sweep.log").open("w") as log:
+        subprocess.run([*program, f"hydra.sweep.dir={folder}", *overrides], check=True, stdout=log)
     return [Run(found) for found in records.find_runs(folder)]
 
 
