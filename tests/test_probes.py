@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import wavebase
+from wavebase.constructions import symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM, random_weights
@@ -179,15 +180,32 @@ def seeded(seed=0):
 @pytest.mark.parametrize("input_gate", ["tanh", "sigmoid"])
 def test_an_exact_net_has_its_mechanism(input_gate):
     seen = snapshot(SpectralLSTM(spectral(input_gate=input_gate)))
-    values = mechanism.observed_modes(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
+    values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
     assert values["mechanism/mode_phase"] < 1e-12 and values["mechanism/mode_modulus"] == 0
     assert values["mechanism/masked_error"] < 1e-9
     for block in ("gen", "sum", "prod"):
         assert values[f"mechanism/interchange_{block}"] == pytest.approx(1, abs=1e-9)
-    products = mechanism.gain_products(seen)
-    assert all(product == pytest.approx(1) for product in products.values()) and bool(products) == (
-        input_gate == "tanh"
-    )
+    products = [value for name, value in mechanism.oscillators(seen).items() if "gain_product" in name]
+    assert products == [pytest.approx(1)] * 2
+
+
+@pytest.mark.parametrize("kind", ["gen", "sum", "balance", "pair", "prod", "spec", "bias"])
+def test_continuous_moves_leave_the_mechanism_alone(kind):
+    """In the linear regime; a displacement of the same size does not."""
+    construction = spectral()
+    moved = symmetry.linear_move(construction, kind, 0.5, seeded())
+    seen = trained_on(construction, moved.weights)
+    values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
+    for name, value in values.items():
+        wanted = 1.0 if "interchange" in name or "gain_product" in name else 0.0
+        assert value == pytest.approx(wanted, abs=1e-6), name
+    displaced = {}
+    for name, weight in construction.weights.items():
+        noise = torch.randn(weight.shape, generator=seeded(), dtype=torch.float64)
+        displaced[name] = weight + noise * ((moved.weights[name] - weight).norm() / noise.norm())
+    values = mechanism.oscillators(trained_on(construction, displaced))
+    values |= mechanism.interchange(trained_on(construction, displaced))
+    assert any(abs(v - (1.0 if "interchange" in n or "gain" in n else 0.0)) > 1e-3 for n, v in values.items())
 
 
 def test_modes_see_a_planted_turn_and_a_planted_growth():
@@ -195,7 +213,7 @@ def test_modes_see_a_planted_turn_and_a_planted_growth():
     draws = 0.003 * torch.randn(T, generator=seeded(), dtype=torch.float64).abs()
     for kind, seen, still in (("rotation", "phase", "modulus"), ("modulus", "modulus", "phase")):
         moved = perturb(construction, Perturbation(kind, 0.003), seeded())
-        values = mechanism.observed_modes(trained_on(construction, moved.weights))
+        values = mechanism.oscillators(trained_on(construction, moved.weights))
         assert values[f"mechanism/mode_{seen}"] == pytest.approx(T * draws.max().item(), rel=0.02)
         # second order: DC and Nyquist, of which one mode is asked, turn too
         assert values[f"mechanism/mode_{still}"] < 0.01 * T * draws.max().item()
@@ -208,9 +226,9 @@ def test_modes_are_what_the_sum_block_sees():
     weights["weight_hh_cell"][1, 1] = 0.5
     seen = trained_on(construction, weights)
     assert dynamics.gen_spectrum(seen)["spectrum/gen_shift_max"] > 0.4
-    assert mechanism.observed_modes(seen)["mechanism/mode_phase"] < 1e-9
+    assert mechanism.oscillators(seen)["mechanism/mode_phase"] < 1e-9
     weights["weight_hh_input"][construction.blocks["sum"], 4:6] = 0
-    assert mechanism.observed_modes(trained_on(construction, weights))["mechanism/mode_phase"] == math.inf
+    assert mechanism.oscillators(trained_on(construction, weights))["mechanism/mode_phase"] == math.inf
 
 
 def test_realisation_recovers_planted_modes():
@@ -229,8 +247,9 @@ def test_gain_product_of_a_planted_gain():
     prod = construction.blocks["prod"]
     weights["weight_hh_cell"] = weights["weight_hh_cell"].clone()
     weights["weight_hh_cell"][prod.start : prod.start + 2] *= 3
-    values = mechanism.gain_products(trained_on(construction, weights))
-    assert values == {"mechanism/gain_product_min": pytest.approx(1), "mechanism/gain_product_max": pytest.approx(3)}
+    values = mechanism.oscillators(trained_on(construction, weights))
+    assert values["mechanism/gain_product_min"] == pytest.approx(1)
+    assert values["mechanism/gain_product_max"] == pytest.approx(3)
 
 
 def test_masked_error_misses_what_was_learnt_outside_the_mask():

@@ -29,7 +29,8 @@ class Construction:
     the rival algorithms in `rivals`; dead (`pad`).
     `level` [H] is the largest |h| that each unit reaches for inputs within `amplitude`: the scale of its column.
     `mask` marks, for each weight_hh_<gate>, the entries that the algorithm uses; all others are zero by intention.
-    `output_gain` is kappa: a window's power is h_spec / kappa, read `latency` steps after its last sample.
+    `output_gain` is kappa: a window's power is h_spec / kappa, read `latency` steps after its last sample; outputs are `scale`
+    times the power.
     `error_bound`, for up to `bound_windows` windows in a stream of inputs within `amplitude`, bounds
     |P_hat[k] - P[k]| / (T * sum_t x_t^2) for every bin: the error in units of the window's whole spectral energy
     (Parseval: sum over all bins of P = T * sum_t x_t^2). It is infinite where nothing can be promised.
@@ -46,6 +47,7 @@ class Construction:
     margin: float
     amplitude: float
     output_gain: float
+    scale: float
     error_bound: float
     bound_windows: int
     latency: int = 2
@@ -120,6 +122,7 @@ class Draft:
             mask=self.mask,
             level=level,
             output_gain=kappa,
+            scale=scale,
             **fields,
         )
 

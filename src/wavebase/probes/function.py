@@ -48,8 +48,7 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     recovered = recover_forms(snapshot.predict, T, height, snapshot.weights["hidden_0"])
     lag = torch.arange(T, dtype=torch.float64)[:, None] - torch.arange(T)
     bins = torch.tensor(construction.bins, dtype=torch.float64)[:, None, None]
-    scale = construction.weights["readout.weight"].double().abs().max().item() * construction.output_gain
-    exact = scale * torch.cos(2 * math.pi * (bins * lag).remainder(T) / T)
+    exact = construction.scale * torch.cos(2 * math.pi * (bins * lag).remainder(T) / T)
     values = {"function/quadratic_form_error": ((recovered - exact).norm() / exact.norm()).item()}
     if not recovered.isfinite().all():
         return values

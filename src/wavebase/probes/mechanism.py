@@ -1,7 +1,8 @@
 """Does the net still compute its spectra in the way it was built to: with these oscillators, through these blocks?
 
 Every probe reads the weights after `Snapshot.aligned` has taken unit permutations, swaps and signs out of them, works from
-the outside (states are observed, exchanged or cut away), and is empty for a net whose start has no such blocks.
+the outside (states are observed, exchanged or cut away), and is empty for a net whose start has no such blocks. None
+depends on the continuous moves of `constructions.symmetry` either: oscillators and sums are looked at in `bin_coordinates`.
 Letters: B batch, T window, F bins, H hidden units, k a bin, theta_k = 2 pi k / T.
 """
 
@@ -18,32 +19,66 @@ from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import lstm_sequence
 
 State = tuple[Tensor, Tensor]
+BLOCKS = {"gen", "sum", "prod", "spec"}
 
 
-def observed_modes(snapshot: Snapshot) -> dict[str, float]:
+def oscillators(snapshot: Snapshot) -> dict[str, float]:
     """The oscillators as the sum block sees them, not as W_g's raw eigenvalues, which include modes that nothing reads.
 
-    The net runs on silence over two windows; what the input gates of a bin's two sum units receive from all hidden units is
-    realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
+    The net runs on silence over two windows; what a bin's two coordinates receive from all hidden units (`bin_coordinates`)
+    is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
 
     mechanism/mode_phase: largest T * | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window.
-    mechanism/mode_modulus: largest T * | |lambda| - its value at the start |.
-    Infinite where a bin's sum units receive nothing. Empty for a start without gen and sum.
+    mechanism/mode_modulus: largest T * | |lambda| - the nearest at the start |.
+    mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
+    output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
+    Infinite (products: 0) where a bin receives nothing. Empty for a start without the four blocks.
     """
     construction = snapshot.construction
-    if construction is None or not {"gen", "sum"} <= set(construction.blocks):
+    if construction is None or not set(construction.blocks) >= BLOCKS:
         return {}
-    now = _bin_modes(construction.replace_weights(snapshot.aligned))
-    start = _bin_modes(construction.replace_weights(snapshot.start))
     T, phase, modulus = construction.T, 0.0, 0.0
-    for k, values, first in zip(construction.bins, now, start, strict=True):
-        if not (len(values) and len(first)):
-            return {"mechanism/mode_phase": math.inf, "mechanism/mode_modulus": math.inf}
+    now, start = (_received(construction.replace_weights(weights)) for weights in (snapshot.aligned, snapshot.start))
+    for k, series, first in zip(construction.bins, now, start, strict=True):
+        # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
+        least = 0.05 if 2 * k % T == 0 else 1e-9
+        values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
+        if not (len(values) and len(before)):
+            phase = modulus = math.inf
+            break
         theta = 2 * math.pi * min(k, T - k) / T
         phase = max(phase, T * float(np.abs(np.abs(np.angle(values)) - theta).max()))
-        apart = np.abs(np.abs(values)[:, None] - np.abs(first))
-        modulus = max(modulus, T * float(apart.min(1).max()))
-    return {"mechanism/mode_phase": phase, "mechanism/mode_modulus": modulus}
+        modulus = max(modulus, T * float(np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max()))
+    products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
+    return {
+        "mechanism/mode_phase": phase,
+        "mechanism/mode_modulus": modulus,
+        "mechanism/gain_product_min": min(products),
+        "mechanism/gain_product_max": max(products),
+    }
+
+
+def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
+    """(of_sum [F, 2, n], received [F, 2, H]): a bin's Re and Im as linear functions of the n sum units, and what they take in
+    a step, for each unit of input, from the hidden state.
+
+    In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod units j,
+    A the path through spec to the readout. Its two largest eigenvectors, by the root of their eigenvalues, are coordinates in
+    which it is re^2 + im^2; they are unique up to a turn of the plane, whatever was done to gen, sum and prod.
+    """
+    w = {name: weight.double() for name, weight in net.weights.items()}
+    sum_, prod, spec = (net.blocks[name] for name in ("sum", "prod", "spec"))
+    slope = 1.0 if net.input_gate == "tanh" else 0.25  # of the input gate at 0
+    path = w["readout.weight"][:, spec] @ w["weight_hh_cell"][spec, prod]
+    first, second = (w[f"weight_hh_{gate}"][prod, sum_] for gate in ("input", "cell"))
+    form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
+    size, vectors = torch.linalg.eigh(form + form.mT)
+    top = size.abs().topk(2, -1).indices
+    of_sum = (size.gather(1, top).abs() / 2).sqrt()[..., None] * vectors.gather(
+        2, top[:, None].expand(-1, len(form[0]), -1)
+    ).mT
+    taken = slope * w["weight_ih_cell"][sum_] * w["weight_hh_input"][sum_]
+    return of_sum, of_sum @ taken
 
 
 def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
@@ -63,48 +98,24 @@ def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndar
     return np.linalg.eigvals(np.linalg.pinv(basis[:-channels]) @ basis[channels:])
 
 
-def gain_products(snapshot: Snapshot) -> dict[str, float]:
-    """mechanism/gain_product_{min,max}: (a s1 s2)^2 s3 s4 s5 / kappa of each bin, 1 where the bin's power has its scale.
-
-    Each gain is the root mean square size of its 2 x 2 (or 1 x 2) block, which turning a quadrature pair leaves alone.
-    Empty for a start without all four blocks, or with a sigmoid input gate (there products are pairs of units).
-    """
-    construction = snapshot.construction
-    if construction is None or not {"gen", "sum", "prod", "spec"} <= set(construction.blocks):
-        return {}
-    if construction.input_gate != "tanh":
-        return {}
-    weights, blocks = snapshot.aligned, construction.blocks
-
-    def size(name: str, to: slice, source: slice | None = None) -> float:
-        part = weights[name].double()[to] if source is None else weights[name].double()[to, source]
-        return (part.square().sum() / 2).sqrt().item()
-
-    products, readout = [], construction.weights["readout.weight"].double().abs().max().item()
-    for n in range(len(construction.bins)):
-        gen, sum_, prod = (
-            slice(blocks[name].start + 2 * n, blocks[name].start + 2 * n + 2) for name in ("gen", "sum", "prod")
-        )
-        spec = slice(blocks["spec"].start + n, blocks["spec"].start + n + 1)
-        a = weights["hidden_0"].double()[gen].norm().item()
-        amplitude = a * size("weight_hh_input", sum_, gen) * size("weight_ih_cell", sum_)
-        squared = size("weight_hh_input", prod, sum_) * size("weight_hh_cell", prod, sum_)
-        read = weights["readout.weight"].double()[n, spec].abs().item() / readout
-        products.append(amplitude**2 * squared * size("weight_hh_cell", spec, prod) * read / construction.output_gain)
-    return {"mechanism/gain_product_min": min(products), "mechanism/gain_product_max": max(products)}
-
-
 def masked_error(snapshot: Snapshot) -> dict[str, float]:
-    """mechanism/masked_error: the relative error on the training signal of the net without its recurrent weights outside the
-    algorithm's mask. What the net has learnt to use out there is missed; what it has not is no loss."""
+    """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
+    that the algorithm does not connect (through this gate). What the net has learnt to use there is missed; what it has
+    not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
+    """
     construction = snapshot.construction
     if construction is None:
         return {}
     weights = dict(snapshot.aligned)
+    blocks = construction.blocks.values()
     for name, mask in construction.mask.items():
-        weights[name] = weights[name] * mask.to(weights[name].device)
+        weights[name] = weights[name].clone()
+        for to in blocks:
+            for source in blocks:
+                if not mask[to, source].any():
+                    weights[name][to, source] = 0
     signal, target = snapshot.held_out["training"]
-    output = _outputs(construction.replace_weights(weights), signal)
+    output = outputs(construction.replace_weights(weights), signal)
     return {"mechanism/masked_error": snapshot.metrics(output, target)["relative_error"]}
 
 
@@ -112,8 +123,8 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     """Exchange what a block holds between two runs: does the output become the other's, as the algorithm says?
 
     mechanism/interchange_sum, _prod: the block's state, set at the end of a window (one step later for prod) to that of a run
-    on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's sum units read the next
-    bin's oscillator, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
+    on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's coordinates take in what the
+    next bin's do, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
     held-out training signals' first windows: 1 for the algorithm, 0 where the exchange does nothing, less where it harms.
     Outputs are compared with the net's own, so that its errors do not count here.
     """
@@ -123,7 +134,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     T, blocks = construction.T, construction.blocks
     net = construction.replace_weights(snapshot.aligned)
     signal = snapshot.held_out["training"][0][:64, :T]
-    unchanged = _outputs(net, signal)[:, 0]
+    unchanged = outputs(net, signal)[:, 0]
     values = {}
     for name, step in (("sum", T), ("prod", T + 1)):
         if name in blocks:
@@ -133,12 +144,15 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
             _, (hidden, _) = _advance(net, inputs[:, step:], state)
             values[f"mechanism/interchange_{name}"] = _share(_read(net, hidden), unchanged, unchanged.roll(1, 0))
-    F = len(construction.bins)
-    if {"gen", "sum"} <= set(blocks) and F > 1:
-        oscillators = slice(blocks["gen"].start, blocks["gen"].start + 2 * F)
+    if set(blocks) >= BLOCKS and len(construction.bins) > 1:
+        of_sum, received = bin_coordinates(net)
+        back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
+        slope = 1.0 if net.input_gate == "tanh" else 0.25
         weight = net.weights["weight_hh_input"].clone()
-        weight[blocks["sum"], oscillators] = weight[blocks["sum"], oscillators].roll(2, -1)
-        given = _outputs(net.replace_weights({**net.weights, "weight_hh_input": weight}), signal)[:, 0]
+        change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
+        oscillating = blocks["gen"]
+        weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
+        given = outputs(net.replace_weights({**net.weights, "weight_hh_input": weight}), signal)[:, 0]
         values["mechanism/interchange_gen"] = _share(given, unchanged, unchanged.roll(-1, -1))
     return values
 
@@ -148,20 +162,15 @@ def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
     return (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
 
 
-def _bin_modes(net: Construction) -> list[np.ndarray]:
-    """The modes of each bin's sum units; see `observed_modes`."""
+def _received(net: Construction) -> np.ndarray:
+    """What each bin's coordinates receive at every step of two silent windows, per unit of input: [F, 2T + 1, 2]."""
     start = _initial(net, 1)
     states, _ = _advance(net, net.weights["hidden_0"].new_zeros(1, 2 * net.T, 1), start)
     states = torch.cat([start[0][:, None], states], 1)[0]  # from the state that every sequence starts with
-    received = (states @ net.weights["weight_hh_input"][net.blocks["sum"]].mT).double().cpu().numpy()
-    # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
-    return [
-        realised_modes(received[:, 2 * n : 2 * n + 2], 2, 0.05 if 2 * k % net.T == 0 else 1e-9)
-        for n, k in enumerate(net.bins)
-    ]
+    return (states.double() @ bin_coordinates(net)[1].mT).cpu().numpy()
 
 
-def _outputs(net: Construction, signal: Tensor) -> Tensor:
+def outputs(net: Construction, signal: Tensor) -> Tensor:
     """Outputs [B, windows, F] of the cell with the construction's weights, as the model computes them."""
     states, _ = _advance(net, _flushed(net, signal), _initial(net, len(signal)))
     return _read(net, states[:, net.T - 1 + net.latency :: net.T][:, : signal.shape[1] // net.T])
