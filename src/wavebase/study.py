@@ -1,21 +1,110 @@
-"""A question that takes many runs: sweep through the command line, then read the records back."""
+"""A question that takes many runs: sweep through the command line, read the records back, and leave a finding.
+
+A study is one file in experiments/: its docstring asks, `main` runs its `measure` at one of three sizes, and what that
+returns becomes outputs/studies/<name>/ with finding.json, table.csv and figure.png, from which docs/findings.md is made.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
 
-from wavebase import records
+from wavebase import figures, provenance, records, report
 from wavebase.report import Run
 
 FOLDER = Path("outputs/studies")
 # what a study of many short runs needs no more of
 BRIEF = ("probe.figures=[]", "probe.every=1000000", "train.checkpoint_every=1000000", "threads=1")
+
+Choice = TypeVar("Choice")
+
+
+class Size(NamedTuple):
+    """How much a study computes: tiny (two steps of the least that has every part: a test), fast, or full."""
+
+    name: Literal["tiny", "fast", "full"]
+    study: str
+
+    @property
+    def folder(self) -> Path:
+        """Where this study leaves its finding; each size its own."""
+        return FOLDER / (self.study if self.name == "fast" else f"{self.study}_{self.name}")
+
+    def pick(self, *, tiny: Choice, fast: Choice, full: Choice) -> Choice:
+        """The value of this size."""
+        return {"tiny": tiny, "fast": fast, "full": full}[self.name]
+
+    def sweep(self, *overrides: str) -> list[Run]:
+        """The runs of one sweep with `BRIEF` and these overrides, in a folder of their own. A failed run raises."""
+        words = (*BRIEF, *overrides)
+        part = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
+        return sweep(f"{self.folder.name}/{part}", *words)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study found. title: a few words. rows: the table, one mapping from column to cell each. says: what the
+    numbers show, with the numbers; silent: what they do not show. figure: a picture of them."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    says: str
+    silent: str
+    figure: Figure
+
+
+def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
+    """The command line of a study: `python experiments/NAME.py [--full | --tiny]`."""
+    question = doc.split("\n\n")[0].replace("\n", " ")
+    parser = argparse.ArgumentParser(description=question)
+    sizes = parser.add_mutually_exclusive_group()
+    for name, words in (("full", "more sizes, seeds and steps: hours"), ("tiny", "two steps of the least: a test")):
+        sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, default="fast", help=words)
+    size = Size(parser.parse_args().size, Path(file).stem)
+    before = _processor_seconds()
+    finding = measure(size)
+    record = {
+        "question": question,
+        "command": f"python experiments/{size.study}.py" + ("" if size.name == "fast" else f" --{size.name}"),
+        "processor_seconds": round(_processor_seconds() - before, 1),
+        "title": finding.title,
+        "rows": finding.rows,
+        "says": " ".join(finding.says.split()),
+        "silent": " ".join(finding.silent.split()),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(),
+    }
+    text = json.dumps(records.plain(record), indent=1, allow_nan=False)
+    for name, content in {
+        "finding.json": text.encode() + b"\n",
+        "table.csv": report.as_csv([dict(row) for row in finding.rows]),
+        "figure.png": figures.png(finding.figure),
+    }.items():
+        records.write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    said = (textwrap.fill(str(record[key]), 80) for key in ("question", "says", "silent"))
+    print(next(said), table(finding.rows), *said, sep="\n\n")
+    print(
+        f"\n{record['processor_seconds']:.0f} s of processor time; finding.json, table.csv, figure.png in {size.folder}"
+    )
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def sweep(name: str, *overrides: str) -> list[Run]:
@@ -24,16 +113,8 @@ def sweep(name: str, *overrides: str) -> list[Run]:
     Finished runs are not run again. Raises subprocess.CalledProcessError if one failed.
     """
     folder = FOLDER / name
-    command = [
-        sys.executable,
-        "-m",
-        "wavebase.run",
-        "-m",
-        "hydra/launcher=stacked",
-        f"hydra.sweep.dir={folder}",
-        *overrides,
-    ]
-    subprocess.run(command, check=True)
+    program = (sys.executable, "-m", "wavebase.run", "-m", "hydra/launcher=stacked")
+    subprocess.run([*program, f"hydra.sweep.dir={folder}", *overrides], check=True)
     return [Run(found) for found in records.find_runs(folder)]
 
 
@@ -49,3 +130,49 @@ def final_errors(runs: Iterable[Run]) -> np.ndarray:
     """relative_error at the end of each run; infinite where a run diverged."""
     errors = [run.value("relative_error", "final") for run in runs]
     return np.array([np.inf if error is None else error for error in errors])
+
+
+# ---- intervals, all of 95 % ----
+
+
+def share(successes: int, count: int) -> tuple[float, float, float]:
+    """A share and its interval (Wilson, 1927)."""
+    low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
+    return successes / count, low, high
+
+
+def median(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """The median and its interval from order statistics: no assumption but independence; infinite values are in order.
+
+    With fewer than six values the interval is their range, which holds less than 95 %.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
+    return float(np.median(ordered)), float(ordered[low]), float(ordered[n - 1 - low])
+
+
+def exponent(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """p of y ~ x^p, fitted on logarithms, and its interval (Student's t)."""
+    fit = stats.linregress(np.log(x), np.log(y))
+    reach = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
+    return fit.slope, fit.slope - reach, fit.slope + reach
+
+
+# ---- tables ----
+
+
+def cell(value: Any) -> str:
+    """A number with three digits, anything else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
+    """Rows as text, numbers to the right; as a Markdown table if asked."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
+    if markdown:
+        lines.insert(1, ["---:"] * len(columns))
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,6 +26,13 @@ class PowerSpectrum:
     `held_out` are fixed sets of `held_out_count` sequences each, drawn from `probe_generator` alone: the training
     signal (its held-out part, if it is a recording), and probes that training need not have shown. `baselines` are
     the losses of two constant predictions on held_out["training"]: zero, and the mean target of each bin.
+
+    What follows concerns training alone; held-out sets never have it.
+    training_count: null draws fresh sequences for every batch; a number draws so many once, from `probing`, and a batch
+    takes from them with replacement, or all of them in order where it is at least as large (gradient descent proper).
+    label_noise: standard deviation of a normal number added to every target, in units of the targets' rms.
+    shuffle_targets: the sequences of a batch exchange their targets at random.
+    off_task_steps: label noise and shuffling end before this step; null: never.
     """
 
     def __init__(
@@ -39,11 +47,25 @@ class PowerSpectrum:
         normalisation: Literal["power", "power_per_sample", "amplitude_squared"] = "power_per_sample",
         windows: int = 1,
         held_out_count: int = 64,
+        training_count: int | None = None,
+        label_noise: float = 0.0,
+        shuffle_targets: bool = False,
+        off_task_steps: int | None = None,
     ):
         if windows < 1:
             raise ValueError(f"task.windows must be at least 1, got {windows}; use 1")
         if held_out_count < 2:
             raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 64")
+        if training_count is not None and training_count < 1:
+            raise ValueError(
+                f"task.training_count must be at least 1, got {training_count}; use null for fresh sequences"
+            )
+        if not (math.isfinite(label_noise) and label_noise >= 0):
+            raise ValueError(f"task.label_noise must be finite and not negative, got {label_noise}; use 0.1")
+        if off_task_steps is not None and (off_task_steps < 0 or not (label_noise or shuffle_targets)):
+            raise ValueError(
+                f"task.off_task_steps must be at least 0 and end some label_noise or shuffle_targets, got {off_task_steps}; use null"
+            )
         self.signal, self.T, self.bins, self.normalisation = signal, T, resolve_bins(T, bins), normalisation
         self.samples, self.dtype, self.device = windows * T, dtype, device
         self.sizes: dict[str, Any] = {
@@ -54,10 +76,23 @@ class PowerSpectrum:
         }
         self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
+        self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
+        self.fixed = None
+        if training_count is not None:
+            self.fixed = self._batch(signal.sample(training_count, self.samples, probing))
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """A fresh batch of the training signal."""
-        return self._batch(self.signal.sample(batch, self.samples, generator))
+        """A batch of the training signal: fresh, or from the fixed sequences; off task as far as the step asks for it."""
+        drawn = self._draw(batch, generator)
+        if self.off_task_steps is not None and step >= self.off_task_steps:
+            return drawn
+        target = drawn.target
+        if self.shuffle_targets:
+            target = target[torch.randperm(len(target), generator=generator).to(target.device)]
+        if self.label_noise:
+            noise = torch.randn(target.shape, generator=generator, dtype=torch.float64).to(target)
+            target = target + self.label_noise * self.baselines["zero"] ** 0.5 * noise
+        return Batch(drawn.input, target)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error over sequences, windows and bins, in the normalisation's units squared."""
@@ -68,6 +103,15 @@ class PowerSpectrum:
         difference, size = (output - target).double().norm(dim=-1), target.double().norm(dim=-1)
         worst = (difference / size.clamp_min(torch.finfo(torch.float64).tiny)).max()
         return {"relative_error": (difference.norm() / size.norm()).item(), "worst_window_error": worst.item()}
+
+    def _draw(self, batch: int, generator: torch.Generator) -> Batch:
+        if self.fixed is None:
+            return self._batch(self.signal.sample(batch, self.samples, generator))
+        count = len(self.fixed.input)
+        if batch >= count:
+            return self.fixed
+        rows = torch.randint(count, (batch,), generator=generator).to(self.device)
+        return Batch(self.fixed.input[rows], self.fixed.target[rows])
 
     def _batch(self, signal: Tensor) -> Batch:
         # the target belongs to the rounded input, the one that the net sees
