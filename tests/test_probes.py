@@ -1,6 +1,7 @@
 """Every probe has a known answer, and a negative one."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 import wavebase
+from wavebase.constructions import symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.models.spectral import SpectralLSTM
-from wavebase.probes import drift, dynamics, function, gradient
-from wavebase.probes.curvature import largest_curvature
+from wavebase.models.spectral import SpectralLSTM, random_weights
+from wavebase.probes import drift, dynamics, function, gradient, mechanism
+from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
 from wavebase.probes.snapshot import Snapshot
-from wavebase.probes.verdict import Thresholds, judge
+from wavebase.probes.verdict import Thresholds, first_failures, judge
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
 
@@ -38,8 +40,8 @@ def snapshot(net, start=None, learning_rate=1e-3):
             return net(signal)
 
     return Snapshot(
-        step=0, weights=net.named_weights(), start=start or dict(construction.weights), blocks=construction.blocks,
-        mask=construction.mask, held_out=TASK.held_out, predict=predict, trace=net.trace, metrics=TASK.metrics,
+        step=0, weights=net.named_weights(), start=start or dict(construction.weights), construction=construction,
+        held_out=TASK.held_out, predict=predict, trace=net.trace, metrics=TASK.metrics,
         baselines=TASK.baselines, forward=net, loss=TASK.loss, trained=dict(net.named_parameters()),
         learning_rate=learning_rate,
     )  # fmt: skip
@@ -161,21 +163,217 @@ def test_gradient_descent_is_stable_just_under_the_boundary_and_not_over_it():
     assert loss_after(1.2) > 10
 
 
+def spectral(preset="exact", **arguments):
+    return spectral_construction(T, preset=preset, **arguments)
+
+
+def trained_on(construction, weights):
+    """A snapshot of a net with these weights that started at the construction."""
+    seen = snapshot(SpectralLSTM(construction.replace_weights(weights)), dict(construction.weights))
+    return replace(seen, construction=construction)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("input_gate", ["tanh", "sigmoid"])
+def test_an_exact_net_has_its_mechanism(input_gate):
+    seen = snapshot(SpectralLSTM(spectral(input_gate=input_gate)))
+    values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
+    assert values["mechanism/mode_phase"] < 1e-12 and values["mechanism/mode_modulus"] == 0
+    assert values["mechanism/masked_error"] < 1e-9
+    for block in ("gen", "sum", "prod"):
+        assert values[f"mechanism/interchange_{block}"] == pytest.approx(1, abs=1e-9)
+    products = [value for name, value in mechanism.oscillators(seen).items() if "gain_product" in name]
+    assert products == [pytest.approx(1)] * 2
+
+
+@pytest.mark.parametrize("kind", ["gen", "sum", "balance", "pair", "prod", "spec", "bias"])
+def test_continuous_moves_leave_the_mechanism_alone(kind):
+    """In the linear regime; a displacement of the same size does not."""
+    construction = spectral()
+    moved = symmetry.linear_move(construction, kind, 0.5, seeded())
+    seen = trained_on(construction, moved.weights)
+    values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
+    for name, value in values.items():
+        wanted = 1.0 if "interchange" in name or "gain_product" in name else 0.0
+        assert value == pytest.approx(wanted, abs=1e-6), name
+    displaced = {}
+    for name, weight in construction.weights.items():
+        noise = torch.randn(weight.shape, generator=seeded(), dtype=torch.float64)
+        displaced[name] = weight + noise * ((moved.weights[name] - weight).norm() / noise.norm())
+    values = mechanism.oscillators(trained_on(construction, displaced))
+    values |= mechanism.interchange(trained_on(construction, displaced))
+    assert any(abs(v - (1.0 if "interchange" in n or "gain" in n else 0.0)) > 1e-3 for n, v in values.items())
+
+
+def test_modes_see_a_planted_turn_and_a_planted_growth():
+    construction = spectral()
+    draws = 0.003 * torch.randn(T, generator=seeded(), dtype=torch.float64).abs()
+    for kind, seen, still in (("rotation", "phase", "modulus"), ("modulus", "modulus", "phase")):
+        moved = perturb(construction, Perturbation(kind, 0.003), seeded())
+        values = mechanism.oscillators(trained_on(construction, moved.weights))
+        assert values[f"mechanism/mode_{seen}"] == pytest.approx(T * draws.max().item(), rel=0.02)
+        # second order: DC and Nyquist, of which one mode is asked, turn too
+        assert values[f"mechanism/mode_{still}"] < 0.01 * T * draws.max().item()
+
+
+def test_modes_are_what_the_sum_block_sees():
+    """A mode that nothing reads changes W_g's eigenvalues and no output: the sine of DC; cut off, a bin has no modes left."""
+    construction = spectral()
+    weights = {name: weight.clone() for name, weight in construction.weights.items()}
+    weights["weight_hh_cell"][1, 1] = 0.5
+    seen = trained_on(construction, weights)
+    assert dynamics.gen_spectrum(seen)["spectrum/gen_shift_max"] > 0.4
+    assert mechanism.oscillators(seen)["mechanism/mode_phase"] < 1e-9
+    weights["weight_hh_input"][construction.blocks["sum"], 4:6] = 0
+    assert mechanism.oscillators(trained_on(construction, weights))["mechanism/mode_phase"] == math.inf
+
+
+def test_realisation_recovers_planted_modes():
+    t = np.arange(40)
+    planted = np.array([0.99 * np.exp(0.7j), 0.95 * np.exp(1.9j)])
+    series = np.stack([(planted[None] ** t[:, None] @ np.array([1, 2 - 1j])).real, (planted[0] ** t).imag], 1)
+    found = mechanism.realised_modes(series, 4)
+    assert np.abs(found[:, None] - np.concatenate([planted, planted.conj()])).min(1).max() < 1e-10 and len(found) == 4
+    assert len(mechanism.realised_modes(series, 8, least=1e-9)) == 4
+    assert len(mechanism.realised_modes(np.zeros((40, 2)), 2)) == 0
+
+
+def test_gain_product_of_a_planted_gain():
+    construction = spectral()
+    weights = dict(construction.weights)
+    prod = construction.blocks["prod"]
+    weights["weight_hh_cell"] = weights["weight_hh_cell"].clone()
+    weights["weight_hh_cell"][prod.start : prod.start + 2] *= 3
+    values = mechanism.oscillators(trained_on(construction, weights))
+    assert values["mechanism/gain_product_min"] == pytest.approx(1)
+    assert values["mechanism/gain_product_max"] == pytest.approx(3)
+
+
+def test_masked_error_misses_what_was_learnt_outside_the_mask():
+    """One prod unit's work moved to a copy of it outside the mask: the same function, but not without that copy."""
+    construction = spectral()
+    weights = {name: weight.clone() for name, weight in construction.weights.items()}
+    prod, spec = construction.blocks["prod"], construction.blocks["spec"]
+    first, other = weights["weight_hh_cell"][spec, prod.start].clone(), prod.start + 2
+    weights["weight_hh_cell"][spec, prod.start] = 0
+    weights["weight_hh_cell"][spec, other] += first
+    for gate in ("input", "cell"):  # unit `other` holds a second square of the first bin instead of its own
+        weights[f"weight_hh_{gate}"][other] = weights[f"weight_hh_{gate}"][prod.start]
+    seen = trained_on(construction, weights)
+    assert mechanism.masked_error(snapshot(SpectralLSTM(construction)))["mechanism/masked_error"] < 1e-13
+    assert mechanism.masked_error(seen)["mechanism/masked_error"] > 0.1
+
+
+def test_interchange_fails_where_the_blocks_do_not_carry_the_function():
+    random = SpectralLSTM(spectral().replace_weights(random_weights(spectral(), seeded())))
+    values = mechanism.interchange(snapshot(random))
+    assert all(value < 0.7 for value in values.values())
+    construction = spectral()
+    weights = {name: weight.clone() for name, weight in construction.weights.items()}
+    weights["readout.weight"].zero_()
+    weights["readout.bias"] += 1
+    assert all(value == 0 for value in mechanism.interchange(trained_on(construction, weights)).values())
+
+
+def test_quadratic_forms_of_an_exact_a_zero_and_a_planted_net():
+    construction = spectral()
+    exact_forms = function.quadratic_forms(snapshot(SpectralLSTM(construction)))
+    assert exact_forms["function/quadratic_form_error"] < 1e-13 and exact_forms["function/kernel_angle"] < 1e-12
+    zero = {**construction.weights, "readout.weight": torch.zeros_like(construction.weights["readout.weight"])}
+    assert function.quadratic_forms(trained_on(construction, zero))["function/quadratic_form_error"] == 1
+    double = {**construction.weights, "readout.weight": 2 * construction.weights["readout.weight"]}
+    assert function.quadratic_forms(trained_on(construction, double))["function/quadratic_form_error"] == pytest.approx(
+        1
+    )
+    angle = 0.3  # bin 1 reads samples along a plane that is turned out of its own
+    planes = torch.stack([torch.cos(2 * math.pi * k * torch.arange(T) / T) for k in (1, 2)]).double() / 2
+    axis = math.cos(angle) * planes[0] + math.sin(angle) * planes[1]
+    form = function.recover_forms(lambda x: (x @ axis).square()[:, None, None], T, 1.0, planes)[0]
+    assert torch.allclose(form, torch.outer(axis, axis), atol=1e-12)
+
+
+def test_swap_tie():
+    construction = spectral()
+    assert gradient.swap_tie(snapshot(SpectralLSTM(construction)))["gradient/swap_tie_broken"] == 0
+    weights = {name: weight.clone() for name, weight in construction.weights.items()}
+    prod, sum_ = construction.blocks["prod"], construction.blocks["sum"]
+    weights["weight_hh_cell"][prod.start, sum_.start + 1] = weights["weight_hh_cell"][prod.start, sum_.start]
+    broken = gradient.swap_tie(trained_on(construction, weights))["gradient/swap_tie_broken"]
+    assert broken == pytest.approx(2 * math.sin(math.pi / 8))
+
+
+def descend(net, steps, lr, **settings):
+    optimizer = torch.optim.SGD(net.parameters(), lr, **settings)
+    for _ in range(steps):
+        signal, target = TASK.held_out["training"]
+        optimizer.zero_grad()
+        TASK.loss(net(signal), target).backward()
+        optimizer.step()
+
+
+def test_conserved_quantities_under_descent_and_weight_decay():
+    construction = spectral("trainable")
+    start = perturb(construction, Perturbation("gaussian", 0.05), seeded())
+    values = {}
+    for name, settings in (("plain", {}), ("decay", {"weight_decay": 0.05})):
+        net = SpectralLSTM(start)
+        with torch.no_grad():
+            net.bias_hh_cell.copy_(0.01 * torch.randn(net.bias_hh_cell.shape, generator=seeded(1), dtype=torch.float64))
+        begun = {n: w.clone() for n, w in net.named_weights().items()}
+        boundary = 2 / sharpness(snapshot(net))["curvature/lambda_max"]
+        descend(net, 40, 0.1 * boundary, **{key: value / boundary for key, value in settings.items()})
+        values[name] = gradient.conserved(snapshot(net, begun))
+    assert values["plain"]["conserved/bias_difference"] < 1e-9
+    assert values["decay"]["conserved/bias_difference"] > 1e-3
+    assert values["plain"]["conserved/product_balance"] < 0.1 * values["decay"]["conserved/product_balance"]
+
+
+def test_sharpness_of_a_quadratic_with_known_hessian():
+    size = torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0], dtype=torch.float64)
+    first, second = (torch.nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (2, 3))
+    seen = replace(
+        snapshot(exact()),
+        trained={"first": first, "second": second},
+        forward=lambda signal: torch.cat([first, second]),
+        loss=lambda output, target: (size * output.square()).sum() / 2,
+        learning_rate=0.1,
+    )
+    assert sharpness(seen) == {
+        "curvature/lambda_max": pytest.approx(7, rel=1e-3), "curvature/lr_times_lambda_max": pytest.approx(0.7, rel=1e-3)
+    }  # fmt: skip
+    assert group_sharpness(seen) == {"curvature/first": pytest.approx(2), "curvature/second": pytest.approx(7)}
+
+
 class TestVerdict:
     start: ClassVar = {
         "error/training": 1e-15,
         "error/tones": 1e-15,
         "loss/relative": 1e-30,
-        "drift/weight_hh_cell": 0.0,
+        "function/quadratic_form_error": 1e-15,
+        "mechanism/mode_phase": 0.0,
+        "mechanism/mode_modulus": 0.0,
+        "mechanism/masked_error": 1e-15,
+        "mechanism/interchange_sum": 1.0,
+        "position/distance": 0.0,
     }
+    unknown: ClassVar = {name: value for name, value in start.items() if "/mode" not in name and "mech" not in name}
 
     @pytest.mark.parametrize(
         "end,name",
         [
-            ({}, "kept"),
-            ({"drift/weight_hh_cell": 0.5}, "moved"),
-            ({"error/tones": 0.02}, "lost"),
-            ({"error/training": 0.02, "drift/weight_hh_cell": 0.5}, "lost"),
+            ({}, "preserved"),
+            ({"position/distance": 0.5}, "deformed"),
+            ({"error/tones": 0.02}, "drifted"),
+            ({"function/quadratic_form_error": 0.06}, "drifted"),
+            ({"mechanism/mode_phase": 0.06}, "drifted"),
+            ({"mechanism/mode_modulus": math.inf}, "drifted"),
+            ({"mechanism/masked_error": 0.021}, "drifted"),
+            ({"mechanism/interchange_sum": 0.9}, "drifted"),
+            ({"mechanism/interchange_sum": 0.9, "error/training": 0.02}, "broken"),
+            ({"error/training": 0.02, "position/distance": 0.5}, "broken"),
             ({"error/training": math.nan}, "diverged"),
             ({"error/tones": math.inf}, "diverged"),
         ],
@@ -183,13 +381,27 @@ class TestVerdict:
     def test_each(self, end, name):
         verdict = judge(self.start, {**self.start, **end}, Thresholds())
         assert verdict.name == name and verdict.reasons
+        assert {c.name for c in verdict.conditions} == set(self.start) - {"loss/relative"}
+
+    def test_a_moved_net_of_unknown_mechanism_is_not_called_deformed(self):
+        start = {**self.unknown, "drift/weight_hh_cell": 0.0}
+        del start["position/distance"]
+        assert judge(start, start, Thresholds()).name == "preserved"
+        assert judge(start, {**start, "drift/weight_hh_cell": 0.5}, Thresholds()).name == "moved"
 
     def test_a_zero_output_or_a_random_start_has_no_algorithm_to_keep(self):
         start: ClassVar = {"error/training": 1.0, "loss/relative": 1.86, "drift/weight_hh_cell": 0.0}
         assert judge(start, start, Thresholds()).name == "no algorithm"
 
     def test_thresholds_decide(self):
-        end = {**self.start, "drift/weight_hh_cell": 0.5, "error/tones": 0.05}
-        assert judge(self.start, end, Thresholds(error_floor=0.1, drift=1.0)).name == "kept"
-        with pytest.raises(ValueError, match=r"verdict\.drift"):
-            Thresholds(drift=-1.0)
+        end = {**self.start, "position/distance": 0.5, "error/tones": 0.05}
+        assert judge(self.start, end, Thresholds(error_floor=0.1, distance=1.0)).name == "preserved"
+        with pytest.raises(ValueError, match=r"verdict\.distance"):
+            Thresholds(distance=-1.0)
+
+    def test_the_step_at_which_each_condition_first_failed(self):
+        worse = {**self.start, "mechanism/mode_phase": 0.06}
+        series = {0: self.start, 10: worse, 20: {**worse, "error/tones": 0.5}, 30: self.start}
+        first = first_failures(series, self.start, Thresholds())
+        assert first["mechanism/mode_phase"] == 10 and first["error/tones"] == 20
+        assert first["error/training"] is None and first["position/distance"] is None

@@ -37,7 +37,7 @@ class TestRecords:
         assert figures == {"weight_hh_init.png", "train_loss.png", "spectrum.png", "gen_eigenvalues.png"}
         assert folder.checkpoint_steps() == [0, 10, 20]
         summary = folder.summary()
-        assert summary["status"] == "done" and summary["verdict"] == "kept" and summary["steps"] == 20
+        assert summary["status"] == "done" and summary["verdict"] == "preserved" and summary["steps"] == 20
         assert summary["relative_error"]["initial"] < 1e-13 and summary["relative_error"]["final"] < 1e-12
         assert 0 < summary["baseline"]["mean"] < summary["baseline"]["zero"]
         assert set(summary["loss"]) == {"initial", "final"} and summary["optim"]["lr_over_boundary"] == pytest.approx(
@@ -124,7 +124,7 @@ class TestRecords:
         )
         under = ran(*settings, "optim.lr_over_boundary=0.5", name="under").summary()
         over = ran(*settings, "optim.lr_over_boundary=3", name="over").summary()
-        assert under["verdict"] in ("kept", "moved") and over["verdict"] in ("lost", "diverged")
+        assert under["verdict"] in ("preserved", "deformed") and over["verdict"] in ("broken", "diverged")
         assert (
             over["relative_error"]["final"] is None
             or over["relative_error"]["final"] > 10 * under["relative_error"]["final"]
@@ -256,7 +256,7 @@ def test_a_window_longer_than_the_recording(cli, tmp_path):
 def test_a_recording_trains(cli, tmp_path):
     np.save(tmp_path / "wave.npy", np.sin(np.arange(400)))
     status, out, _ = cli(*SMALL, "signal=file", f"signal.path={tmp_path}/wave.npy", "hydra.run.dir=here")
-    assert status == 0 and "kept" in out
+    assert status == 0 and "preserved" in out
     assert RunFolder(tmp_path / "here").summary()["relative_error"]["final"] < 1e-12
 
 
@@ -305,7 +305,11 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     assert status == 0
     table = (tmp_path / "sweep" / "summary.csv").read_text()
     rows = table.splitlines()
-    assert len(rows) == 3 and rows[1].startswith("spectral,3,0,kept") and rows[2].startswith("random,3,0,no algorithm")
+    assert (
+        len(rows) == 3
+        and rows[1].startswith("spectral,3,0,preserved")
+        and rows[2].startswith("random,3,0,no algorithm")
+    )
     assert max(map(len, out[out.index("relative error on") :].splitlines())) <= 80 + 60  # folder names may be long
     for name in ("summary.csv", "runs.csv", "train_loss.png"):
         (tmp_path / "sweep" / name).unlink()

@@ -1,18 +1,19 @@
-"""A checked configuration becomes task, net and optimiser."""
+"""A checked configuration becomes task, net and optimiser, and what probes may see of them."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wavebase import config
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes import curvature
+from wavebase.probes.snapshot import Probe, Snapshot
 
 
 class Pieces(NamedTuple):
@@ -49,6 +50,40 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
             learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
     optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
     return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
+
+
+def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:
+    """The net as it now stands, beside the weights that it started with."""
+    net, task = pieces.net, pieces.task
+
+    def predict(signal: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(signal)
+
+    def trace(signal: Tensor) -> Any:
+        with torch.no_grad():
+            return net.trace(signal) if hasattr(net, "trace") else None
+
+    return Snapshot(
+        step=step,
+        weights=net.named_weights(),
+        start=start,
+        construction=net.construction,
+        held_out=task.held_out,
+        predict=predict,
+        trace=trace,
+        metrics=task.metrics,
+        baselines=task.baselines,
+        forward=net,
+        loss=task.loss,
+        trained=pieces.trained,
+        learning_rate=pieces.optimizer.param_groups[0]["lr"],
+    )
+
+
+def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:
+    """What the probes say of a snapshot, by name."""
+    return {name: value for probe in probes for name, value in probe(seen).items()}
 
 
 def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:

@@ -1,7 +1,8 @@
-"""Read the spectrum of any recurrent net's weights: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
+"""Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
 
-Prints every quantity beside its nulls, writes spectrum.json and spectrum.png; of a run's folder, whose checkpoints are a
-series, also how each quantity moved in training (series.png). Heavy imports come late.
+Of a run's folder or checkpoint: the verdict at every checkpoint and the step at which each condition first failed
+(verdict.json). Of recurrent weights: every quantity beside its nulls (spectrum.json, spectrum.png), and over a run's
+checkpoints how each moved in training (series.png). Heavy imports come late.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def probe(path: Path, overrides: list[str]) -> str:
 
     from wavebase import config, figures, spectrum_sheet
     from wavebase.analysis.trajectory import RoleThresholds
-    from wavebase.records import plain, write_whole
+    from wavebase.judgement import judge_run
+    from wavebase.records import RunFolder, plain, write_whole
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
@@ -75,23 +77,30 @@ def probe(path: Path, overrides: list[str]) -> str:
     options = config.call(Options, node, "")  # type: ignore[arg-type]
     thresholds = config.call(RoleThresholds, options.roles, "roles")
     source = _source(path)
+    out = Path(options.out) if options.out else source.out
+
+    def save(name: str, content: bytes) -> None:
+        write_whole(out / name, lambda file: file.write(content))
+
+    lines, written = [], []
+    if source.config and source.last.startswith("step_"):
+        judged = judge_run(RunFolder(source.root), source.step)
+        save("verdict.json", json.dumps(plain(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
+        lines.append(judged.table() + "\n")
+        written.append("verdict.json")
+        if not any(name.startswith("weight_hh") for name in _weights(source.files[source.last])):
+            return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
     reports: dict[str, dict[str, Report]] = {}
     for label, weights in source.series():
         reports[label] = _read(
             weights, source, options, thresholds, quick=len(source.files) > 1 and label != source.last
         )
     last = reports[source.last]
-    out = Path(options.out) if options.out else source.out
-
-    def save(name: str, content: bytes) -> None:
-        write_whole(out / name, lambda file: file.write(content))
-
     results: dict[str, Any] = {
         "path": str(path),
         "step": source.last,
         "layers": {k: r.to_dict() for k, r in last.items()},
     }
-    lines = []
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
         save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report)))
@@ -104,14 +113,16 @@ def probe(path: Path, overrides: list[str]) -> str:
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
     save("spectrum.json", json.dumps(plain(results), indent=1, allow_nan=False).encode() + b"\n")
-    return "\n".join([*lines, f"spectrum.json, spectrum.png in {out}"])
+    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.json', 'spectrum.png'])} in {out}"])
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was found at a path: files by label, in order; the run's configuration and example signals, if any."""
+    """What was found at a path: files by label, in order; the folder of the run they belong to, its configuration and example
+    signals, if any."""
 
     files: dict[str, Path]
+    root: Path
     out: Path
     config: dict[str, Any]
     example: Any
@@ -120,6 +131,11 @@ class Source:
     def last(self) -> str:
         """The newest label."""
         return list(self.files)[-1]
+
+    @property
+    def step(self) -> int | None:
+        """The step of a single checkpoint; None for a series."""
+        return int(self.last.removeprefix("step_")) if len(self.files) == 1 else None
 
     def series(self) -> Any:
         """(label, weights) of every file."""
@@ -154,7 +170,7 @@ def _source(path: Path) -> Source:
         config = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))  # type: ignore[assignment]
         if (root / "examples.npz").is_file():
             example = RunFolder(root).examples().get("signal")
-    return Source({file.stem: file for file in files}, out, config, example)
+    return Source({file.stem: file for file in files}, root, out, config, example)
 
 
 def _weights(file: Path) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor
 
 from wavebase import figures, provenance, report
-from wavebase.assembly import Pieces
+from wavebase.assembly import Pieces, measure, snapshot
 from wavebase.config import RunConfig
 from wavebase.probes import verdict
-from wavebase.probes.snapshot import Probe, Snapshot
 from wavebase.records import RunFolder
 from wavebase.training import Member, Status, schedule_factor, stack_key
 
@@ -51,13 +51,11 @@ class Session:
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
             log.info("%s continues from step %d", folder.path, self.first_step)
-        self.probes: list[Probe] = cfg.probe.functions("measure")
+        self.probes = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
         self.text, self.kept = text, kept
         construction = pieces.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
-        device = next(pieces.net.parameters()).device
-        self.mask = {name: mask.to(device) for name, mask in construction.mask.items()} if construction else {}
 
     def stack_key(self, number: int) -> Any:
         """What sessions must share to be trained as one program; a net that cannot be stacked shares with none."""
@@ -93,41 +91,12 @@ class Session:
 
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record what they say."""
-        snapshot = self._snapshot(step)
-        self.values = {name: value for probe in self.probes for name, value in probe(snapshot).items()}
+        self.values = measure(self.probes, snapshot(self.pieces, self.start_weights, step))
         if step == 0:
             if self.pieces.lambda_max is not None:
-                self.values["curvature/lambda_max"] = self.pieces.lambda_max
+                self.values.setdefault("curvature/lambda_max", self.pieces.lambda_max)
             self.start_values = dict(self.values)
         self.folder.log(step, self.values)
-
-    def _snapshot(self, step: int) -> Snapshot:
-        net, task = self.pieces.net, self.pieces.task
-
-        def predict(signal: Tensor) -> Tensor:
-            with torch.no_grad():
-                return net(signal)
-
-        def trace(signal: Tensor) -> Any:
-            with torch.no_grad():
-                return net.trace(signal) if hasattr(net, "trace") else None
-
-        return Snapshot(
-            step=step,
-            weights=net.named_weights(),
-            start=self.start_weights,
-            blocks=self.blocks,
-            mask=self.mask,
-            held_out=task.held_out,
-            predict=predict,
-            trace=trace,
-            metrics=task.metrics,
-            baselines=task.baselines,
-            forward=net,
-            loss=task.loss,
-            trained=self.pieces.trained,
-            learning_rate=self.pieces.optimizer.param_groups[0]["lr"],
-        )
 
     def _save(self, step: int) -> None:
         layout = {name: [units.start, units.stop] for name, units in self.blocks.items()}
@@ -152,7 +121,7 @@ class Session:
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
-            status, judgement = "diverged", verdict.Verdict("diverged", judgement.reasons, judgement.weight)
+            status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
         signal, target = (part[:4] for part in pieces.task.held_out["training"])
         folder.save_examples(
             {
@@ -171,6 +140,10 @@ class Session:
             "status": status,
             "verdict": judgement.name,
             "reasons": judgement.reasons,
+            "conditions": {
+                c.name: {"kind": c.kind, "value": c.value, "bound": c.bound, "holds": c.holds}
+                for c in judgement.conditions
+            },
             "metrics": {
                 name.removeprefix("task/"): value for name, value in self.values.items() if name.startswith("task/")
             },

@@ -29,7 +29,8 @@ class Perturbation:
     the most sensitive rows. Leakage is therefore measured where it acts: entry (i, j) has standard deviation
     scale * drive_i / (level_j sqrt(H)), with level_j the largest |h_j| and drive_i the largest argument that row i has
     by intention, so that a row's stray input is about `scale` of its own.
-    weights: names, for gaussian and leakage (default weight_hh_cell); rotation and modulus act on gen in weight_hh_cell.
+    weights: names, for gaussian and leakage (default weight_hh_cell); rotation and modulus act on the oscillators in
+    weight_hh_cell: the block gen, or resonator.
     """
 
     kind: Kind = "gaussian"
@@ -84,9 +85,13 @@ def _add_noise(construction: Construction, name: str, perturbation: Perturbation
 
 
 def _turn(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
-    """Each gen block R becomes R times a rotation, or R times a number."""
+    """Each oscillator's block R becomes R times a rotation, or R times a number."""
     weight = construction.weights["weight_hh_cell"].clone()
-    gen = construction.blocks["gen"]
+    gen = construction.blocks.get("gen") or construction.blocks.get("resonator")
+    if gen is None:
+        raise ValueError(
+            f"perturbation.kind must be gaussian or leakage where nothing oscillates, got {perturbation.kind}; use gaussian"
+        )
     draws = perturbation.scale * torch.randn((gen.stop - gen.start) // 2, generator=generator, dtype=torch.float64)
     for n, draw in enumerate(draws.tolist()):
         pair = slice(gen.start + 2 * n, gen.start + 2 * n + 2)

@@ -30,7 +30,6 @@ from wavebase.constructions.construction import Construction, Draft
 from wavebase.recurrence import InputGate
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 
-GAIN_NAMES = ("a", "s1", "s2", "s3", "s4", "s5")
 Preset = Literal["exact", "trainable"]
 
 
@@ -57,8 +56,6 @@ def preset_gains(
     eigenvalue ten orders under the exact preset's. For the sigmoid cell there is one choice: the differential pair
     loses digits as u falls (roundoff / u) and gains linearity (u^2 / 12); the sum is least near u = (6 roundoff)^(1/3).
     """
-    if eps is not None and not 0 < eps < 1:
-        raise ValueError(f"model.eps must lie between 0 and 1, got {eps}; use null for the dtype's own bound")
     if input_gate == "sigmoid":
         if preset != "exact":
             raise ValueError(f"model.preset must be exact with input_gate=sigmoid, got {preset}; use input_gate=tanh")
@@ -68,8 +65,6 @@ def preset_gains(
         peak = T * (u / 2) * g  # largest difference of a sum pair
         return {"a": small, "s1": u / small, "s2": g / amplitude, "s3": u / peak, "s4": small / peak, "s5": 2 / u}
     if preset == "trainable":
-        if eps is not None:
-            raise ValueError("model.eps belongs to preset=exact, got preset=trainable; set model.gains instead")
         return {
             "a": 1 / 8,
             "s1": 1.0,
@@ -80,6 +75,36 @@ def preset_gains(
         }
     eps = eps or linearity_bound(dtype)
     return {"a": eps, "s1": 1.0, "s2": eps / amplitude, "s3": 1 / (T * eps), "s4": 1 / (T * eps), "s5": 1 / eps}
+
+
+def check_arguments(preset: Preset, eps: float | None, amplitude: float, margin: float) -> None:
+    """Raises ValueError, in one line, for values that no construction takes."""
+    if preset not in ("exact", "trainable"):
+        raise ValueError(f"model.preset must be exact or trainable, got {preset!r}; use exact")
+    if eps is not None and not 0 < eps < 1:
+        raise ValueError(f"model.eps must lie between 0 and 1, got {eps}; use null for the dtype's own bound")
+    if eps is not None and preset == "trainable":
+        raise ValueError("model.eps belongs to preset=exact, got preset=trainable; set model.gains instead")
+    if not (math.isfinite(amplitude) and amplitude > 0):
+        raise ValueError(
+            f"amplitude must be a positive finite bound on |x|, got {amplitude}; use the signal's largest |x|"
+        )
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"model.margin must be positive and finite, got {margin}; use 40")
+
+
+def override_gains(preset: Mapping[str, float], gains: Mapping[str, float]) -> dict[str, float]:
+    """The preset's gains with single ones replaced. Raises ValueError for a name it lacks, or a value of no use."""
+    for name, value in gains.items():
+        if name not in preset:
+            raise ValueError(
+                f"model.gains must name gains among {', '.join(preset)}, got {name!r}; use {[*preset][-1]}"
+            )
+        if not (math.isfinite(value) and value != 0):
+            raise ValueError(
+                f"model.gains.{name} must be finite and not zero, got {value}; use null for the preset's {preset[name]:.3g}"
+            )
+    return {**preset, **{name: float(value) for name, value in gains.items()}}
 
 
 def spectral_construction(
@@ -105,23 +130,8 @@ def spectral_construction(
     chosen = resolve_bins(T, bins)
     if input_gate not in ("tanh", "sigmoid"):
         raise ValueError(f"input_gate must be tanh or sigmoid, got {input_gate!r}; use tanh")
-    if preset not in ("exact", "trainable"):
-        raise ValueError(f"model.preset must be exact or trainable, got {preset!r}; use exact")
-    if not (math.isfinite(amplitude) and amplitude > 0):
-        raise ValueError(
-            f"amplitude must be a positive finite bound on |x|, got {amplitude}; use the signal's largest |x|"
-        )
-    if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(f"model.margin must be positive and finite, got {margin}; use 40")
-    k = preset_gains(T, preset, amplitude, dtype, eps, input_gate)
-    for name, value in (gains or {}).items():
-        if name not in GAIN_NAMES:
-            raise ValueError(f"model.gains must name gains among {', '.join(GAIN_NAMES)}, got {name!r}; use s1")
-        if not (math.isfinite(value) and value != 0):
-            raise ValueError(
-                f"model.gains.{name} must be finite and not zero, got {value}; use null for the preset's {k[name]:.3g}"
-            )
-        k[name] = float(value)
+    check_arguments(preset, eps, amplitude, margin)
+    k = override_gains(preset_gains(T, preset, amplitude, dtype, eps, input_gate), gains or {})
 
     F, pairs = len(chosen), 2 if input_gate == "sigmoid" else 1
     clock_bin = next((n for n, b in enumerate(chosen) if math.gcd(b, T) == 1), None)
@@ -132,7 +142,7 @@ def spectral_construction(
     coefficients = slice(gen.start, gen.start + 2 * F)
 
     # gen: rotations. Two tanh a turn would shrink a circle of radius a; the exact inverse of that makes it a limit cycle.
-    roots = [_stabilised_root(b, T, k["a"], dtype) for b in oscillators]
+    roots = [stabilised_root(b, T, k["a"], dtype) for b in oscillators]
     draft.connect("cell", gen, gen, rotation_blocks(roots), torch.block_diag(*[torch.ones(2, 2)] * len(roots)).bool())
     draft.weights["hidden_0"][gen][::2] = k["a"]
     draft.bias("input", gen, margin)
@@ -143,12 +153,7 @@ def spectral_construction(
     identity = torch.eye(2 * F, dtype=torch.float64)
     draft.connect("input", sum_, coefficients, k["s1"] * (sign * identity).flatten(0, 1))
     draft.weights["weight_ih_cell"][sum_] = k["s2"]
-    gamma = root_of_unity(1, T)[0]
-    K = 2 * margin / (1 - gamma)
-    draft.connect(
-        "forget", sum_, slice(clock, clock + 1), torch.full((2 * F * pairs, 1), -K / k["a"], dtype=torch.float64)
-    )
-    draft.bias("forget", sum_, K * (1 + gamma) / 2)
+    connect_clock(draft, "forget", sum_, clock, k["a"], T, margin)
 
     # prod: squares; spec: re^2 + im^2. Of a differential pair the consumer reads the difference.
     difference = torch.cat([s * identity for s in sign.flatten()], 1)
@@ -170,40 +175,36 @@ def spectral_construction(
         "prod": square if pairs == 1 else k["s4"] * half / 2,
         "spec": k["s5"] * square,
     }
-    level = torch.cat(
-        [
-            torch.full((units.stop - units.start,), min(abs(tops[name]), 1.0), dtype=torch.float64)
-            for name, units in draft.blocks.items()
-        ]
-    )
-    if level.min() * torch.finfo(dtype).eps < torch.finfo(dtype).tiny:
-        raise ValueError(
-            f"dtype must hold every state with all its digits, but {dtype} underflows at states of {level.min():.2g}; use dtype=float64 or a larger eps"
-        )
-    readout = torch.zeros(F, draft.H, dtype=torch.float64)
-    if not (math.isfinite(kappa) and kappa != 0 and math.isfinite(scale / kappa)):
-        raise ValueError(
-            f"model.gains must give a finite output gain, got kappa={kappa}; use gains nearer to the preset's"
-        )
-    readout[:, spec] = scale / kappa * torch.eye(F, dtype=torch.float64)
-    return Construction(
-        weights=draft.in_dtype(dtype, readout),
-        blocks=draft.blocks,
-        mask=draft.mask,
-        level=level,
+    return draft.finish(
+        tops,
+        kappa,
+        scale,
+        dtype,
         gains=k,
         T=T,
         bins=chosen,
         input_gate=input_gate,
         margin=margin,
         amplitude=amplitude,
-        output_gain=kappa,
         error_bound=_error_bound(T, k, margin, amplitude, dtype, pairs, bound_windows),
         bound_windows=bound_windows,
     )
 
 
-def _stabilised_root(k: int, T: int, a: float, dtype: torch.dtype) -> tuple[float, float]:
+def connect_clock(
+    draft: Draft, gate: str, to: slice, clock: int, a: float, T: int, margin: float, opens: bool = False
+) -> None:
+    """Let a gate close (`opens`: open) at a window's first sample only, from the clock's cosine, unit `clock`, radius a.
+
+    The gate's argument K ((1 + gamma)/2 - cos) is -margin there and at least +margin elsewhere; `opens` reverses it.
+    """
+    gamma = root_of_unity(1, T)[0]
+    K = 2 * margin / (1 - gamma) * (-1 if opens else 1)
+    draft.connect(gate, to, slice(clock, clock + 1), torch.full((to.stop - to.start, 1), -K / a, dtype=torch.float64))
+    draft.bias(gate, to, K * (1 + gamma) / 2)
+
+
+def stabilised_root(k: int, T: int, a: float, dtype: torch.dtype) -> tuple[float, float]:
     """exp(i theta_k) divided by the factor with which tanh(tanh(.)) shrinks an oscillation of amplitude a.
 
     Each component loses u^3 * 2/3 a step; over the orbit a cosine keeps 1 - (2/3) a^2 <cos^4>/<cos^2> of its amplitude
@@ -232,32 +233,52 @@ def _error_bound(
 ) -> float:
     """Worst case of |P_hat - P| / (T sum x^2); terms of one rounding u, of one tanh (relative u^2/3, and 4 roundings).
 
-    A coefficient's error is at most eta * sum|x| <= eta * sqrt(T sum x^2), its square's 2 eta + eta^2 of T sum x^2,
-    with eta the relative error of a product's factors. Infinite where the clock may miss a window's start.
+    A coefficient's error is at most eta * sum|x|, with eta the relative error of a product's factors. Infinite where the
+    clock may miss a window's start.
     A stock cell's pairs cancel to a fixed absolute error, so its bound is for windows of rms >= amplitude / 4.
     """
     u = torch.finfo(dtype).eps / 2
     leak = math.exp(-margin)
-    steps = T * windows + 2
-    a, arg_i, arg_g = abs(k["a"]), abs(k["a"] * k["s1"]), abs(k["s2"]) * amplitude
-    pair = arg_i / pairs * arg_g  # one product of the sum block
-    peak = T * pair
+    arg_i, arg_g = abs(k["a"] * k["s1"]), abs(k["s2"]) * amplitude
+    peak = T * arg_i / pairs * arg_g  # of the sum block
     common = T * arg_g / 2 if pairs == 2 else peak  # what the sum block's own tanh sees
-    square = min(k["s3"] * peak, 1) / pairs * min(k["s4"] * peak, 1)
-
-    def tanh(argument: float) -> float:
-        return min(argument**2, 3.0) / 3 + 4 * u
-
-    # a rotation: 5 roundings, two tanh; of their shrinkage the stabiliser removes the mean, not the ripple within an orbit
-    radius = steps * (5 * u + 8 * u + a**4) + T * 2 / 3 * a**2 + steps * 2 * leak
-    gamma = root_of_unity(1, T)[0]
-    if not radius < (1 - gamma) / 4:
-        return math.inf
+    radius = clock_error(T, k["a"], margin, dtype, windows)
     # a pair's difference is arg_i / 2 of its members, which carry the roundings of T sums, a sigmoid and a tanh
     lost = (T + 8) * u / arg_i if pairs == 2 else 0.0
-    eta = radius + tanh(arg_i) + tanh(arg_g) + tanh(common) + lost + (T + 4) * u + T * leak
-    lost_square = 4 * 9 * u / (abs(k["s3"]) * peak) if pairs == 2 else 0.0
-    power = tanh(k["s3"] * peak) + tanh(k["s4"] * peak) + tanh(square) + lost_square
-    power += 2 * tanh(2 * k["s5"] * square) + 8 * u + 2 * leak
+    eta = radius + tanh_error(arg_i, u) + tanh_error(arg_g, u) + tanh_error(common, u) + lost + (T + 4) * u + T * leak
+    return power_error(eta, k, peak, margin, dtype, pairs)
+
+
+def tanh_error(argument: float, u: float) -> float:
+    """Largest relative error of taking tanh for the identity, with 4 roundings u."""
+    return min(abs(argument), math.sqrt(3)) ** 2 / 3 + 4 * u
+
+
+def clock_error(T: int, a: float, margin: float, dtype: torch.dtype, windows: int) -> float:
+    """Largest relative error of an oscillator over a stream of windows; infinite where the clock may miss a start.
+
+    A rotation has 5 roundings and two tanh; of their shrinkage the stabiliser removes the mean, not the ripple within
+    an orbit.
+    """
+    u, leak, steps = torch.finfo(dtype).eps / 2, math.exp(-margin), T * windows + 2
+    radius = steps * (5 * u + 8 * u + a**4) + T * 2 / 3 * a**2 + steps * 2 * leak
+    return radius if radius < (1 - root_of_unity(1, T)[0]) / 4 else math.inf
+
+
+def power_error(
+    eta: float, k: Mapping[str, float], peak: float, margin: float, dtype: torch.dtype, pairs: int = 1
+) -> float:
+    """Worst case of |P_hat - P| / (T sum x^2) from coefficients, at most `peak`, with an error of eta * sum|x|.
+
+    sum|x| <= sqrt(T sum x^2), so a square is off by 2 eta + eta^2 of T sum x^2; the tanh of prod and spec add theirs.
+    """
+    if not math.isfinite(eta):
+        return math.inf
+    u = torch.finfo(dtype).eps / 2
+    arguments = abs(k["s3"]) * peak, abs(k["s4"]) * peak
+    square = min(arguments[0], 1) / pairs * min(arguments[1], 1)
+    power = sum(tanh_error(argument, u) for argument in (*arguments, square))
+    power += 4 * 9 * u / arguments[0] if pairs == 2 else 0.0
+    power += 2 * tanh_error(2 * abs(k["s5"]) * square, u) + 8 * u + 2 * math.exp(-margin)
     total = 2 * eta + eta**2
     return total + power * (1 + total)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction
+from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, pad
 from wavebase.constructions.perturbation import Perturbation, perturb
+from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.recurrence import GATES, InputGate, Trace, lstm_sequence, lstm_trace
+
+RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
 
 class SpectralLSTM(nn.Module):
@@ -119,6 +122,8 @@ def build(
     perturbing: torch.Generator,
     *,
     bins: str | list[int] = "full",
+    algorithm: Literal["spectral", "resonator", "delay_line"] = "spectral",
+    hidden_size: int | None = None,
     start: Literal["exact", "perturbed", "random"] = "exact",
     input_gate: Literal["tanh", "sigmoid"] = "tanh",
     preset: Literal["exact", "trainable"] = "exact",
@@ -128,22 +133,33 @@ def build(
     amplitude: float | None = None,
     perturbation: Perturbation | None = None,
 ) -> SpectralLSTM:
-    """The net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights in its place."""
+    """The net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights in its place.
+
+    algorithm: the spectral net or one of its rivals (`constructions.rivals`), which need input_gate=tanh. hidden_size:
+    more units than the algorithm needs, dead at an exact start; None for none.
+    """
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
-    construction = spectral_construction(
-        T,
-        bins,
-        dtype=dtype,
-        input_gate=input_gate,
-        preset=preset,
-        eps=eps,
-        margin=margin,
-        gains={name: value for name, value in (gains or {}).items() if value is not None},
-        amplitude=signal_amplitude if amplitude is None else amplitude,
-        scale=scale,
-        bound_windows=windows,
-    )
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "preset": preset,
+        "eps": eps,
+        "margin": margin,
+        "gains": {name: value for name, value in (gains or {}).items() if value is not None},
+        "amplitude": signal_amplitude if amplitude is None else amplitude,
+        "scale": scale,
+        "bound_windows": windows,
+    }
+    if algorithm == "spectral":
+        construction = spectral_construction(T, bins, input_gate=input_gate, **arguments)
+    elif algorithm not in RIVALS:
+        raise ValueError(f"model.algorithm must be spectral, {' or '.join(RIVALS)}, got {algorithm!r}; use spectral")
+    elif input_gate != "tanh":
+        raise ValueError(f"model.input_gate must be tanh with algorithm={algorithm}, got {input_gate!r}; use tanh")
+    else:
+        construction = RIVALS[algorithm](T, bins, **arguments)
+    if hidden_size is not None:
+        construction = pad(construction, hidden_size)
     if start == "perturbed":
         construction = perturb(construction, perturbation or Perturbation(), perturbing)
     elif start == "random":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import plain
 
 
@@ -45,3 +46,24 @@ def largest_curvature(
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
     except ArpackNoConvergence as error:
         return float(error.eigenvalues[0]) if len(error.eigenvalues) else float("nan")
+
+
+def sharpness(snapshot: Snapshot) -> dict[str, float]:
+    """The loss's curvature where the net now stands, on the held-out training signals; a few dozen backward passes.
+
+    curvature/lambda_max: over all trained weights. curvature/lr_times_lambda_max: 2 is the boundary of plain gradient descent,
+    which training approaches by itself where lambda_max grows ("edge of stability", Cohen et al. 2021).
+    """
+    top = _curvature(snapshot, snapshot.trained)
+    return {"curvature/lambda_max": top, "curvature/lr_times_lambda_max": top * snapshot.learning_rate}
+
+
+def group_sharpness(snapshot: Snapshot) -> dict[str, float]:
+    """curvature/<weight>: lambda_max of each trained weight's own block of the Hessian, the others held still."""
+    return {f"curvature/{name}": _curvature(snapshot, {name: weight}) for name, weight in snapshot.trained.items()}
+
+
+def _curvature(snapshot: Snapshot, weights: Mapping[str, Tensor]) -> float:
+    signal, target = snapshot.held_out["training"]
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
+        return largest_curvature(lambda: snapshot.loss(snapshot.forward(signal), target), weights.values())

@@ -31,5 +31,5 @@ def gen_spectrum(snapshot: Snapshot) -> dict[str, float]:
     return {
         "spectrum/gen_radius_max": float(np.abs(now).max()),
         "spectrum/gen_shift_max": float(shift.max()),
-        "spectrum/gen_shift_rms": float(np.sqrt(np.mean(shift**2))),
+        "spectrum/gen_shift_rms": float(np.linalg.norm(shift) / len(shift) ** 0.5),
     }

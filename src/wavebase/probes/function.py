@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.linalg import subspace_angles
+from torch import Tensor
+
 from wavebase.probes.snapshot import Snapshot
+
+MOST_SAMPLES = 32  # longest window whose forms are recovered whole: T (T + 1) / 2 signals
 
 
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
@@ -18,3 +28,51 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
             values |= {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
     return values
+
+
+def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
+    """The forms Q_k of P_k(x) = x' Q_k x, recovered by impulses and pairs of impulses: the function itself, off any support.
+
+    With P(0) taken away, an impulse at s gives Q_k[s, s], and a pair at s and t what it exceeds its two impulses by,
+    2 Q_k[s, t]. Exact: Q_k[s, t] = scale cos(2 pi k (s - t) / T).
+
+    function/quadratic_form_error: ||Q - exact||_F / ||exact||_F over all bins (1 for a net that outputs a constant).
+    function/kernel_angle: largest angle, over bins, between the plane of Q_k's two largest eigenvalues (a line at DC and
+    Nyquist) and the plane of cos and sin, in radians.
+    Empty without a construction, or for T over MOST_SAMPLES.
+    """
+    construction = snapshot.construction
+    if construction is None or construction.T > MOST_SAMPLES:
+        return {}
+    T, height = construction.T, construction.amplitude
+    recovered = recover_forms(snapshot.predict, T, height, snapshot.weights["hidden_0"])
+    lag = torch.arange(T, dtype=torch.float64)[:, None] - torch.arange(T)
+    bins = torch.tensor(construction.bins, dtype=torch.float64)[:, None, None]
+    exact = construction.scale * torch.cos(2 * math.pi * (bins * lag).remainder(T) / T)
+    values = {"function/quadratic_form_error": ((recovered - exact).norm() / exact.norm()).item()}
+    if not recovered.isfinite().all():
+        return values
+    angle = 0.0
+    for k, form in zip(construction.bins, recovered.numpy(), strict=True):
+        turn = 2 * math.pi * ((k * np.arange(T)) % T) / T
+        rank = 1 if 2 * k % T == 0 else 2
+        plane = np.stack([np.cos(turn), np.sin(turn)], 1)[:, :rank]
+        size, vectors = np.linalg.eigh(form)
+        angle = max(angle, float(subspace_angles(vectors[:, np.argsort(-np.abs(size))[:rank]], plane).max()))
+    return {**values, "function/kernel_angle": angle}
+
+
+def recover_forms(predict: Callable[[Tensor], Tensor], T: int, height: float, like: Tensor) -> Tensor:
+    """Quadratic forms [F, T, T], float64, of a function of one window: `predict` maps [batch, T] to [batch, 1, F].
+
+    height: of the impulses; like: a tensor of the dtype and device that `predict` wants.
+    """
+    first, second = torch.triu_indices(T, T, 1)
+    one = height * torch.eye(T, dtype=like.dtype, device=like.device)
+    signals = torch.cat([torch.zeros_like(one[:1]), one, one[first] + one[second]])
+    power = predict(signals)[:, 0].double().cpu()
+    power = (power[1:] - power[0]).mT / height**2
+    single, pair = power[:, :T], power[:, T:]
+    forms = torch.diag_embed(single) / 2
+    forms[:, first, second] = (pair - single[:, first] - single[:, second]) / 2
+    return forms + forms.mT

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import GATES
@@ -52,3 +55,55 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
         for w, g in zip(trained, gradients, strict=True)
     )
     return {"gradient/movable_fraction": moved / sum(weight.numel() for weight in trained)}
+
+
+def swap_tie(snapshot: Snapshot) -> dict[str, float]:
+    """gradient/swap_tie_broken: largest distance, over prod units, between a unit's input and cell rows, each of norm 1.
+
+    A square is a product of two equal rows. Rows that start proportional get proportional gradients, so that they cannot
+    part: at 0 "the squares survive" says nothing about training. Empty without a prod block.
+    """
+    if "prod" not in snapshot.blocks:
+        return {}
+    units = snapshot.blocks["prod"]
+    rows = [snapshot.weights[f"weight_hh_{gate}"][units].double() for gate in ("input", "cell")]
+    first, second = (row / row.norm(dim=1, keepdim=True).clamp_min(1e-300) for row in rows)
+    apart = torch.minimum((first - second).norm(dim=1), (first + second).norm(dim=1))
+    return {"gradient/swap_tie_broken": apart.max().item()}
+
+
+def conserved(snapshot: Snapshot) -> dict[str, float]:
+    """How far quantities have moved that gradient flow conserves because a move of the weights leaves the function alone.
+
+    conserved/bias_difference: ||change of b_ih - b_hh|| / ||change of b_ih + b_hh||; both biases get one gradient, so plain
+    and momentum descent keep it at rounding level, weight decay does not (exact).
+    conserved/product_balance: largest change, over sum and prod units, of ||input row||^2 - ||cell row||^2, relative to their
+    sum at the start; the product i * g does not see i grow as g shrinks while both are linear (the balance of linear nets:
+    Saxe et al. 2014, Du et al. 2018), so it moves at the order of the step size and of tanh's curvature.
+    """
+    weights, start = snapshot.weights, snapshot.start
+    if "bias_ih_input" not in weights:
+        return {}
+    change = {
+        kind: torch.cat([(weights[f"{kind}_{gate}"] - start[f"{kind}_{gate}"]).double() for gate in GATES])
+        for kind in ("bias_ih", "bias_hh")
+    }
+    total = (change["bias_ih"] + change["bias_hh"]).norm()
+    apart = (change["bias_ih"] - change["bias_hh"]).norm()
+    values = {"conserved/bias_difference": (apart / total).item() if total > 0 else apart.item()}
+    moved = []
+    for name in ("sum", "prod"):
+        if name in snapshot.blocks:
+            units = snapshot.blocks[name]
+            (i0, g0), (i1, g1) = ([_row_energy(w, gate, units) for gate in ("input", "cell")] for w in (start, weights))
+            moved.append((((i1 - g1) - (i0 - g0)).abs() / (i0 + g0)).max())
+    return values | ({"conserved/product_balance": max(moved).item()} if moved else {})
+
+
+def _row_energy(weights: Mapping[str, Tensor], gate: str, units: slice) -> Tensor:
+    """Squared norm of everything that makes a unit's gate."""
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    made_of = torch.cat(
+        [weights[f"{kind}_{gate}"][units].double().reshape(units.stop - units.start, -1) for kind in kinds], 1
+    )
+    return made_of.square().sum(1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
+from wavebase.constructions.construction import Construction
 from wavebase.recurrence import Trace
 
 
@@ -15,7 +17,8 @@ class Snapshot:
     """A net at one training step.
 
     weights, start: tensors by canonical name (see `Construction`), now and at step 0, detached.
-    blocks: unit ranges by name, empty if the net has none; mask: intended entries of each recurrent matrix, likewise.
+    construction: the algorithm that the run is held against, None if there is none: its weights are the exact ones, and
+    `start` may be a perturbed copy.
     held_out: (input, target) by probe signal; predict: input to output, without gradients; trace:
     input to the states and gates of every step, None for a net that has none;
     metrics: (output, target) to named floats, the task's own; baselines: losses of the zero and the mean predictor;
@@ -26,8 +29,7 @@ class Snapshot:
     step: int
     weights: Mapping[str, Tensor]
     start: Mapping[str, Tensor]
-    blocks: Mapping[str, slice]
-    mask: Mapping[str, Tensor]
+    construction: Construction | None
     held_out: Mapping[str, tuple[Tensor, Tensor]]
     predict: Callable[[Tensor], Tensor]
     trace: Callable[[Tensor], Trace | None]
@@ -37,6 +39,21 @@ class Snapshot:
     loss: Callable[[Tensor, Tensor], Tensor]
     trained: Mapping[str, Tensor]
     learning_rate: float
+
+    @property
+    def blocks(self) -> Mapping[str, slice]:
+        """Unit ranges by name; empty without a construction."""
+        return self.construction.blocks if self.construction else {}
+
+    @property
+    def mask(self) -> Mapping[str, Tensor]:
+        """Intended entries of each recurrent matrix; empty without a construction."""
+        return self.construction.mask if self.construction else {}
+
+    @cached_property
+    def aligned(self) -> Mapping[str, Tensor]:
+        """The weights after the unit permutation, swaps and signs that bring them nearest to the start."""
+        return self.weights
 
 
 Probe = Callable[[Snapshot], dict[str, float]]

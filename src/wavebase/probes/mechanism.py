@@ -1,0 +1,197 @@
+"""Does the net still compute its spectra in the way it was built to: with these oscillators, through these blocks?
+
+Every probe reads the weights after `Snapshot.aligned` has taken unit permutations, swaps and signs out of them, works from
+the outside (states are observed, exchanged or cut away), and is empty for a net whose start has no such blocks. None
+depends on the continuous moves of `constructions.symmetry` either: oscillators and sums are looked at in `bin_coordinates`.
+Letters: B batch, T window, F bins, H hidden units, k a bin, theta_k = 2 pi k / T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavebase.constructions.construction import Construction
+from wavebase.probes.snapshot import Snapshot
+from wavebase.recurrence import lstm_sequence
+
+State = tuple[Tensor, Tensor]
+BLOCKS = {"gen", "sum", "prod", "spec"}
+
+
+def oscillators(snapshot: Snapshot) -> dict[str, float]:
+    """The oscillators as the sum block sees them, not as W_g's raw eigenvalues, which include modes that nothing reads.
+
+    The net runs on silence over two windows; what a bin's two coordinates receive from all hidden units (`bin_coordinates`)
+    is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
+
+    mechanism/mode_phase: largest T * | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window.
+    mechanism/mode_modulus: largest T * | |lambda| - the nearest at the start |.
+    mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
+    output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
+    Infinite (products: 0) where a bin receives nothing. Empty for a start without the four blocks.
+    """
+    construction = snapshot.construction
+    if construction is None or not set(construction.blocks) >= BLOCKS:
+        return {}
+    T, phase, modulus = construction.T, 0.0, 0.0
+    now, start = (_received(construction.replace_weights(weights)) for weights in (snapshot.aligned, snapshot.start))
+    for k, series, first in zip(construction.bins, now, start, strict=True):
+        # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
+        least = 0.05 if 2 * k % T == 0 else 1e-9
+        values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
+        if not (len(values) and len(before)):
+            phase = modulus = math.inf
+            break
+        theta = 2 * math.pi * min(k, T - k) / T
+        phase = max(phase, T * float(np.abs(np.abs(np.angle(values)) - theta).max()))
+        modulus = max(modulus, T * float(np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max()))
+    products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
+    return {
+        "mechanism/mode_phase": phase,
+        "mechanism/mode_modulus": modulus,
+        "mechanism/gain_product_min": min(products),
+        "mechanism/gain_product_max": max(products),
+    }
+
+
+def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
+    """(of_sum [F, 2, n], received [F, 2, H]): a bin's Re and Im as linear functions of the n sum units, and what they take in
+    a step, for each unit of input, from the hidden state.
+
+    In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod units j,
+    A the path through spec to the readout. Its two largest eigenvectors, by the root of their eigenvalues, are coordinates in
+    which it is re^2 + im^2; they are unique up to a turn of the plane, whatever was done to gen, sum and prod.
+    """
+    w = {name: weight.double() for name, weight in net.weights.items()}
+    sum_, prod, spec = (net.blocks[name] for name in ("sum", "prod", "spec"))
+    slope = 1.0 if net.input_gate == "tanh" else 0.25  # of the input gate at 0
+    path = w["readout.weight"][:, spec] @ w["weight_hh_cell"][spec, prod]
+    first, second = (w[f"weight_hh_{gate}"][prod, sum_] for gate in ("input", "cell"))
+    form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
+    size, vectors = torch.linalg.eigh(form + form.mT)
+    top = size.abs().topk(2, -1).indices
+    of_sum = (size.gather(1, top).abs() / 2).sqrt()[..., None] * vectors.gather(
+        2, top[:, None].expand(-1, len(form[0]), -1)
+    ).mT
+    taken = slope * w["weight_ih_cell"][sum_] * w["weight_hh_input"][sum_]
+    return of_sum, of_sum @ taken
+
+
+def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
+    """Eigenvalues of the linear system that makes `series` [N, channels], by the eigensystem realisation algorithm.
+
+    The block Hankel matrix of the series is cut to rank `most`, or to fewer where singular values are under the share
+    `least` of the first; its column space, an observability matrix, is shifted by one step by the system's map (Juang and
+    Pappa 1985). Empty for a series that is zero or not finite.
+    """
+    N, channels = series.shape
+    if not np.isfinite(series).all() or not series.any():
+        return np.empty(0, complex)
+    rows = N // 2
+    hankel = np.concatenate([series[i : i + N - rows].T / np.abs(series).max() for i in range(rows)])
+    basis, sizes, _ = np.linalg.svd(hankel, full_matrices=False)
+    basis = basis[:, : max(1, int((sizes[:most] > least * sizes[0]).sum()))]
+    return np.linalg.eigvals(np.linalg.pinv(basis[:-channels]) @ basis[channels:])
+
+
+def masked_error(snapshot: Snapshot) -> dict[str, float]:
+    """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
+    that the algorithm does not connect (through this gate). What the net has learnt to use there is missed; what it has
+    not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
+    """
+    construction = snapshot.construction
+    if construction is None:
+        return {}
+    weights = dict(snapshot.aligned)
+    blocks = construction.blocks.values()
+    for name, mask in construction.mask.items():
+        weights[name] = weights[name].clone()
+        for to in blocks:
+            for source in blocks:
+                if not mask[to, source].any():
+                    weights[name][to, source] = 0
+    signal, target = snapshot.held_out["training"]
+    output = outputs(construction.replace_weights(weights), signal)
+    return {"mechanism/masked_error": snapshot.metrics(output, target)["relative_error"]}
+
+
+def interchange(snapshot: Snapshot) -> dict[str, float]:
+    """Exchange what a block holds between two runs: does the output become the other's, as the algorithm says?
+
+    mechanism/interchange_sum, _prod: the block's state, set at the end of a window (one step later for prod) to that of a run
+    on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's coordinates take in what the
+    next bin's do, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
+    held-out training signals' first windows: 1 for the algorithm, 0 where the exchange does nothing, less where it harms.
+    Outputs are compared with the net's own, so that its errors do not count here.
+    """
+    construction = snapshot.construction
+    if construction is None:
+        return {}
+    T, blocks = construction.T, construction.blocks
+    net = construction.replace_weights(snapshot.aligned)
+    signal = snapshot.held_out["training"][0][:64, :T]
+    unchanged = outputs(net, signal)[:, 0]
+    values = {}
+    for name, step in (("sum", T), ("prod", T + 1)):
+        if name in blocks:
+            inputs = _flushed(net, signal)
+            _, state = _advance(net, inputs[:, :step], _initial(net, len(signal)))
+            for part in state:
+                part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
+            _, (hidden, _) = _advance(net, inputs[:, step:], state)
+            values[f"mechanism/interchange_{name}"] = _share(_read(net, hidden), unchanged, unchanged.roll(1, 0))
+    if set(blocks) >= BLOCKS and len(construction.bins) > 1:
+        of_sum, received = bin_coordinates(net)
+        back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
+        slope = 1.0 if net.input_gate == "tanh" else 0.25
+        weight = net.weights["weight_hh_input"].clone()
+        change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
+        oscillating = blocks["gen"]
+        weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
+        given = outputs(net.replace_weights({**net.weights, "weight_hh_input": weight}), signal)[:, 0]
+        values["mechanism/interchange_gen"] = _share(given, unchanged, unchanged.roll(-1, -1))
+    return values
+
+
+def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
+    apart = (unchanged - wanted).norm()
+    return (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+
+
+def _received(net: Construction) -> np.ndarray:
+    """What each bin's coordinates receive at every step of two silent windows, per unit of input: [F, 2T + 1, 2]."""
+    start = _initial(net, 1)
+    states, _ = _advance(net, net.weights["hidden_0"].new_zeros(1, 2 * net.T, 1), start)
+    states = torch.cat([start[0][:, None], states], 1)[0]  # from the state that every sequence starts with
+    return (states.double() @ bin_coordinates(net)[1].mT).cpu().numpy()
+
+
+def outputs(net: Construction, signal: Tensor) -> Tensor:
+    """Outputs [B, windows, F] of the cell with the construction's weights, as the model computes them."""
+    states, _ = _advance(net, _flushed(net, signal), _initial(net, len(signal)))
+    return _read(net, states[:, net.T - 1 + net.latency :: net.T][:, : signal.shape[1] // net.T])
+
+
+def _advance(net: Construction, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    """Hidden states [B, steps, H] and the last (hidden, cell), from any state."""
+    packed = net.packed()
+    bias = packed["bias_ih_l0"] + packed["bias_hh_l0"]
+    weights = packed["weight_ih_l0"], packed["weight_hh_l0"], bias
+    states, hidden, cell = lstm_sequence(inputs, *state, *weights, input_gate=net.input_gate)
+    return states, (hidden.clone(), cell.clone())
+
+
+def _initial(net: Construction, batch: int) -> State:
+    return net.weights["hidden_0"].expand(batch, -1), net.weights["cell_0"].expand(batch, -1)
+
+
+def _flushed(net: Construction, signal: Tensor) -> Tensor:
+    return torch.nn.functional.pad(signal.to(net.dtype), (0, net.latency)).unsqueeze(-1)
+
+
+def _read(net: Construction, hidden: Tensor) -> Tensor:
+    return hidden @ net.weights["readout.weight"].mT + net.weights["readout.bias"]
