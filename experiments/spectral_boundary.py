@@ -14,7 +14,7 @@ STARTS = {  # label: what makes it
     "eps 2^-12": "model.eps=0.000244140625",
     "eps 2^-5": "model.eps=0.03125",
     "trainable": "model.preset=trainable",
-    "gains (1/8, 1, 1, 4, 4)": "model.preset=trainable model.gains={a:0.125,s1:1,s2:1,s3:4,s4:4}",
+    "gains 1/8, 1, 1, 4, 4, 1": "model.gains={a:0.125,s1:1,s2:1,s3:4,s4:4,s5:1}",
 }
 
 
@@ -34,11 +34,11 @@ def boundary(fractions: np.ndarray, left: np.ndarray) -> float:
 
 def measure(size: study.Size) -> study.Finding:
     lengths = size.pick(tiny=(4,), fast=(4, 8), full=(4, 5, 8, 16))
-    sets = size.pick(tiny=1, fast=3, full=20)
+    sets = size.pick(tiny=1, fast=2, full=20)
     steps = size.pick(tiny=2, fast=300, full=1000)
     fractions = size.pick(
         tiny=(0.5, 1.5),
-        fast=(0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3),
+        fast=(0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2),
         full=tuple(np.round(np.arange(0.7, 1.41, 0.02), 2).tolist()),
     )
     shared = (
@@ -47,6 +47,7 @@ def measure(size: study.Size) -> study.Finding:
         f"optim.lr_over_boundary={','.join(map(str, fractions))}",
         "task.training_count=64",
         "probe.curvature_batch=64",
+        "probe.measure=[function.held_out_error]",
         "train.log_every=1",
         f"train.steps={steps}",
     )

@@ -22,6 +22,9 @@ MOVES = {
     "spec and readout": {"s5": 1},
 }
 
+# random gains: the trainable preset's times powers of two from these ranges, wide where its search had not been
+SPREAD = {"a": (-2, 2), "s1": (-1, 1), "s2": (-3, 3), "s3": (-2, 1), "s4": (-2, 1), "s5": (-3, 2)}
+
 
 def moved(gains: Mapping[str, float], exponents: Mapping[str, float], c: float) -> dict[str, float]:
     """The gains times powers of c."""
@@ -49,7 +52,7 @@ def measure(size: study.Size) -> study.Finding:
     lengths = size.pick(tiny=(4,), fast=(4, 8), full=(4, 8, 16, 32))
     powers = size.pick(tiny=(3, 5, 8), fast=(3, 4, 5, 6, 8, 10, 12), full=range(3, 17))
     c = (2.0 ** np.linspace(-3, 3, size.pick(tiny=2, fast=7, full=13))).tolist()
-    count = size.pick(tiny=3, fast=60, full=500)
+    count = size.pick(tiny=3, fast=80, full=500)
     shared = ("train.steps=0", "probe.curvature_batch=64", "probe.measure=[function.held_out_error]")
     rows, products = [], {}
     figure = Figure(figsize=(5.2 * len(lengths) + 1, 5.4), layout="constrained")
@@ -70,7 +73,7 @@ def measure(size: study.Size) -> study.Finding:
         middle = preset_gains(T, "trainable", 1.0, torch.float64)
         lines = {label: [moved(middle, exponents, x) for x in c] for label, exponents in MOVES.items()}
         draw = np.random.default_rng(T)
-        cloud = [{n: float(g * 2.0 ** draw.uniform(-4, 2)) for n, g in middle.items()} for _ in range(count)]
+        cloud = [{n: float(g * 2.0 ** draw.uniform(*SPREAD[n])) for n, g in middle.items()} for _ in range(count)]
         wanted = [gains for line in (*lines.values(), cloud) for gains in line]
         swept = size.sweep(f"T={T}", "model.preset=trainable", override(wanted), *shared)
         found = {tuple(run.config[f"model.gains.{name}"] for name in GAIN_NAMES): run for run in swept}
