@@ -15,7 +15,7 @@ from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM, random_weights
 from wavebase.probes import drift, dynamics, function, gradient, mechanism
 from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
-from wavebase.probes.snapshot import Snapshot
+from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, first_failures, judge
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
@@ -33,18 +33,8 @@ TASK = PowerSpectrum(
 
 
 def snapshot(net, start=None, learning_rate=1e-3):
-    construction = net.construction
-
-    def predict(signal):
-        with torch.no_grad():
-            return net(signal)
-
-    return Snapshot(
-        step=0, weights=net.named_weights(), start=start or dict(construction.weights), construction=construction,
-        held_out=TASK.held_out, predict=predict, trace=net.trace, metrics=TASK.metrics,
-        baselines=TASK.baselines, forward=net, loss=TASK.loss, trained=dict(net.named_parameters()),
-        learning_rate=learning_rate,
-    )  # fmt: skip
+    start = start or dict(net.construction.weights)
+    return snapshot_of(net, TASK, start, net.construction, learning_rate=learning_rate)
 
 
 def exact():

@@ -13,7 +13,7 @@ from wavebase import config
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes import curvature
-from wavebase.probes.snapshot import Probe, Snapshot
+from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 
 
 class Pieces(NamedTuple):
@@ -53,32 +53,9 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
 
 
 def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:
-    """The net as it now stands, beside the weights that it started with."""
-    net, task = pieces.net, pieces.task
-
-    def predict(signal: Tensor) -> Tensor:
-        with torch.no_grad():
-            return net(signal)
-
-    def trace(signal: Tensor) -> Any:
-        with torch.no_grad():
-            return net.trace(signal) if hasattr(net, "trace") else None
-
-    return Snapshot(
-        step=step,
-        weights=net.named_weights(),
-        start=start,
-        construction=net.construction,
-        held_out=task.held_out,
-        predict=predict,
-        trace=trace,
-        metrics=task.metrics,
-        baselines=task.baselines,
-        forward=net,
-        loss=task.loss,
-        trained=pieces.trained,
-        learning_rate=pieces.optimizer.param_groups[0]["lr"],
-    )
+    """The run's net as it now stands, beside the weights that it started with."""
+    rate = pieces.optimizer.param_groups[0]["lr"]
+    return snapshot_of(pieces.net, pieces.task, start, pieces.net.construction, pieces.trained, rate, step)
 
 
 def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:

@@ -1,16 +1,85 @@
-"""The verdict of a stored run, measured anew at each of its checkpoints: what failed first, and when."""
+"""The verdict on any net against any construction, and on a stored run at each of its checkpoints: what failed first, when."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from wavebase import config
 from wavebase.assembly import assemble, measure, snapshot
-from wavebase.probes.verdict import Verdict, first_failures, judge
+from wavebase.constructions.construction import Construction
+from wavebase.models.spectral import SpectralLSTM
+from wavebase.probes import drift, function, mechanism, position
+from wavebase.probes.snapshot import snapshot_of
+from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
 from wavebase.records import RecordsError, RunFolder
+from wavebase.signals import Signal
+from wavebase.signals.generators import WhiteNoise
+from wavebase.spectrum import NORMALISATIONS, normalisation_factor
+from wavebase.tasks.power_spectrum import PowerSpectrum
+
+PROBES = (
+    function.held_out_error,
+    function.quadratic_forms,
+    mechanism.oscillators,
+    mechanism.masked_error,
+    mechanism.interchange,
+    position.distance,
+    drift.weight_drift,
+)
+
+
+def verdict(
+    weights: Mapping[str, Tensor],
+    start: Construction,
+    signal: Signal | None = None,
+    thresholds: Thresholds | None = None,
+    count: int = 64,
+    seed: int = 0,
+) -> Verdict:
+    """Do these weights still hold the start's algorithm? Everything that the verdict of a run rests on, without a run.
+
+    weights: names and shapes as `start.weights` (see `constructions.construction.pad` for algorithms of other sizes).
+    signal: the training signal, white noise within the start's amplitude by default; count: held-out sequences of each
+    probe signal; seed: of those. Raises ValueError for weights of other names or shapes.
+
+    >>> import torch, wavebase
+    >>> start = wavebase.spectral_construction(4)
+    >>> wavebase.verdict(start.weights, start).name
+    'preserved'
+    >>> wavebase.verdict({**start.weights, "readout.weight": 0 * start.weights["readout.weight"]}, start).name
+    'broken'
+    """
+    for name, weight in start.weights.items():
+        if name not in weights or weights[name].shape != weight.shape:
+            got = list(weights[name].shape) if name in weights else "nothing"
+            raise ValueError(
+                f"weights must hold {name} {list(weight.shape)}, got {got}; pad the construction or the net"
+            )
+    known = [name for name in NORMALISATIONS if math.isclose(normalisation_factor(start.T, name), start.scale)]
+    if not known:
+        raise ValueError(f"start.scale must be that of {', '.join(NORMALISATIONS)}, got {start.scale:g}; use scale=1")
+    task = PowerSpectrum(
+        signal or WhiteNoise(start.amplitude),
+        start.T,
+        start.dtype,
+        torch.device("cpu"),
+        torch.Generator().manual_seed(seed),
+        bins=list(start.bins),
+        normalisation=known[0],  # type: ignore[arg-type]
+        held_out_count=count,
+    )
+    begun, now = (
+        measure(PROBES, snapshot_of(SpectralLSTM(start.replace_weights(w)), task, start.weights, start))
+        for w in (start.weights, weights)
+    )
+    return judge(begun, now, thresholds or Thresholds())
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Element:
 
 def identity_element(H: int) -> Element:
     """The element of H units that changes nothing."""
-    one = torch.ones(H, dtype=torch.float64)
-    return Element(torch.arange(H), torch.zeros(H, dtype=torch.bool), one, one)
+    sign_input, sign_cell = torch.ones(2, H, dtype=torch.float64)
+    return Element(torch.arange(H), torch.zeros(H, dtype=torch.bool), sign_input, sign_cell)
 
 
 def random_element(H: int, generator: torch.Generator, input_gate: InputGate = "tanh") -> Element:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,21 @@ from wavebase.constructions import symmetry
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
+
+
+def distance(snapshot: Snapshot) -> dict[str, float]:
+    """position/distance: of the aligned weights from the start, relative, every weight measured by what it does to its row's
+    argument (`alignment.distance`); position/permuted: the share of units that alignment moved or changed the sign or
+    the factors of. Empty without a construction, infinite where a weight is not finite."""
+    if snapshot.construction is None:
+        return {}
+    found = snapshot.alignment
+    if found is None:
+        return {"position/distance": math.inf}
+    element = found.element
+    same = element.permutation == torch.arange(len(element.permutation))
+    same &= ~element.swap & (element.sign_input > 0) & (element.sign_cell > 0)
+    return {"position/distance": found.distance, "position/permuted": 1 - same.double().mean().item()}
 
 
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:

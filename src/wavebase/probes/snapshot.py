@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from wavebase.constructions.alignment import Alignment, align
 from wavebase.constructions.construction import Construction
 from wavebase.recurrence import Trace
+from wavebase.signals.generators import WhiteNoise
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,55 @@ class Snapshot:
         return self.construction.mask if self.construction else {}
 
     @cached_property
+    def alignment(self) -> Alignment | None:
+        """What brings the weights nearest to the start among all nets that are the same by permuting units, swapping their
+        factors or changing signs; None without a construction, or for weights that are not finite."""
+        if self.construction is None or not all(weight.isfinite().all() for weight in self.weights.values()):
+            return None
+        begun = self.construction.replace_weights(self.start)
+        signal = WhiteNoise(begun.amplitude).sample(4, 2 * begun.T, torch.Generator().manual_seed(0))
+        return align(self.weights, begun, signal)
+
+    @property
     def aligned(self) -> Mapping[str, Tensor]:
-        """The weights after the unit permutation, swaps and signs that bring them nearest to the start."""
-        return self.weights
+        """The weights after `alignment`, or as they are where there is none."""
+        return self.weights if self.alignment is None else self.alignment.weights
 
 
 Probe = Callable[[Snapshot], dict[str, float]]
+
+
+def snapshot_of(
+    net: Any,
+    task: Any,
+    start: Mapping[str, Tensor],
+    construction: Construction | None,
+    trained: Mapping[str, Tensor] | None = None,
+    learning_rate: float = 0.0,
+    step: int = 0,
+) -> Snapshot:
+    """The net as it now stands on a task, beside the weights that it started with. trained: None for all parameters."""
+
+    def predict(signal: Any) -> Tensor:
+        with torch.no_grad():
+            return net(signal)
+
+    def trace(signal: Any) -> Trace | None:
+        with torch.no_grad():
+            return net.trace(signal) if hasattr(net, "trace") else None
+
+    return Snapshot(
+        step=step,
+        weights=net.named_weights(),
+        start=start,
+        construction=construction,
+        held_out=task.held_out,
+        predict=predict,
+        trace=trace,
+        metrics=task.metrics,
+        baselines=task.baselines,
+        forward=net,
+        loss=task.loss,
+        trained=dict(net.named_parameters()) if trained is None else trained,
+        learning_rate=learning_rate,
+    )

@@ -1,0 +1,225 @@
+"""The nearest of all nets that are one net: the element of B2 wr S_n that brings weights nearest to a construction.
+
+Three steps. (1) A unit is known by what it does: its attribution h_u(t) dy_k/dh_u(t) on a few signals, for every step t and
+output k, which no sign or swap changes; units are matched by an assignment with least squared difference. (2) Signs of
+states follow from the match's traces, swaps and signs of rows from the weights. (3) Coordinate descent on the distance
+itself, one block at a time: an assignment of the block's units with all others fixed. It finds what attributions cannot
+tell, such as the sine units of bins 0 and T/2, which are dead, and accepts improvements only.
+
+The distance is relative and natural: every entry is measured by what it does to its row's argument. With level_j the
+largest |h_j| of the construction and drive_i the sum of |weight| * level over a gate's row, its input and its bias,
+an entry W_ij counts as W_ij level_j / drive_i, so that each row of each gate weighs the same, whatever the gains; a raw
+norm would see nothing but the largest gains, which are 1e10 times the smallest. Biases count by their sum, which is all
+that the cell sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from wavebase.constructions.construction import STATE_NAMES, Construction
+from wavebase.constructions.symmetry import Element, act, identity_element
+from wavebase.recurrence import GATES, lstm_step
+
+ROUNDS = 8
+TINY = torch.finfo(torch.float64).tiny
+DEAD = 1e-2  # attributions and states under this share of the usual do not tell who a unit is
+PATTERN = 1e-2  # weight of a state's course in time beside attributions, for units that only move saturated gates
+
+
+class Alignment(NamedTuple):
+    """weights: act(element, the weights given); distance: theirs to the start, see `distance`."""
+
+    element: Element
+    weights: dict[str, Tensor]
+    distance: float
+
+
+class Rows(NamedTuple):
+    """All that a net is, as rows: gates [4, H, H + 2] (recurrent weights, input weight, bias), state [2, H] (hidden_0,
+    cell_0), readout [F, H + 1] (weights, bias)."""
+
+    gates: Tensor
+    state: Tensor
+    readout: Tensor
+
+
+def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> Alignment:
+    """The element of the discrete group under which `weights` come nearest to the start's, and how near.
+
+    weights: names and shapes as the start's. signal: [B, samples], a few random signals of whole windows, on which units
+    show what they do. With input_gate=sigmoid only Z2 wr S_n is searched. The distance never exceeds that of the weights
+    as they are. Raises ValueError for weights that are not finite.
+    """
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ValueError("weights must be finite to be aligned, got inf or nan; align an earlier checkpoint")
+    search = _Search(weights, start)
+    found = [search.descend(element) for element in (search.by_behaviour(signal), identity_element(start.hidden_size))]
+    element = min(found, key=search.reached)
+    aligned = act(element, weights)
+    return Alignment(element, aligned, distance(aligned, start))
+
+
+def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
+    """||weights - start|| / ||start|| in natural units (the file's head); zero weights have 1, unrelated ones 1 or more."""
+    units, origin = natural_units(start), _rows(start.weights)
+    return (_norm(_rows(weights), origin, units) / _norm(origin, Rows(*(0 * part for part in origin)), units)).item()
+
+
+def natural_units(start: Construction) -> Rows:
+    """What each entry is multiplied with to count as a share of its row's drive; a row that has none counts as it is."""
+    origin, level = _rows(start.weights), start.level.to(torch.float64)
+    of_gates = torch.cat([level, torch.tensor([start.amplitude, 1.0], dtype=torch.float64)])
+    of_readout = torch.cat([level, torch.ones(1, dtype=torch.float64)])
+    return Rows(_shares(origin.gates, of_gates), (1 / level).expand(2, -1), _shares(origin.readout, of_readout))
+
+
+def _shares(rows: Tensor, level: Tensor) -> Tensor:
+    drive = rows.abs() @ level
+    return level / torch.where(drive > 0, drive, 1.0)[..., None]
+
+
+def _rows(weights: Mapping[str, Tensor]) -> Rows:
+    w = {name: weight.detach().to(torch.float64) for name, weight in weights.items()}
+    gates = [
+        torch.cat([w[f"weight_hh_{g}"], w[f"weight_ih_{g}"], (w[f"bias_ih_{g}"] + w[f"bias_hh_{g}"])[:, None]], 1)
+        for g in GATES
+    ]
+    return Rows(
+        torch.stack(gates),
+        torch.stack([w[name] for name in STATE_NAMES]),
+        torch.cat([w["readout.weight"], w["readout.bias"][:, None]], 1),
+    )
+
+
+def _norm(one: Rows, other: Rows, units: Rows) -> Tensor:
+    return torch.stack([((a - b) * u).norm() for a, b, u in zip(one, other, units, strict=True)]).norm()
+
+
+def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each unit: its attributions [H, outputs * steps * B] over their root mean square in the net, and its states
+    [H, steps * B]."""
+    w = {name: weight.detach().to(torch.float64) for name, weight in weights.items()}
+    x = torch.nn.functional.pad(signal.to(torch.float64), (0, start.latency))
+    w_ih, w_hh = (torch.cat([w[f"{kind}_{gate}"] for gate in GATES]) for kind in ("weight_ih", "weight_hh"))
+    bias = torch.cat([w[f"bias_ih_{gate}"] + w[f"bias_hh_{gate}"] for gate in GATES])
+    hidden, cell = (w[name].expand(len(x), -1) for name in STATE_NAMES)
+    states = []
+    for t in range(x.shape[1]):
+        hidden, cell, _ = lstm_step(x[:, t, None] * w_ih.mT + bias + hidden @ w_hh.mT, cell, start.input_gate)
+        states.append(hidden.requires_grad_())
+    outputs = torch.cat([h @ w["readout.weight"].mT for h in states[start.T - 1 + start.latency :: start.T]], 1)
+    attributions = []
+    for output in outputs.sum(0):
+        gradients = torch.autograd.grad(output, states, retain_graph=True, materialize_grads=True, allow_unused=True)
+        attributions.append(torch.stack([h.detach() * g for h, g in zip(states, gradients, strict=True)]))
+    features = torch.stack(attributions).movedim(-1, 0).flatten(1)
+    size = features.norm() / len(features) ** 0.5
+    return features / size.clamp_min(TINY), torch.stack(states).detach().movedim(-1, 0).flatten(1)
+
+
+class _Search:
+    """The search for one net's element: what it starts from, and its steps. Everything float64."""
+
+    def __init__(self, weights: Mapping[str, Tensor], start: Construction):
+        self.weights = {name: weight.detach().to(torch.float64) for name, weight in weights.items()}
+        self.start, self.units, self.origin = start, natural_units(start), _rows(start.weights)
+        self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
+        self.everything = torch.ones(start.hidden_size, dtype=torch.bool)
+
+    def reached(self, element: Element) -> float:
+        """Distance to the start under an element, not divided by the start's norm."""
+        return _norm(_rows(act(element, self.weights)), self.origin, self.units).item()
+
+    def by_behaviour(self, signal: Tensor) -> Element:
+        """Permutation from what units do; then rows; then, from the readout back, the units that do nothing."""
+        (there, states), (here, now) = (_behaviour(w, self.start, signal) for w in (self.start.weights, self.weights))
+        shape, shape_now = (h.abs() / h.square().mean(1, keepdim=True).sqrt().clamp_min(TINY) for h in (states, now))
+        cost = torch.cdist(there, here).square() + PATTERN * torch.cdist(shape, shape_now).square() / shape.shape[1]
+        match = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+        sign = torch.where((states * now[match]).sum(1) < 0, -1.0, 1.0).to(torch.float64)
+        identity = identity_element(len(match))
+        element = Element(match, identity.swap, identity.sign_input, sign)
+        known = (there.norm(dim=1) > DEAD) | (states.abs().amax(1) > DEAD * self.start.level)
+        element = element.then(self.best_step(element, known.nonzero()[:, 0], known, ~self.everything, stay=True))
+        for block in self.blocks:
+            silent = block[~known[block]]
+            if len(silent):
+                others = (~known & ~torch.isin(torch.arange(len(known)), silent)).nonzero()[:, 0]
+                element = element.then(self.best_step(element, silent, known, known, others))
+                known[silent] = True
+        return element
+
+    def descend(self, element: Element) -> Element:
+        """Improve an element block by block until nothing gets better."""
+        best = self.reached(element)
+        for _ in range(ROUNDS):
+            before = best
+            for block in [*self.blocks, self.everything.nonzero()[:, 0]]:
+                proposed = element.then(self.best_step(element, block, self.everything, self.everything))
+                if (reached := self.reached(proposed)) < best:
+                    element, best = proposed, reached
+            if best == before:
+                break
+        return element
+
+    def best_step(
+        self,
+        element: Element,
+        block: Tensor,
+        sources: Tensor,
+        readers: Tensor,
+        others: Tensor | None = None,
+        stay: bool = False,
+    ) -> Element:
+        """The element that would be best for the units of `block` if those beyond stayed as `element` has them.
+
+        sources, readers: booleans [H], the units whose states, whose rows are known; others do not count. others: units
+        that may change places with the block's. stay: keep permutation and signs of states, and choose rows only.
+        """
+        now, origin, units = _rows(act(element, self.weights)), self.origin, self.units
+        pool = block if others is None else torch.cat([block, others])
+        counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
+        scale, ours, theirs = units.gates[:, block] * counted, origin.gates[:, block], now.gates[:, pool]
+        input_, forget, cell, output = range(4)
+
+        def compare(gate: int, with_gate: int) -> tuple[Tensor, Tensor]:
+            return _differences(scale[gate], ours[gate], theirs[with_gate])
+
+        def columns(part: Rows, chosen: Tensor) -> Tensor:
+            read = part.gates[..., chosen] * readers[:, None]
+            return torch.cat([read.flatten(0, 1), part.readout[:, chosen], part.state[:, chosen]]).mT
+
+        column, column_cross = _differences(columns(units, block), columns(origin, block), columns(now, pool))
+        common = column + sum(plain - cross for plain, cross in (compare(g, g) for g in (forget, output)))
+        signed, costs, choices = self.start.input_gate == "tanh", [], []
+        for swap in (False, True) if signed else (False,):
+            i, i_cross = compare(input_, cell if swap else input_)
+            g, g_cross = compare(cell, input_ if swap else cell)
+            for sign_i in (1.0, -1.0) if signed else (1.0,):
+                for sign_g in (sign_i,) if stay else (1.0, -1.0):
+                    rows = i + g - sign_i * i_cross - sign_g * g_cross
+                    costs.append(common + rows - sign_i * sign_g * column_cross)
+                    choices.append((swap, sign_i, sign_g))
+        least, which = torch.stack(costs).min(0)
+        match = np.arange(len(block)) if stay else linear_sum_assignment(least.numpy())[1]
+        rest = np.setdiff1d(np.arange(len(pool)), match)
+        step = identity_element(len(self.everything))
+        step.permutation[pool] = pool[torch.from_numpy(np.concatenate([match, rest]))]
+        for n, unit in enumerate(block.tolist()):
+            step.swap[unit], step.sign_input[unit], step.sign_cell[unit] = choices[which[n, match[n]]]
+        return step
+
+
+def _differences(scale: Tensor, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows [n, m]: |scale_u (ours_u - sign theirs_v)|^2 = first - sign * second, both [n, n]."""
+    squared = scale.square()
+    return (squared * ours.square()).sum(1, keepdim=True) + squared @ theirs.square().mT, 2 * (
+        squared * ours
+    ) @ theirs.mT
