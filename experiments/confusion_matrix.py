@@ -138,8 +138,14 @@ def measure(size: study.Size) -> study.Finding:
     ax.set_yticks(range(len(rows)), list(verdicts))
     ax.tick_params(length=0)
     ax.set(title="Verdicts on nets whose truth is known (framed: right)", xlabel="verdict")
-    false_alarms = sum(v not in KEPT for label in ("discrete symmetry", "continuous symmetry", "both") for v in verdicts[label])
-    misses = sum(v in KEPT for label in ("rival: resonator", "rival: delay line", "random start, trained") for v in verdicts[label])
+    false_alarms = sum(
+        v not in KEPT for label in ("discrete symmetry", "continuous symmetry", "both") for v in verdicts[label]
+    )
+    misses = sum(
+        v in KEPT
+        for label in ("rival: resonator", "rival: delay line", "random start, trained")
+        for v in verdicts[label]
+    )
     return study.Finding(
         "How far the verdict can be trusted",
         rows,
