@@ -14,6 +14,7 @@ import multiprocessing
 import resource
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,11 @@ def final_errors(runs: Iterable[Run]) -> np.ndarray:
     """relative_error at the end of each run; infinite where a run diverged."""
     errors = [run.value("relative_error", "final") for run in runs]
     return np.array([np.inf if error is None else error for error in errors])
+
+
+def counted(verdicts: Sequence[str]) -> str:
+    """Verdicts and how often each: `preserved 4, deformed 1`, the commonest first."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(verdicts).most_common())
 
 
 # ---- intervals, all of 95 % ----
