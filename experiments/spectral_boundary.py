@@ -51,7 +51,7 @@ def measure(size: study.Size) -> study.Finding:
         "train.log_every=1",
         f"train.steps={steps}",
     )
-    rows = []
+    rows, every = [], []
     figure = Figure(figsize=(4.6 * len(lengths) + 1, 4.6), layout="constrained")
     axes = dict(zip(lengths, figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0], strict=True))
     for (label, words), colour in zip(STARTS.items(), figures.COLOURS, strict=False):
@@ -60,6 +60,7 @@ def measure(size: study.Size) -> study.Finding:
             rises = np.array([[largest_rise(runs[T, s, f][0]) for f in fractions] for s in range(sets)])
             found = [boundary(np.array(fractions), row > LEFT) for row in rises]
             lambdas = [runs[T, s, fractions[0]][0].value("optim", "lambda_max") for s in range(sets)]
+            every += found
             rows.append(
                 {
                     "T": T,
@@ -81,7 +82,17 @@ def measure(size: study.Size) -> study.Finding:
         ax.grid(alpha=0.25)
     next(iter(axes.values())).set_ylabel(f"largest loss in {steps} steps / first")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return study.Finding("The stability boundary", rows, "", "", figure)
+    near = sum(abs(value - 1) <= 0.1 for value in every)
+    steep = np.log(rows[0]["lambda_max"] / rows[-1]["lambda_max"]) / np.log(10)
+    says = f"""The boundary lies between the largest rate at which the loss never exceeds {LEFT:g} times its start within {steps} steps and
+    the next of the grid, here at their geometric mean. Over all windows, gains and training sets it is {np.nanmin(every):.3f} to
+    {np.nanmax(every):.3f} of 2/lambda_max, and within 10 % of it in {near} of {len(every)} cases, over {abs(steep):.1f} decades of
+    lambda_max."""
+    silent = f"""Training sets are fixed, 64 sequences, all of them in every step: with fresh batches the loss changes from step to
+    step, and its noise is the larger the further the start is from exact. The grid is {np.diff(fractions).min():.2g} wide at its
+    narrowest, so a difference of that size is not resolved. A net that leaves is not always lost: with trainable gains the
+    loss rises by one to five orders and may settle where the curvature is lower."""
+    return study.Finding("The stability boundary", rows, says, silent, figure)
 
 
 if __name__ == "__main__":
