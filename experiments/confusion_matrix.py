@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import wavebase
 from wavebase import figures, study
@@ -131,15 +132,23 @@ def measure(size: study.Size) -> study.Finding:
     for y, (label, counts) in enumerate(zip(verdicts, table, strict=True)):
         for x, (name, n) in enumerate(zip(VERDICTS, counts, strict=True)):
             if name in wanted[label]:
-                ax.add_patch(figures.outline(x, y))
+                ax.add_patch(
+                    Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=figures.COLOURS[1], linewidth=1.5)
+                )
             if n:
                 ax.text(x, y, f"{n:.0f}", ha="center", va="center")
     ax.set_xticks(range(len(VERDICTS)), VERDICTS)
     ax.set_yticks(range(len(rows)), list(verdicts))
     ax.tick_params(length=0)
     ax.set(title="Verdicts on nets whose truth is known (framed: right)", xlabel="verdict")
-    false_alarms = sum(v not in KEPT for label in ("discrete symmetry", "continuous symmetry", "both") for v in verdicts[label])
-    misses = sum(v in KEPT for label in ("rival: resonator", "rival: delay line", "random start, trained") for v in verdicts[label])
+    false_alarms = sum(
+        v not in KEPT for label in ("discrete symmetry", "continuous symmetry", "both") for v in verdicts[label]
+    )
+    misses = sum(
+        v in KEPT
+        for label in ("rival: resonator", "rival: delay line", "random start, trained")
+        for v in verdicts[label]
+    )
     return study.Finding(
         "How far the verdict can be trusted",
         rows,
