@@ -5,7 +5,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: install run test bench lint tensorboard clean
+.PHONY: install run test bench findings lint tensorboard clean
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ bench: $(STAMP)
 	$(BIN)/python bench/exactness.py
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/cosine.py
+
+findings: $(STAMP)
+	$(BIN)/python experiments/findings.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,22 +7,26 @@ returns becomes outputs/studies/<name>/ with finding.json, table.csv and figure.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import resource
-import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
 from wavebase import figures, provenance, records, report
+from wavebase import run as entrypoint
 from wavebase.report import Run
 
 FOLDER = Path("outputs/studies")
@@ -110,12 +114,27 @@ def _processor_seconds() -> float:
 def sweep(name: str, *overrides: str) -> list[Run]:
     """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>; every run found there afterwards.
 
-    Finished runs are not run again. Raises subprocess.CalledProcessError if one failed.
+    Finished runs are not run again. What the sweep prints goes to sweep.log there. The process is forked, which spares it
+    the start of torch. Raises RuntimeError if a run failed.
     """
     folder = FOLDER / name
-    program = (sys.executable, "-m", "wavebase.run", "-m", "hydra/launcher=stacked")
-    subprocess.run([*program, f"hydra.sweep.dir={folder}", *overrides], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ("-m", "hydra/launcher=stacked", f"hydra.sweep.dir={folder}", *overrides)
+    process = multiprocessing.get_context("fork").Process(target=_launch, args=(words, folder / "sweep.log"))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(
+            f"every run of the sweep must finish, got exit status {process.exitcode}; see {folder}/sweep.log"
+        )
     return [Run(found) for found in records.find_runs(folder)]
+
+
+def _launch(words: Sequence[str], log: Path) -> None:
+    sys.argv = ["wavebase.run", *words]
+    torch.set_num_threads(1)  # a forked process must not use the pool of threads of its parent
+    with log.open("w") as file, contextlib.redirect_stdout(file):
+        entrypoint.main()
 
 
 def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:
@@ -130,6 +149,11 @@ def final_errors(runs: Iterable[Run]) -> np.ndarray:
     """relative_error at the end of each run; infinite where a run diverged."""
     errors = [run.value("relative_error", "final") for run in runs]
     return np.array([np.inf if error is None else error for error in errors])
+
+
+def counted(verdicts: Sequence[str]) -> str:
+    """Verdicts and how often each: `preserved 4, deformed 1`, the commonest first."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(verdicts).most_common())
 
 
 # ---- intervals, all of 95 % ----

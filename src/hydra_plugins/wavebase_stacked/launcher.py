@@ -31,6 +31,22 @@ class StackedLauncher(BasicLauncher):
             raise HydraException(f"hydra.launcher.max_stack must be at least 1, got {max_stack}; use 64")
         self.max_stack = max_stack
 
+    def setup(self, **pieces: Any) -> None:
+        """As ever; but a job's configuration, which Hydra composes once to check it and once to run it (0.1 s each), is
+        kept from the first time to the second."""
+        super().setup(**pieces)
+        loader = pieces["hydra_context"].config_loader
+        compose, kept = loader.load_sweep_config, {}
+
+        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            words = tuple(sweep_overrides)
+            if words not in kept:
+                kept[words] = compose(master_config=master_config, sweep_overrides=sweep_overrides)
+                return kept[words]
+            return kept.pop(words)
+
+        loader.load_sweep_config = once
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their return values are the final relative errors, as those of single runs."""
         from wavebase import jobs, run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Const
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.constructions.spectral import Preset, spectral_construction
+from wavebase.records import load_weights
 from wavebase.recurrence import GATES, InputGate, Trace, lstm_sequence, lstm_trace
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
@@ -132,8 +134,11 @@ def build(
     margin: float = 40.0,
     amplitude: float | None = None,
     perturbation: Perturbation | None = None,
+    start_from: str | None = None,
 ) -> SpectralLSTM:
     """The net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights in its place.
+
+    start_from: a run's checkpoint, or any file of such weights by name, whose weights take the place of all that.
 
     algorithm: the spectral net or one of its rivals (`constructions.rivals`), which need input_gate=tanh. hidden_size:
     more units than the algorithm needs, dead at an exact start; None for none.
@@ -164,7 +169,23 @@ def build(
         construction = perturb(construction, perturbation or Perturbation(), perturbing)
     elif start == "random":
         construction = construction.replace_weights(random_weights(construction, init))
+    if start_from is not None:
+        construction = construction.replace_weights(_loaded(construction, start_from))
     return SpectralLSTM(construction)
+
+
+def _loaded(construction: Construction, path: str) -> dict[str, Tensor]:
+    """The construction's weights from a file, in its dtype. Raises ValueError for a file that does not hold them."""
+    found = load_weights(Path(path))
+    weights = {}
+    for name, weight in construction.weights.items():
+        if name not in found or found[name].shape != weight.shape:
+            got = list(found[name].shape) if name in found else "nothing"
+            raise ValueError(
+                f"model.start_from must hold {name} {list(weight.shape)}, got {got} in {path}; use a checkpoint of a run of these sizes"
+            )
+        weights[name] = found[name].to(weight.dtype)
+    return weights
 
 
 def random_weights(construction: Construction, generator: torch.Generator) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,41 +29,62 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
     return {"position/distance": found.distance, "position/permuted": 1 - same.double().mean().item()}
 
 
+class Subspaces(NamedTuple):
+    """Weight space about a start, cut into orthogonal parts by what a step does to the function at first order.
+
+    live: booleans [parameters], false along the frozen ones. visible, gauge: orthonormal rows [., live parameters].
+    """
+
+    live: Tensor
+    visible: Tensor
+    gauge: Tensor
+
+    def split(self, drift: Tensor) -> dict[str, Tensor]:
+        """A drift [parameters] as its parts: frozen [frozen parameters], visible, gauge and null [live parameters]."""
+        moved = drift[self.live]
+        visible = self.visible.mT @ (self.visible @ moved)
+        gauge = self.gauge.mT @ (self.gauge @ moved)
+        return {"frozen": drift[~self.live], "visible": visible, "gauge": gauge, "null": moved - visible - gauge}
+
+
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
-    """The drift, cut into four orthogonal parts by what each does to the function at first order about the start.
+    """The drift of the aligned weights in the parts of `subspaces`.
 
-    position/frozen: along parameters whose every derivative is zero (behind saturated gates, in dead units).
-    position/visible: within the row space of the Jacobian J of the outputs of `windows` windows of white noise.
-    position/gauge: along the continuous symmetry group's directions (`symmetry.tangent`), less what of them is visible.
-    position/null: the rest, which the function does not see either, with no symmetry of the linear regime behind it.
-    Each is a norm over that of all weights at the start; their squares sum to that of position/drift. Of the whole weight
-    space, position/visible_rank and position/live_parameters are J's rank and its number of columns that are not zero.
-
-    J has windows * F rows and its rank is cut at 1e-10 of its largest singular value: about a second at T = 4, half a minute
-    at T = 8. Empty without a construction, or if a weight is not finite.
+    position/<part>: a part's norm over that of all weights at the start; their squares sum to that of position/drift. Of the
+    whole weight space, position/visible_rank and position/live_parameters are J's rank and its number of columns that are not
+    zero. About a second at T = 4, half a minute at T = 8. Empty without a construction, or if a weight is not finite.
     """
     construction = snapshot.construction
     if construction is None or not all(weight.isfinite().all() for weight in snapshot.weights.values()):
         return {}
-    start = {name: weight.double() for name, weight in snapshot.start.items()}
-    drift = symmetry.flatten(snapshot.aligned).double() - symmetry.flatten(start)
-    jacobian = output_jacobian(construction.replace_weights(start), windows)
+    start = symmetry.flatten(snapshot.start).double()
+    parts = subspaces(construction.replace_weights(snapshot.start), windows)
+    drift = symmetry.flatten(snapshot.aligned).double() - start
+    split = {"drift": drift, **parts.split(drift)}
+    values = {f"position/{name}": (part.norm() / start.norm()).item() for name, part in split.items()}
+    return values | {
+        "position/visible_rank": float(len(parts.visible)),
+        "position/live_parameters": float(parts.live.sum()),
+    }
+
+
+def subspaces(net: Construction, windows: int = 256) -> Subspaces:
+    """The parts of weight space about a net.
+
+    frozen: parameters whose every derivative is zero (behind saturated gates, in dead units). visible: the row space of the
+    Jacobian J of the outputs of `windows` windows of white noise, its rank cut at 1e-10 of the largest singular value. gauge:
+    the continuous symmetry group's directions (`symmetry.tangent`), less what of them is visible. What is left, null, the
+    function does not see either, with no symmetry of the linear regime behind it.
+    """
+    jacobian = output_jacobian(net, windows)
     live = jacobian.abs().amax(0) > 0
-    moved = drift[live]
     _, sizes, rows = torch.linalg.svd(jacobian[:, live], full_matrices=False)
-    rows = rows[sizes > 1e-10 * sizes[0]]
-    visible = rows.mT @ (rows @ moved)
-    gauge = torch.cat(list(symmetry.tangent(start, construction.blocks).values()))[:, live]
+    visible = rows[sizes > 1e-10 * sizes[0]]
+    gauge = torch.cat(list(symmetry.tangent(net.weights, net.blocks).values()))[:, live]
     gauge = gauge / gauge.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    gauge = gauge - (gauge @ rows.mT) @ rows
+    gauge = gauge - (gauge @ visible.mT) @ visible
     _, sizes, directions = torch.linalg.svd(gauge, full_matrices=False)
-    directions = directions[sizes > 1e-6]
-    unseen = moved - visible
-    along = directions.mT @ (directions @ unseen)
-    parts = {"drift": drift, "frozen": drift[~live], "visible": visible, "gauge": along, "null": unseen - along}
-    size = symmetry.flatten(start).norm()
-    values = {f"position/{name}": (part.norm() / size).item() for name, part in parts.items()}
-    return values | {"position/visible_rank": float(len(rows)), "position/live_parameters": float(live.sum())}
+    return Subspaces(live, visible, directions[sizes > 1e-6])
 
 
 def output_jacobian(net: Construction, windows: int, seed: int = 0) -> Tensor:

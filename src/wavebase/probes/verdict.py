@@ -27,7 +27,8 @@ KINDS: tuple[Kind, ...] = ("training", "off_support", "mechanism", "position")
 @dataclass(frozen=True)
 class Thresholds:
     """valid_loss: a start counts as an algorithm if its loss is at most this share of the mean predictor's.
-    error_factor, error_floor: an error holds while it is at most max(factor * its start, floor).
+    error_factor, error_floor: an error holds while it is at most max(factor * its start, floor), where its start counts as
+    no less than the training signal's: of a net that is 3 % wrong there, 1 % elsewhere is chance.
     forms: of the quadratic forms (as an error, above its start). mode: of a mode's phase and modulus, T times the change.
     masked_factor: the error without the weights outside the mask, as a multiple of the error with them (or of error_floor).
     interchange: the least share of the effect that each exchange of a block's state must have, of that at the start.
@@ -129,7 +130,7 @@ def conditions(
         return math.nan if value is None else value
 
     def error_bound(name: str) -> float:
-        return max(thresholds.error_factor * start[name], thresholds.error_floor)
+        return max(thresholds.error_factor * max(start[name], start["error/training"]), thresholds.error_floor)
 
     found = [
         Condition("training" if name == "error/training" else "off_support", name, at_end(name), error_bound(name))

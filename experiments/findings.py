@@ -1,0 +1,84 @@
+"""What did the studies find? Runs each (finished runs are not run again) and makes docs/findings.md of what they left.
+
+    python experiments/findings.py [--full] [--parallel 2]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from wavebase import records, study
+
+STUDIES = (
+    "confusion_matrix",
+    "spectral_exactness",
+    "spectral_frontier",
+    "spectral_boundary",
+    "spectral_basin",
+    "spectral_optimisers",
+    "spectral_rivals",
+    "spectral_support",
+    "spectral_revival",
+    "spectral_curves",
+)
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+HEAD = """# Findings
+
+Made by `make findings` from the records of the studies in `experiments/`; every number below is one that a study wrote
+into its `finding.json`. Intervals are of 95 %: Wilson's for shares, order statistics' for medians, Student's t for exponents.
+Errors are relative, ||P_hat - P|| / ||P||: predicting zero has 1. Losses are given over the mean predictor's. The verdicts
+and their thresholds are in `conf/probe/default.yaml` and `src/wavebase/probes/verdict.py`.
+"""
+
+
+def run(name: str, words: list[str]) -> None:
+    """One study in a process of its own."""
+    subprocess.run([sys.executable, str(HERE / f"{name}.py"), *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def section(name: str, record: dict) -> str:
+    """A study's part of the page."""
+    return f"""
+## {record["title"]}
+
+{record["question"]}
+
+`{record["command"]}` ({record["processor_seconds"]:.0f} s of processor time)
+
+![{record["title"]}](pictures/{name}.png)
+
+{study.table(record["rows"], markdown=True)}
+
+**What it says.** {record["says"]}
+
+**What it does not say.** {record["silent"]}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="the full presets: hours")
+    parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
+    chosen = parser.parse_args()
+    words = ["--full"] if chosen.full else []
+    with ThreadPoolExecutor(chosen.parallel) as pool:
+        list(pool.map(lambda name: run(name, words), STUDIES))
+    page, seconds = "", 0.0
+    for name in STUDIES:
+        folder = study.Size("full" if chosen.full else "fast", name).folder
+        record = json.loads((folder / "finding.json").read_text())
+        seconds += record["processor_seconds"]
+        picture = (folder / "figure.png").read_bytes()
+        records.write_whole(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: file.write(picture))
+        page += section(name, record)
+    head = f"{HEAD}\nAll studies together took {seconds / 60:.0f} minutes of processor time.\n"
+    records.write_whole(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
+    print(f"docs/findings.md: {len(STUDIES)} studies, {seconds / 60:.1f} minutes of processor time")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Does an algorithm come back after training off its task? Expected: for a while, because what is lost first is the output's
+scale and the structure is still there; a net that started at random takes far longer, or never arrives.
+
+Off the task means shuffled targets: nothing can be learnt but the mean.
+
+    python experiments/spectral_revival.py [--full]
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from wavebase import figures, study
+
+RECOVERED = 0.01  # training loss over the mean predictor's; a spectral net starts at about 0.002
+
+
+def losses(run: study.Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps after the return to the task, and the training loss over the mean predictor's, averaged over 5 records."""
+    steps, values = run.folder.metrics()["loss/train"]
+    off = run.config["task.off_task_steps"] or 0
+    mean = np.convolve(np.pad(values, (2, 2), mode="edge"), np.ones(5) / 5, "valid")
+    return steps - off, np.nan_to_num(mean / run.value("baseline", "mean"), nan=1e6)
+
+
+def recovery(run: study.Run) -> float:
+    """Steps on the task until the loss is under RECOVERED; infinite if never."""
+    steps, relative = losses(run)
+    there = (steps >= 0) & (relative < RECOVERED)
+    return float(steps[there.argmax()]) if there.any() else np.inf
+
+
+def measure(size: study.Size) -> study.Finding:
+    T = size.pick(tiny=3, fast=4, full=8)
+    seeds = size.pick(tiny=1, fast=20, full=50)
+    back = size.pick(tiny=2, fast=600, full=6000)
+    durations = size.pick(tiny=(1,), fast=(10, 30, 100, 300), full=(10, 30, 100, 300, 1000, 3000))
+    rate = size.pick(tiny="0.003", fast="0.003", full="0.001")
+    shared = (f"T={T}", f"seed=range(0,{seeds})", "optim=adam", "train.log_every=5", "probe.curvature=false")
+    groups = {
+        f"exact, off for {off}": size.sweep(
+            "model=spectral", "model.preset=trainable", *shared, f"optim.lr={rate}",
+            "task.shuffle_targets=true", f"task.off_task_steps={off}", f"train.steps={off + back}",
+        )
+        for off in durations
+    }  # fmt: skip
+    for lr in size.pick(tiny=("0.01",), fast=("0.003", "0.01"), full=("0.001", "0.003", "0.01")):
+        groups[f"random, rate {lr}"] = size.sweep("model=random", *shared, f"optim.lr={lr}", f"train.steps={back}")
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    ax = figure.subplots()
+    rows = []
+    for (label, runs), colour in zip(groups.items(), figures.COLOURS, strict=False):
+        curves = [losses(run) for run in runs]
+        steps = curves[0][0]
+        table = np.array([relative for _, relative in curves])
+        line = "--" if label.startswith("random") else "-"
+        ax.plot(steps, np.median(table, 0), line, color=colour, label=label)
+        ax.fill_between(steps, *np.quantile(table, (0.05, 0.95), axis=0), color=colour, alpha=0.15, linewidth=0)
+        times = np.array([recovery(run) for run in runs])
+        part, low, high = study.share(int(np.isfinite(times).sum()), len(times))
+        middle, first, last = study.median(times)
+        rows.append(
+            {
+                "start": label,
+                "at return": float(np.median(table[:, np.argmax(steps >= 0)])),
+                "recover": f"{part:.2f} ({low:.2f}-{high:.2f})",
+                "steps": f"{middle:.0f} ({first:.0f}-{last:.0f})",
+                "at the end": float(np.median(table[:, -1])),
+                "verdict": study.counted([run.verdict for run in runs]),
+            }
+        )
+    ax.axvline(0, color=figures.GREY, linewidth=0.8)
+    ax.axhline(1, color=figures.GREY, linestyle="--", linewidth=1, label="predicting the mean")
+    ax.axhline(RECOVERED, color=figures.GREY, linestyle=":", linewidth=1, label="recovered")
+    ax.set(yscale="log", ylim=(1e-4, 30), xlabel="steps after the return to the task")
+    ax.set_ylabel("training loss / mean predictor's")
+    ax.grid(alpha=0.25)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    says = f"""Adam at {rate}, {seeds} seeds, {back} steps on the task after the return; recovered means a training loss under
+    {RECOVERED:g} of the mean predictor's. """ + "; ".join(
+        f"{row['start']}: at the return {row['at return']:.2g}, then {row['recover']} recover, after {row['steps']} steps ({row['verdict']})"
+        for row in rows
+    )
+    silent = """A verdict is on the last net against the start: drifted and recovered together mean that the function came back
+    and the old way to compute it did not. The random nets' verdict is about a start that computes nothing."""
+    return study.Finding("Revival", rows, says + ".", silent, figure)
+
+
+if __name__ == "__main__":
+    study.main(__file__, __doc__, measure)

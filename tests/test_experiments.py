@@ -1,0 +1,40 @@
+"""Every study runs, for two steps of the least that has all its parts, and leaves a finding that a page can be made of."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from wavebase import study
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+STUDIES = sorted(file for file in EXPERIMENTS.glob("*.py") if "study.main(" in file.read_text())
+
+
+def load(file):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_two_steps_leave_a_finding(file, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [file.name, "--tiny"])
+    module = load(file)
+    study.main(str(file), module.__doc__, module.measure)
+    folder = tmp_path / study.Size("tiny", file.stem).folder
+    record = json.loads((folder / "finding.json").read_text())
+    assert record["question"].count("?") and record["rows"] and record["says"] and record["silent"]
+    assert record["command"] == f"python experiments/{file.name} --tiny"
+    assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    table, rest = study.table(record["rows"]), capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 80 and table.splitlines()[0] in rest
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + len(record["rows"])
+
+
+def test_the_nine_studies_are_there():
+    assert len([file for file in STUDIES if file.stem.startswith("spectral_")]) >= 9
