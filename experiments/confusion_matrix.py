@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import wavebase
 from wavebase import figures, study
@@ -131,7 +132,9 @@ def measure(size: study.Size) -> study.Finding:
     for y, (label, counts) in enumerate(zip(verdicts, table, strict=True)):
         for x, (name, n) in enumerate(zip(VERDICTS, counts, strict=True)):
             if name in wanted[label]:
-                ax.add_patch(figures.outline(x, y))
+                ax.add_patch(
+                    Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=figures.COLOURS[1], linewidth=1.5)
+                )
             if n:
                 ax.text(x, y, f"{n:.0f}", ha="center", va="center")
     ax.set_xticks(range(len(VERDICTS)), VERDICTS)
