@@ -32,7 +32,7 @@ def recovery(run: study.Run) -> float:
 def measure(size: study.Size) -> study.Finding:
     T = size.pick(tiny=3, fast=4, full=8)
     seeds = size.pick(tiny=1, fast=20, full=50)
-    back = size.pick(tiny=2, fast=600, full=6000)
+    back = size.pick(tiny=2, fast=400, full=6000)
     durations = size.pick(tiny=(1,), fast=(10, 30, 100, 300), full=(10, 30, 100, 300, 1000, 3000))
     rate = size.pick(tiny="0.003", fast="0.003", full="0.001")
     shared = (f"T={T}", f"seed=range(0,{seeds})", "optim=adam", "train.log_every=5", "probe.curvature=false")
