@@ -1,6 +1,6 @@
 """What did the studies find? Runs each (finished runs are not run again) and makes docs/findings.md of what they left.
 
-    python experiments/findings.py [--full] [--parallel 2]
+python experiments/findings.py [--full] [--parallel 2]
 """
 
 import argparse
