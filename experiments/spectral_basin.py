@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 import wavebase
 from wavebase import figures, records, study
-from wavebase.constructions import symmetry
 from wavebase.constructions.construction import Construction
 from wavebase.probes.position import Subspaces, subspaces
 

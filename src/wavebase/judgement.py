@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,15 +113,16 @@ class Judgement:
         """The verdict and its conditions, in at most 80 columns."""
         lines = [f"verdict at step {max(self.verdicts)}: {self.last.name}"]
         lines += [f"  {reason}" for reason in self.last.reasons]
-        lines.append(f"{'condition':<34} {'start':>9} {'now':>9}    {'bound':>9}  first failed")
+        lines.append(f"{'condition':<33} {'start':>9} {'now':>9}    {'bound':>9}  first fails")
         for c in self.last.conditions:
             step = self.first_failed[c.name]
             when = "-" if step is None else f"step {step}"
             bound = f"{'>=' if c.least else '<='} {c.bound:>9.2g}"
             first = self.start.get(c.name, float("nan"))
-            lines.append(f"{c.name:<34} {first:>9.2g} {c.value:>9.2g} {bound}  {when}")
-        history = [f"{step} {verdict.name}" for step, verdict in self.verdicts.items()]
-        return "\n".join([*lines, "by step: " + ", ".join(history)])
+            lines.append(f"{c.name:<33} {first:>9.2g} {c.value:>9.2g} {bound}  {when}")
+        named = [(step, verdict.name) for step, verdict in self.verdicts.items()]
+        turns = [f"{name} from step {step}" for n, (step, name) in enumerate(named) if not n or named[n - 1][1] != name]
+        return "\n".join([*lines, textwrap.fill(f"so far: {', '.join(turns)}", 80)])
 
 
 def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:

@@ -62,6 +62,7 @@ class Options:
 
 def probe(path: Path, overrides: list[str]) -> str:
     """Read what is at `path`, write its files, and return the table. Raises ValueError in one line."""
+    import torch
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +78,7 @@ def probe(path: Path, overrides: list[str]) -> str:
     options = config.call(Options, node, "")  # type: ignore[arg-type]
     thresholds = config.call(RoleThresholds, options.roles, "roles")
     source = _source(path)
+    torch.set_num_threads(1)  # matrices of a few dozen units are slower with more
     out = Path(options.out) if options.out else source.out
 
     def save(name: str, content: bytes) -> None:

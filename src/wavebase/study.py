@@ -78,6 +78,7 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     for name, words in (("full", "more sizes, seeds and steps: hours"), ("tiny", "two steps of the least: a test")):
         sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, default="fast", help=words)
     size = Size(parser.parse_args().size, Path(file).stem)
+    torch.set_num_threads(1)  # as its runs; matrices this small are slower with more
     before = _processor_seconds()
     finding = measure(size)
     record = {
