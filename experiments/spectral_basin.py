@@ -4,12 +4,15 @@ repaired while it is small; along null and gauge directions the function hardly 
     python experiments/spectral_basin.py [--full]
 """
 
+from collections import Counter
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 import wavebase
 from wavebase import figures, records, study
+from wavebase.constructions import symmetry
 from wavebase.constructions.construction import Construction
 from wavebase.probes.position import Subspaces, subspaces
 
@@ -76,13 +79,13 @@ def measure(size: study.Size) -> study.Finding:
             errors[kind, distance] = before, after
             rows.append(
                 {
-                    "direction": kind,
-                    "distance": distance,
+                    "along": kind,
+                    "far": distance,
                     "error": before,
                     "after": after,
                     "kept": "{:.2f} ({:.2f}-{:.2f})".format(*shares[kind, distance]),
                     "function": "{:.2f} ({:.2f}-{:.2f})".format(*function),
-                    "commonest": study.counted(names).split(",")[0],
+                    "mostly": Counter(names).most_common(1)[0][0],
                 }
             )
     figure = Figure(figsize=(11, 4.6), layout="constrained")

@@ -16,7 +16,7 @@ SETTINGS = {  # label: the words that make it
     "SGD": "optim=sgd",
     "SGD, momentum 0.9": "optim=momentum",
     "SGD, label noise 0.1": "optim=sgd task.label_noise=0.1",
-    "SGD, weight decay 0.01": "optim=sgd optim.weight_decay=0.01",
+    "SGD, decay 0.01": "optim=sgd optim.weight_decay=0.01",
     "Adam, eps 1e-8": "optim=adam",
     "Adam, eps 1e-2": "optim=adam optim.eps=0.01",
     "Adam, label noise 0.1": "optim=adam task.label_noise=0.1",

@@ -20,7 +20,7 @@ ALGORITHMS = {"spectral": wavebase.spectral_construction, **RIVALS}
 SETTINGS = {
     "SGD": "optim=sgd",
     "Adam": "optim=adam",
-    "Adam, label noise": "optim=adam task.label_noise=0.1",
+    "noise": "optim=adam task.label_noise=0.1",
 }
 
 
@@ -78,13 +78,13 @@ def measure(size: study.Size) -> study.Finding:
             rows.append(
                 {
                     "with": label,
-                    "algorithm": name,
-                    "lambda_max": chosen[0].value("optim", "lambda_max"),
+                    "net": name,
+                    "lambda": round(chosen[0].value("optim", "lambda_max")),
                     "error": float(np.median([run.value("relative_error", "initial") for run in chosen])),
                     "after": float(np.median(study.final_errors(chosen))),
                     "survive": "{:.2f} ({:.2f}-{:.2f})".format(*survival[label, name]),
-                    "to itself": float(np.median(own)) if len(own) else None,
-                    "to a rival": float(np.median(rival)) if len(rival) else None,
+                    "own": float(np.median(own)) if len(own) else None,
+                    "rival": float(np.median(rival)) if len(rival) else None,
                 }
             )
     figure = Figure(figsize=(11, 4.8), layout="constrained")
@@ -124,7 +124,7 @@ def measure(size: study.Size) -> study.Finding:
     that keep their algorithm for {steps} steps (preserved, deformed, or moved, where no mechanism is known), {kept}. Of
     {len(settings) * len(nets) * seeds} trained nets {moved} ended nearer to a rival than to their start."""
     silent = """A straight line is not the easiest path, and a barrier on it does not show that no flat path exists. SGD has half the
-    boundary of each algorithm, Adam 1e-3 for all. The rivals' verdict rests on function and position alone."""
+    boundary of each algorithm, Adam 1e-3 for all ("noise" is Adam with label noise of 0.1). The rivals' verdict rests on function and position alone."""
     return study.Finding("Three algorithms for one function", rows, says, silent, figure)
 
 
