@@ -56,7 +56,9 @@ def measure(size: study.Size) -> study.Finding:
     rows, every = [], []
     figure = Figure(figsize=(4.6 * len(lengths) + 1, 4.6), layout="constrained")
     axes = dict(zip(lengths, figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0], strict=True))
-    for (label, words), colour in zip(STARTS.items(), figures.COLOURS, strict=False):
+    for (label, words), colour, mark in zip(
+        STARTS.items(), figures.COLOURS, ("o-", "s--", "^-", "D:", "v-"), strict=False
+    ):
         runs = study.grouped(size.sweep(*words.split(), *shared), "T", "seeds.probe", "optim.lr_over_boundary")
         for T in lengths:
             rises = np.array([[largest_rise(runs[T, s, f][0]) for f in fractions] for s in range(sets)])
@@ -76,7 +78,7 @@ def measure(size: study.Size) -> study.Finding:
                 }
             )
             shown = np.clip(rises, 1, 1e8)
-            axes[T].plot(fractions, np.median(shown, 0), "o-", markersize=4, color=colour, label=label)
+            axes[T].plot(fractions, np.median(shown, 0), mark, markersize=5, color=colour, label=label)
             axes[T].fill_between(fractions, shown.min(0), shown.max(0), color=colour, alpha=0.2, linewidth=0)
     for T, ax in axes.items():
         ax.axvline(1, color=figures.GREY, linestyle="--", linewidth=1, label="predicted, 2/lambda_max")
@@ -97,7 +99,7 @@ def measure(size: study.Size) -> study.Finding:
     once, and the curvature with it."""
     silent = f"""Training sets are fixed, 64 sequences, all of them in every step: with fresh batches the loss changes from step to
     step. The grid is {np.diff(fractions).min():.2g} wide at its narrowest, so a smaller difference is not resolved. A net that leaves is
-    not always lost: with trainable gains its loss rises by one to five orders and may settle where the curvature is lower."""
+    not always lost: with trainable gains its loss rises and may settle where the curvature is lower."""
     return study.Finding("The stability boundary", rows, says, silent, figure)
 
 

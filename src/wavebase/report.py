@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 IGNORED = ("seed", "seeds.", "resume", "threads", "device")  # what repeats a setting instead of changing it
 
+MOST_CURVES = 40  # groups that one picture can show
+
 
 class SweepReport(Callback):
     """Remembers the folder of the sweep under way, so that the entrypoint reports on it even if a job failed."""
@@ -47,8 +49,9 @@ def main() -> None:
 
 
 def write(root: Path) -> int:
-    """Write summary.csv, runs.csv and train_loss.png into the folder, print the table; returns how many runs failed."""
-    from wavebase import figures, records
+    """Write summary.csv, runs.csv and (for at most MOST_CURVES groups) train_loss.png into the folder, print the table;
+    returns how many runs failed."""
+    from wavebase import records
 
     runs = [Run(folder) for folder in records.find_runs(root)]
     if not runs:
@@ -59,23 +62,32 @@ def write(root: Path) -> int:
     rows = [row(label, members) for label, members in groups.items()]
     records.write_whole(root / "summary.csv", lambda file: file.write(as_csv(rows)))
     records.write_whole(root / "runs.csv", lambda file: file.write(as_csv([run.flat() for run in runs])))
-    curves = {
-        f"{label}: {statistics.multimode(run.verdict for run in members)[0]}": [run.folder.metrics() for run in members]
-        for label, members in groups.items()
-    }
-    baselines = {json.dumps(run.summary["baseline"]) for run in runs if "baseline" in run.summary}
-    shared = json.loads(baselines.pop()) if len(baselines) == 1 else None
-    if len(root.parts) and any(
-        any(tag.startswith("loss/") for tag in m) for members in curves.values() for m in members
-    ):
-        picture = figures.png(figures.loss_curves(curves, shared, _styles(groups, curves)))
+    written = ["summary.csv", "runs.csv"]
+    if len(groups) <= MOST_CURVES and (picture := _loss_curves(groups)):
         records.write_whole(root / "train_loss.png", lambda file: file.write(picture))
+        written.append("train_loss.png")
     print(table(rows))
     failed = [run for run in runs if run.status == "failed"]
     for run in failed:
         print(f"failed: {run.folder.path}: {run.summary['error']}")
-    print(f"{len(runs)} runs, {len(failed)} failed; summary.csv, runs.csv, train_loss.png in {root}")
+    print(f"{len(runs)} runs, {len(failed)} failed; {', '.join(written)} in {root}")
     return len(failed)
+
+
+def _loss_curves(groups: Mapping[str, list[Run]]) -> bytes | None:
+    """Training losses of the groups as a picture, None if no run recorded any."""
+    from wavebase import figures
+
+    curves = {
+        f"{label}: {statistics.multimode(run.verdict for run in members)[0]}": [run.folder.metrics() for run in members]
+        for label, members in groups.items()
+    }
+    if not any(tag.startswith("loss/") for members in curves.values() for m in members for tag in m):
+        return None
+    runs = (run for members in groups.values() for run in members)
+    baselines = {json.dumps(run.summary["baseline"]) for run in runs if "baseline" in run.summary}
+    shared = json.loads(baselines.pop()) if len(baselines) == 1 else None
+    return figures.png(figures.loss_curves(curves, shared, _styles(groups, curves)))
 
 
 class Run:
