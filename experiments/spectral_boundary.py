@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 from wavebase import figures, study
 
 LEFT = 10.0  # a run has left when its training loss ever exceeds so many times its start's
+FLAT = "gains 1/8, 1, 1, 4, 4, 1"  # so far from exact that the start is no minimum
 STARTS = {  # label: what makes it
     "eps 2^-12": "model.eps=0.000244140625",
     "eps 2^-5": "model.eps=0.03125",
     "trainable": "model.preset=trainable",
-    "gains 1/8, 1, 1, 4, 4, 1": "model.gains={a:0.125,s1:1,s2:1,s3:4,s4:4,s5:1}",
+    "trainable, a/4, s2/4": "model.preset=trainable model.gains={a:0.03125,s2:0.03125}",
+    FLAT: "model.gains={a:0.125,s1:1,s2:1,s3:4,s4:4,s5:1}",
 }
 
 
@@ -51,7 +53,7 @@ def measure(size: study.Size) -> study.Finding:
         "train.log_every=1",
         f"train.steps={steps}",
     )
-    rows = []
+    rows, every = [], []
     figure = Figure(figsize=(4.6 * len(lengths) + 1, 4.6), layout="constrained")
     axes = dict(zip(lengths, figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0], strict=True))
     for (label, words), colour in zip(STARTS.items(), figures.COLOURS, strict=False):
@@ -60,12 +62,15 @@ def measure(size: study.Size) -> study.Finding:
             rises = np.array([[largest_rise(runs[T, s, f][0]) for f in fractions] for s in range(sets)])
             found = [boundary(np.array(fractions), row > LEFT) for row in rises]
             lambdas = [runs[T, s, fractions[0]][0].value("optim", "lambda_max") for s in range(sets)]
+            every += [] if label == FLAT else found
+            error = runs[T, 0, fractions[0]][0].value("relative_error", "initial")
             rows.append(
                 {
                     "T": T,
                     "start": label,
+                    "error": error,
                     "lambda_max": float(np.median(lambdas)),
-                    "measured / predicted": float(np.median(found)),
+                    "boundary": float(np.median(found)),
                     "from": float(np.min(found)),
                     "to": float(np.max(found)),
                 }
@@ -81,7 +86,19 @@ def measure(size: study.Size) -> study.Finding:
         ax.grid(alpha=0.25)
     next(iter(axes.values())).set_ylabel(f"largest loss in {steps} steps / first")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return study.Finding("The stability boundary", rows, "", "", figure)
+    near = sum(abs(value - 1) <= 0.1 for value in every)
+    curvatures = [row["lambda_max"] for row in rows if row["start"] != FLAT]
+    flat = [row for row in rows if row["start"] == FLAT]
+    says = f"""A run has left if its loss ever exceeds {LEFT:g} times its start's within {steps} steps; the boundary is the geometric mean
+    of the rates of the grid between which that begins, in units of 2/lambda_max. Over {len(lengths)} windows, {len(STARTS) - 1} choices of
+    gains, {np.log10(max(curvatures) / min(curvatures)):.1f} decades of lambda_max and {sets} training sets each it is {np.nanmin(every):.3f} to
+    {np.nanmax(every):.3f}, within 10 % of the prediction in {near} of {len(every)} cases. At the gains of the last rows, whose
+    start has an error of {flat[0]["error"]:.2g}, there is no such boundary up to {fractions[-1]:g}: that start is no minimum, its loss falls at
+    once, and the curvature with it."""
+    silent = f"""Training sets are fixed, 64 sequences, all of them in every step: with fresh batches the loss changes from step to
+    step. The grid is {np.diff(fractions).min():.2g} wide at its narrowest, so a smaller difference is not resolved. A net that leaves is
+    not always lost: with trainable gains its loss rises by one to five orders and may settle where the curvature is lower."""
+    return study.Finding("The stability boundary", rows, says, silent, figure)
 
 
 if __name__ == "__main__":

@@ -46,14 +46,15 @@ def measure(size: study.Size) -> study.Finding:
     runs = {label: size.sweep(*words.split(), "optim=sgd,adam", *shared) for label, words in NETS.items()}
     baseline = runs["exact"][0].summary["baseline"]
     rows, ends = [], {}
-    figure = Figure(figsize=(10.5, 5.4), layout="constrained")
-    axes = figure.subplots(1, len(OPTIMISERS), sharey=True)
-    for ax, (optimiser, title) in zip(axes, OPTIMISERS.items(), strict=True):
+    figure = Figure(figsize=(10.5, 7), layout="constrained")
+    axes = figure.subplots(2, len(OPTIMISERS), sharex=True, sharey="row", height_ratios=(3, 2))
+    for (near, whole), (optimiser, title) in zip(axes.T, OPTIMISERS.items(), strict=True):
         for label, colour in zip(NETS, figures.COLOURS, strict=False):
             chosen = [run for run in runs[label] if run.choices["optim"] == optimiser]
             steps, table = curves(chosen)
-            ax.plot(steps, np.median(table, 0), color=colour, label=label)
-            ax.fill_between(steps, *np.quantile(table, (0.05, 0.95), axis=0), color=colour, alpha=0.2, linewidth=0)
+            for ax in (near, whole):
+                ax.plot(steps, np.median(table, 0), color=colour, label=label)
+                ax.fill_between(steps, *np.quantile(table, (0.05, 0.95), axis=0), color=colour, alpha=0.2, linewidth=0)
             start, end = (
                 study.median([np.inf if (v := run.value("relative_loss", when)) is None else v for run in chosen])
                 for when in ("initial", "final")
@@ -62,14 +63,19 @@ def measure(size: study.Size) -> study.Finding:
             rows.append(
                 {"optimiser": optimiser, "net": label, "start": start[0], "end": end[0], "from": end[1], "to": end[2]}
             )
-        ax.axhline(1, color=figures.GREY, linestyle="--", linewidth=1, label="predicting the mean")
-        ax.axhline(
-            baseline["zero"] / baseline["mean"], color=figures.GREY, linestyle=":", linewidth=1, label="predicting zero"
-        )
-        ax.set(yscale="log", xlabel="step", ylim=(1e-34, TOP * 3), title=title)
-        ax.grid(alpha=0.25)
-    axes[0].set_ylabel("training loss / mean predictor's")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        for ax in (near, whole):
+            ax.axhline(1, color=figures.GREY, linestyle="--", linewidth=1, label="predicting the mean")
+            zero = baseline["zero"] / baseline["mean"]
+            ax.axhline(zero, color=figures.GREY, linestyle=":", linewidth=1, label="predicting zero")
+            ax.set(yscale="log")
+            ax.grid(alpha=0.25)
+        near.set(ylim=(2e-5, 20), title=f"{title}: near the baselines")
+        whole.set(ylim=(1e-34, TOP * 3), title="all", xlabel="step")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("training loss / mean predictor's")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
+    )
     says = f"""Loss over the mean predictor's, medians of {seeds} seeds with 95 % intervals. Under SGD the exact net ends at
     {ends["exact", "sgd"][0]:.1e}, the one with trainable gains at {ends["trainable gains", "sgd"][0]:.1e}, the one perturbed by 1 % at
     {ends["perturbed by 1 %", "sgd"][0]:.1e}; the random net reaches {ends["random", "sgd"][0]:.2f}, the stock LSTM

@@ -1,5 +1,5 @@
 """What does exactness cost in curvature? Expected: the error falls as eps^2 and lambda_max rises as eps^-2, so that their
-product stays; gains that leave the linear function alone move it, but no gains give both a small error and a low curvature.
+product stays; gains that leave the linear function alone move it, but none give both a small error and a low curvature.
 
     python experiments/spectral_frontier.py [--full]
 """
@@ -111,7 +111,24 @@ def measure(size: study.Size) -> study.Finding:
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("lambda_max of the loss at the start")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    return study.Finding("Exact against trainable", rows, "", "", figure)
+    fits = {(row["T"], row["of"]): row for row in rows}
+    said = "; ".join(
+        f"""at T = {T} the error goes as eps to the power {fits[T, "error"]["exponent"]:.3f} ({fits[T, "error"]["from"]:.3f} to
+        {fits[T, "error"]["to"]:.3f}), lambda_max as {fits[T, "lambda_max"]["exponent"]:.3f} ({fits[T, "lambda_max"]["from"]:.3f} to
+        {fits[T, "lambda_max"]["to"]:.3f}), and their product lies within {products[T, "eps"].min():.3g} and {products[T, "eps"].max():.3g}"""
+        for T in lengths
+    )
+    least = "; ".join(
+        f"""at T = {T} it goes from {min(v.min() for v in orbit):.3g} to {max(v.max() for v in orbit):.3g} when the trainable preset's gains are
+        scaled by up to {c[-1]:g}, and is at least {products[T, "random"].min():.3g} among {count} random gains"""
+        for T in lengths
+        for orbit in [[products[T, label] for label in MOVES]]
+    )
+    says = f"Along eps, {said}. Away from it the product of error and curvature changes: {least}."
+    silent = """The frontier is that of random gains, so better ones may exist; its exponent is steeper than -1 because random gains
+    rarely are small together, which is what small eps is. Curvature is that of the loss at the start, on 64 windows of white
+    noise; the error is that of 64 others."""
+    return study.Finding("Exact against trainable", rows, says, silent, figure)
 
 
 if __name__ == "__main__":

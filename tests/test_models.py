@@ -97,6 +97,26 @@ def test_a_stack_is_its_members_and_a_trace_is_its_sequence():
     torch.testing.assert_close(last, hidden[..., -1, :])
 
 
+def test_a_start_is_taken_from_a_checkpoint(ran, composed):
+    """Of a run of other kind, with the weights that it had then; a wrong file is named."""
+    import wavebase
+
+    folder = ran(*SMALL, "model=random", "optim.lr=0.1")
+    for file, step in ((f"{folder.path}/checkpoints/step_00000002.pt", 2), (f"{folder.path}/weights.pt", 0)):
+        weights = folder.load_checkpoint(step)["weights"]
+        torch.save(weights, folder.path / "weights.pt")  # of the first step at last
+        net = assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}")), learning_rate=1e-3).net
+        expected = folder.load_checkpoint(step)["weights"]
+        assert all(torch.equal(weight, expected[name]) for name, weight in net.named_weights().items())
+        assert not torch.equal(net.hidden_0, wavebase.spectral_construction(4).weights["hidden_0"])
+    for words, complaint in (
+        (("T=5",), r"must hold weight_ih_input \[35, 1\], got \[28, 1\]"),
+        (("model.start_from=none.pt",), "none.pt must be readable weights"),
+    ):
+        with pytest.raises(config.ConfigError, match=complaint):
+            assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3)
+
+
 def test_inputs_of_another_shape_are_refused():
     import wavebase
 
