@@ -102,7 +102,7 @@ def act(element: Element, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if gate in rows:
                 sign, other = rows[gate]
                 shape = (-1, *[1] * (weight.ndim - 1))
-                new = torch.where(element.swap.view(shape), weights[f"{kind}_{other}"][p], new)
+                new = torch.where(element.swap.to(weight.device).view(shape), weights[f"{kind}_{other}"][p], new)
                 new = new * sign.to(weight).view(shape)
             changed[name] = new[:, p] * state if kind == "weight_hh" else new
     return changed
@@ -134,9 +134,8 @@ def tangent(
     """Directions in which the continuous moves leave from `weights`: by kind, float64 [directions, parameters].
 
     Parameters in the order of `flatten(weights)`, one direction for each entry of a move's generator, not normalised.
-    kinds: some of `linear_kinds(blocks)`, by default all. At T = 8: 808 directions of 13,784 parameters, 90 MB. Within a
-    kind directions are independent for generic weights, between kinds not always; an exact construction's dead units make
-    some of them zero.
+    kinds: some of `linear_kinds(blocks)`, by default all. At T = 8: 808 independent directions of 13,784 parameters, 90 MB.
+    Of weights that `act` has moved, the directions are those of the aligned weights, moved likewise.
     """
     start, directions = _double(weights), {}
     H = start["hidden_0"].numel()
