@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import sys
@@ -104,6 +105,7 @@ class Session:
     def _snapshot(self, step: int) -> Snapshot:
         net, task = self.pieces.net, self.pieces.task
 
+        @functools.cache  # several probes look at one set: a net reads it once a step
         def predict(signal: Tensor) -> Tensor:
             with torch.no_grad():
                 return net(signal)
@@ -153,7 +155,7 @@ class Session:
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", verdict.Verdict("diverged", judgement.reasons, judgement.weight)
-        signal, target = (part[:4] for part in pieces.task.held_out["training"])
+        signal, target = (part[: self._examples()] for part in pieces.task.held_out["training"])
         folder.save_examples(
             {
                 "signal": signal.cpu().numpy(),
@@ -236,7 +238,11 @@ class Session:
 
     def _example(self) -> Tensor:
         with torch.no_grad():
-            return self.pieces.net(self.pieces.task.held_out["training"][0][:4])
+            return self.pieces.net(self.pieces.task.held_out["training"][0][: self._examples()])
+
+    def _examples(self) -> int:
+        """Held-out rows to keep: a few, unless a task says how many make a picture."""
+        return getattr(self.pieces.task, "example_rows", 4)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

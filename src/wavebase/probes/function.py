@@ -18,3 +18,13 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
             values |= {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
     return values
+
+
+def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
+    """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
+    `held_out_error`'s."""
+    values: dict[str, float] = {}
+    for name, (signal, target) in snapshot.held_out.items():
+        metrics = snapshot.metrics(snapshot.predict(signal), target)
+        values |= {f"{metric}/{name}": value for metric, value in metrics.items() if metric != "relative_error"}
+    return values
