@@ -64,7 +64,8 @@ class StatefulLSTM(nn.Module):
         self.readout = nn.Linear(2 * D if attention else D, outputs, dtype=dtype)
         self.register_buffer("rest", torch.zeros(2, layers, hidden_size, dtype=dtype))
         self.register_buffer("state", torch.zeros(2, layers, lanes, hidden_size, dtype=dtype))
-        self.register_buffer("memory", torch.zeros(lanes, attention or 0, D, dtype=dtype))
+        if attention:
+            self.register_buffer("memory", torch.zeros(lanes, attention, D, dtype=dtype))
 
     def load(self, construction: Construction) -> None:
         """Take over the weights and the state at rest of a construction of one layer."""
@@ -86,17 +87,19 @@ class StatefulLSTM(nn.Module):
                 )
         rows = rows.to(self.rest.dtype)
         state = self.rest[:, :, None].expand(-1, -1, rows.shape[0], -1)
-        memory = rows.new_zeros(rows.shape[0], *self.memory.shape[1:])
+        memory = rows.new_zeros(rows.shape[0], *self.memory.shape[1:]) if self.attention else None
         if keep is not None:
-            state, memory = torch.where(keep > 0, self.state, state), torch.where(keep > 0, self.memory, memory)
+            state = torch.where(keep > 0, self.state, state)
+            memory = None if memory is None else torch.where(keep > 0, self.memory, memory)
         outputs = []
         for piece in rows.split(self.piece or rows.shape[1], 1):
             output, state, memory = self._piece(piece, state, memory)
             outputs.append(output)
         if keep is not None:
             self.state.copy_(state.detach())
-            self.memory.copy_(memory.detach())
-        return torch.cat(outputs, 1)
+            if memory is not None:
+                self.memory.copy_(memory.detach())
+        return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached. Layers from the second on end in _l1, _l2, ..."""
@@ -111,7 +114,7 @@ class StatefulLSTM(nn.Module):
                 weights[name] = parameter.detach()
         return weights
 
-    def _piece(self, rows: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, rows: Tensor, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """One piece [B, N, I] from a state [2, layers, B, H] and a memory [B, attention, D]: output, and both after it."""
         hidden, last = rows, []
         for layer in range(self.layers):
@@ -122,7 +125,7 @@ class StatefulLSTM(nn.Module):
                 backward, *_ = self._layer(hidden.flip(1), zero, zero, f"l{layer}_reverse")
                 states = torch.cat([states, backward.flip(1)], -1)
             hidden = states
-        if self.attention:
+        if memory is not None and self.attention:
             past = torch.cat([memory, hidden], 1)  # step n's own is at n + attention
             score = self.query(hidden) @ self.key(past).mT * hidden.shape[-1] ** -0.5
             ahead = torch.arange(past.shape[1], device=rows.device) - torch.arange(rows.shape[1], device=rows.device)[:, None]

@@ -147,11 +147,11 @@ class Extraction:
             raise ValueError(f"task.held_out_count must be at least 1, got {held_out_count}; use 8")
         self.signal, self.T, self.unroll, self.phases = signal, T, unroll, phases
         self.dtype, self.device = dtype, device
-        self.example_rows = lanes  # a lane alone has too few samples to be seen
         self.sizes: dict[str, Any] = {"T": T, "signal": signal, "lanes": lanes, "unroll": unroll}
 
         seen, test = (signal.mix(np.random.RandomState(seed)) for seed in (train_seed, test_seed))
         tones = signal.tones()[self.selected]
+        self._seen = seen, tones
         later = signal.mix(np.random.RandomState(test_seed), shift)
         seeds = torch.randint(2**32, (held_out_count,), generator=probing).tolist()
         mixes, drawn = (np.stack(part) for part in zip(*map(self._draw, seeds), strict=True))
@@ -163,14 +163,7 @@ class Extraction:
             "stream": self._pair(test, tones, self.whole),
         }
         self._epoch: tuple[tuple[int, int] | None, Pair] = (None, self.held_out["seen"])
-        estimates = {
-            "zero": np.zeros_like(tones),
-            "mean": np.broadcast_to(tones.mean(-1, keepdims=True), tones.shape),
-            "memoryless": references.memoryless(test, seen, tones),
-            "matched_filter": references.matched_filter(signal, test, T)[self.selected],
-            "least_squares": references.least_squares(signal, test, T)[self.selected],
-        }
-        self.baselines = {name: float(np.square(e - tones).mean()) for name, e in estimates.items()}
+        self.baselines = {name: whole for name, (whole, _) in self.reference_errors("training").items()}
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """The next `unroll` steps of every lane: the step's place in the stream."""
@@ -193,9 +186,7 @@ class Extraction:
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and
         that of each tone (_3Hz). Outputs of the set stream are known by their target, all others are in lanes."""
-        lanes = self.whole if target is self.held_out["stream"].target else self.lanes
-        rows = (output - target).double().squeeze(-1).unflatten(0, (-1, lanes.lanes))
-        square = lanes.series(rows).square()  # [mixes, tones, samples]
+        square = self._series(output - target, target is self.held_out["stream"].target).square()
         tones = [self.signal.frequencies[n] for n in self.selected]
         return {
             "relative_error": (square.mean() / target.double().square().mean()).sqrt().item(),
@@ -203,6 +194,41 @@ class Extraction:
             "mean_squared_error_after": square[..., self.T :].mean().item(),
             **{f"mean_squared_error_{tone:g}Hz": square[:, n].mean().item() for n, tone in enumerate(tones)},
         }
+
+    def reference_errors(self, name: str) -> dict[str, tuple[float, float]]:
+        """Mean squared errors of each reference on a held-out set, whole and from sample T on."""
+        rows, target = self.held_out[name]
+        series = (self._series(part, name == "stream").cpu().numpy() for part in (rows[..., :1], target))
+        mixes, tones = next(series)[:, 0], next(series)
+        estimates = {
+            "zero": np.zeros_like(tones),
+            "mean": np.broadcast_to(tones.mean(-1, keepdims=True), tones.shape),
+            "memoryless": np.stack([references.memoryless(mix, *self._seen) for mix in mixes]),
+        }
+        for reference in (references.matched_filter, references.least_squares):
+            found = [reference(self.signal, mix, self.T)[self.selected] for mix in mixes]
+            estimates[reference.__name__] = np.stack(found)
+        squares = {name: np.square(estimate - tones) for name, estimate in estimates.items()}
+        return {name: (float(s.mean()), float(s[..., self.T :].mean())) for name, s in squares.items()}
+
+    def examples(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a run keeps of the set training for its figures, in time: signal (the mix [samples]), target, before and
+        after [tones, samples], least_squares likewise, seconds [samples] and hertz [tones]."""
+        kept = {name: self._series(part[..., :1])[0].cpu() for name, part in rows.items()}
+        mix = kept["signal"] = kept["signal"][0]
+        estimate = references.least_squares(self.signal, mix.numpy(), self.T)[self.selected]
+        hertz = torch.tensor([self.signal.frequencies[n] for n in self.selected])
+        return {
+            **kept,
+            "least_squares": torch.from_numpy(estimate),
+            "seconds": torch.from_numpy(self.signal.times()),
+            "hertz": hertz,
+        }
+
+    def _series(self, rows: Tensor, in_time: bool = False) -> Tensor:
+        """One channel [rows, steps, 1] as it runs in time: float64 [mixes, tones, samples]."""
+        lanes = self.whole if in_time else self.lanes
+        return lanes.series(rows.double().squeeze(-1).unflatten(0, (-1, lanes.lanes)))
 
     def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """A mix with random phases and the tones selected, [samples] and [tones, samples]."""
