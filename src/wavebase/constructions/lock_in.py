@@ -6,7 +6,7 @@ Units (F tones at angles w_i per sample, window of T samples, 8F + 4 units; inpu
     clock 2       high, 1 while the clock's sine is positive; pulse, 1 at the sample where it becomes so:
                   a constant cell behind an output gate of argument K sine, or K sine - 2 K high
     sum   2F      running sums of S cos, S sin                             i = tanh(gen), g = tanh(s2 S), f = 0 at a pulse
-    hold  2F      the sums of the last whole window                        i = 1 and f = 0 at a pulse, else 0 and 1; g = tanh(sum)
+    hold  2F      the sums of the last whole window                        i = 1 and f = 0 at a pulse, else 0 and 1; g = tanh(s3 sum)
     prod  2F      hold times the oscillator, turned back by the jitter's   i = tanh(turned gen), g = tanh(hold), f = 0;
                   mean phase                                               o = 1 where the selector is on, else 0
 
@@ -48,7 +48,9 @@ def lock_in_construction(
             f"T must be a window of whole periods of every tone, got T={T}, {', '.join(f'{p:.3f}' for p in periods)} periods; use one second's samples for whole hertz"
         )
     angles = [2 * math.pi * f * signal.step for f in signal.frequencies] + [2 * math.pi / T]
-    if not 0 < eps**2 < min(angles) / 20:  # beyond that tanh stops the slowest oscillator instead of shrinking its circle
+    if (
+        not 0 < eps**2 < min(angles) / 20
+    ):  # beyond that tanh stops the slowest oscillator instead of shrinking its circle
         raise ValueError(
             f"model.eps must lie between 0 and {math.sqrt(min(angles) / 20):.2g}, so that the slowest oscillator turns, got {eps}; use 0.0078125"
         )
@@ -89,10 +91,10 @@ def lock_in_construction(
     draft.weights["hidden_0"][high] = level  # the sine is positive before the first sample, so it does not turn there
 
     # sum, hold: both act on a pulse
-    s2 = 8 / (T * signal.peak)  # sums then stay of the order of eps
+    s2, s3 = eps / signal.peak, 2 * F / (eps * T)  # the loudest tone alone fills a sum to 1/s3 of eps
     draft.connect("input", sum_, tones, identity)
     draft.weights["weight_ih_cell"][sum_, 0] = s2
-    draft.connect("cell", hold, sum_, identity)
+    draft.connect("cell", hold, sum_, s3 * identity)
     draft.connect("input", hold, pulse, torch.full((2 * F, 1), margin / level, dtype=torch.float64))
     for block in (sum_, hold):
         draft.connect("forget", block, pulse, torch.full((2 * F, 1), -2 * margin / level, dtype=torch.float64))
@@ -110,17 +112,18 @@ def lock_in_construction(
     draft.bias("output", clock, 0.0)
     draft.bias("output", prod, -margin)
 
-    gain = T * abs(mean) * s2 * eps**2 / (2 * F)
+    gain = T * abs(mean) * s2 * s3 * eps**2 / (2 * F)
     readout = torch.zeros(1, draft.H, dtype=torch.float64)
     readout[0, prod] = 1 / gain
-    filled = s2 * eps * T * signal.peak / (2 * F)  # a sum at the end of a window that holds the loudest tone
-    levels = {"gen": eps, "clock": level, "sum": filled, "hold": filled, "prod": eps * filled}
+    levels = {"gen": eps, "clock": level, "sum": eps / s3, "hold": eps, "prod": eps**2}
     return Construction(
         weights=draft.in_dtype(dtype, readout),
         blocks=draft.blocks,
         mask=draft.mask,
-        level=torch.cat([torch.full((u.stop - u.start,), levels[n], dtype=torch.float64) for n, u in draft.blocks.items()]),
-        gains={"a": eps, "s2": s2},
+        level=torch.cat(
+            [torch.full((u.stop - u.start,), levels[n], dtype=torch.float64) for n, u in draft.blocks.items()]
+        ),
+        gains={"a": eps, "s2": s2, "s3": s3},
         T=T,
         bins=bins,
         input_gate="tanh",

@@ -28,7 +28,7 @@ def build(
     perturbation: Perturbation | None = None,
 ) -> StatefulLSTM:
     """The net of a run: the lock-in for the task's signal and a window of T samples, as it is, perturbed, or with random
-    weights in its place. It works on lanes that hold every sample (task.lanes: one a tone, or layout contiguous)."""
+    weights in its place. It works on lanes that hold every sample (train.batch of one a tone, or layout contiguous)."""
     construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
     if start == "perturbed":
         construction = perturb(construction, perturbation or Perturbation(), perturbing)

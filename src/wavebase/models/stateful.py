@@ -83,7 +83,7 @@ class StatefulLSTM(nn.Module):
             rows, keep = inputs
             if rows.shape[0] != self.lanes:
                 raise ValueError(
-                    f"rows must be the {self.lanes} lanes whose state is carried, got {rows.shape[0]}; use task.lanes"
+                    f"rows must be the {self.lanes} lanes whose state is carried, got {rows.shape[0]}; use train.batch={rows.shape[0]}"
                 )
         rows = rows.to(self.rest.dtype)
         state = self.rest[:, :, None].expand(-1, -1, rows.shape[0], -1)
@@ -103,7 +103,7 @@ class StatefulLSTM(nn.Module):
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached. Layers from the second on end in _l1, _l2, ..."""
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters():
             kind, _, layer = name.partition("_l")
             if kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
@@ -128,7 +128,10 @@ class StatefulLSTM(nn.Module):
         if memory is not None and self.attention:
             past = torch.cat([memory, hidden], 1)  # step n's own is at n + attention
             score = self.query(hidden) @ self.key(past).mT * hidden.shape[-1] ** -0.5
-            ahead = torch.arange(past.shape[1], device=rows.device) - torch.arange(rows.shape[1], device=rows.device)[:, None]
+            ahead = (
+                torch.arange(past.shape[1], device=rows.device)
+                - torch.arange(rows.shape[1], device=rows.device)[:, None]
+            )
             seen = (ahead >= 0) & (ahead <= self.attention)
             found = score.masked_fill(~seen, -torch.inf).softmax(-1) @ past
             memory = past[:, -self.attention :]
@@ -142,15 +145,17 @@ class StatefulLSTM(nn.Module):
         return lstm_sequence(rows, hidden, cell, w_ih, w_hh, b_ih + b_hh, self.input_gate)
 
 
-def torch_start(net: nn.Module, hidden_size: int, generator: torch.Generator) -> None:
+def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
     """Draw all parameters as torch.nn.LSTM and then torch.nn.Linear draw theirs: uniform, in order, in float32.
 
     With a generator of seed s the numbers are those after torch.manual_seed(s).
     """
+    hidden_size = net.rest.shape[-1]
     for name, parameter in net.named_parameters():
-        fan_in = hidden_size if "_l" in name else net.get_submodule(name.rpartition(".")[0]).in_features
+        linear = net.get_submodule(name.rpartition(".")[0])
+        bound = (linear.in_features if isinstance(linear, nn.Linear) else hidden_size) ** -0.5
         draw = torch.empty(parameter.shape, dtype=torch.float32)
-        parameter.data.copy_(draw.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator))
+        parameter.data.copy_(draw.uniform_(-bound, bound, generator=generator))
 
 
 def build(
@@ -177,5 +182,5 @@ def build(
         1 + len(signal.frequencies), hidden_size, 1, lanes, layers=layers, input_gate=input_gate,
         bidirectional=bidirectional, attention=attention, unroll=unroll, dtype=dtype,
     )  # fmt: skip
-    torch_start(net, hidden_size, init if torch_seed is None else torch.Generator().manual_seed(torch_seed))
+    torch_start(net, init if torch_seed is None else torch.Generator().manual_seed(torch_seed))
     return net

@@ -47,12 +47,12 @@ class Lanes:
         streams = self.streams
         if self.lanes < 1 or self.lanes % streams:
             raise ValueError(
-                f"task.lanes must be a positive multiple of the {streams} streams that are read at once, got {self.lanes}; use {streams * max(1, self.lanes // streams)}"
+                f"train.batch must be a positive multiple of the {streams} streams that are read at once, got {self.lanes}; use {streams * max(1, self.lanes // streams)}"
             )
         stream = self.tones * self.samples // streams
         if stream % (self.lanes // streams):
             raise ValueError(
-                f"signal.samples must make streams of whole lanes, got a stream of {stream} samples for {self.lanes // streams} lanes; use another task.lanes"
+                f"signal.samples must make streams of whole lanes, got a stream of {stream} samples for {self.lanes // streams} lanes; use another train.batch"
             )
 
     @property
@@ -89,7 +89,7 @@ class Extraction:
 
     signal: `JitteredMix` of F tones. selected: which of them are asked for, by number (null: all). T: samples of the
     trailing window that references look at, and after which errors count as `_after` (1000 samples are one second of the
-    default grid). Training reads the mix of `train_seed` along `lanes` (see `Lanes`; equal to train.batch), `unroll` steps
+    default grid). Training reads the mix of `train_seed` along `lanes` (see `Lanes`; train.batch of them), `unroll` steps
     at a time, in order, without end: the state is carried on, detached, from one batch to the next and reset where the
     stream starts again (an epoch). phases: fixed, all tones have phase 0 and every epoch is the same; random, every epoch
     draws phases and jitter anew, from the generator's seed and the number of the epoch alone.
@@ -107,8 +107,8 @@ class Extraction:
         dtype: torch.dtype,
         device: torch.device,
         probing: torch.Generator,
-        *,
         lanes: int,
+        *,
         unroll: int = 1,
         layout: Literal["strided", "contiguous"] = "strided",
         selectors: Literal["blocked", "interleaved"] = "interleaved",
@@ -117,7 +117,7 @@ class Extraction:
         train_seed: int = 1,
         test_seed: int = 2,
         shift: float = 0.37,
-        held_out_count: int = 8,
+        held_out_count: int = 4,
     ):
         if not isinstance(signal, JitteredMix):
             raise ValueError(
@@ -126,17 +126,19 @@ class Extraction:
         F, samples = len(signal.frequencies), signal.samples
         self.selected = list(range(F)) if selected is None else selected
         if not self.selected or len(set(self.selected)) < len(self.selected) or not set(self.selected) <= set(range(F)):
-            raise ValueError(f"task.selected must be different numbers of tones in 0..{F - 1}, got {selected}; use null")
+            raise ValueError(
+                f"task.selected must be different numbers of tones in 0..{F - 1}, got {selected}; use null"
+            )
         asked = len(self.selected)
         self.lanes, self.whole = Lanes(asked, samples, lanes, selectors, layout), Lanes(asked, samples, asked)
-        if unroll < 1 or self.lanes.steps % unroll:
-            raise ValueError(
-                f"task.unroll must be at least 1 and divide the lane length of {self.lanes.steps} steps, got {unroll}; use 1"
-            )
         nyquist = 0.5 / (signal.step * self.lanes.stride)
         if max(signal.frequencies) >= nyquist:
             raise ValueError(
-                f"signal.frequencies must lie below the lanes' Nyquist frequency, {nyquist:.4g} Hz, got {max(signal.frequencies):g}; use fewer task.lanes"
+                f"signal.frequencies must lie below the lanes' Nyquist frequency, {nyquist:.4g} Hz, got {max(signal.frequencies):g}; use a smaller train.batch"
+            )
+        if unroll < 1 or self.lanes.steps % unroll:
+            raise ValueError(
+                f"task.unroll must be at least 1 and divide the lane length of {self.lanes.steps} steps, got {unroll}; use 1"
             )
         if not 1 <= T < samples:
             raise ValueError(f"T must lie in 1..{samples - 1}, a window within the mix, got {T}; use T=1000")
@@ -144,7 +146,7 @@ class Extraction:
             if not 0 <= seed < 2**32:
                 raise ValueError(f"task.{name} must lie in 0..2^32-1, got {seed}; use 1")
         if held_out_count < 1:
-            raise ValueError(f"task.held_out_count must be at least 1, got {held_out_count}; use 8")
+            raise ValueError(f"task.held_out_count must be at least 1, got {held_out_count}; use 4")
         self.signal, self.T, self.unroll, self.phases = signal, T, unroll, phases
         self.dtype, self.device = dtype, device
         self.sizes: dict[str, Any] = {"T": T, "signal": signal, "lanes": lanes, "unroll": unroll}
@@ -169,7 +171,7 @@ class Extraction:
         """The next `unroll` steps of every lane: the step's place in the stream."""
         if batch != self.lanes.lanes:
             raise ValueError(
-                f"train.batch must be the number of lanes, {self.lanes.lanes}, got {batch}; use task.lanes=${{train.batch}}"
+                f"a batch must be the {self.lanes.lanes} lanes of train.batch, got {batch}; use probe.curvature_batch=${{train.batch}}"
             )
         epoch, part = divmod(step, self.lanes.steps // self.unroll)
         if self.phases == "random" and self._epoch[0] != (generator.initial_seed(), epoch):
