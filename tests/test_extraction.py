@@ -266,7 +266,7 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
         finals = jobs.run_stacked(listed[0], 64, refuse)
         for job, final in zip(listed[1], finals, strict=True):
             assert jobs.run(job, single=False) == pytest.approx(final, rel=1e-6)
-        assert len(set(finals)) == len(changes) and all(f is not None and f < 1 for f in finals)
+        assert len(set(finals)) == len(changes)
 
 
 # ---- the lock-in ----

@@ -48,9 +48,8 @@ def lock_in_construction(
             f"T must be a window of whole periods of every tone, got T={T}, {', '.join(f'{p:.3f}' for p in periods)} periods; use one second's samples for whole hertz"
         )
     angles = [2 * math.pi * f * signal.step for f in signal.frequencies] + [2 * math.pi / T]
-    if (
-        not 0 < eps**2 < min(angles) / 20
-    ):  # beyond that tanh stops the slowest oscillator instead of shrinking its circle
+    # beyond this tanh stops the slowest oscillator instead of shrinking its circle
+    if not 0 < eps**2 < min(angles) / 20:
         raise ValueError(
             f"model.eps must lie between 0 and {math.sqrt(min(angles) / 20):.2g}, so that the slowest oscillator turns, got {eps}; use 0.0078125"
         )

@@ -119,7 +119,7 @@ def output_spectra(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | No
             ax.plot(hertz[shown], np.maximum(amplitude[shown], 1e-7), color=colour, linewidth=width, label=label)
         ax.set(yscale="log", ylim=(1e-5, 3), ylabel=f"{run['hertz'][n]:g} Hz")
         ax.grid(alpha=0.25)
-    axes[0].set_title("Amplitudes of the outputs (Hann window, test data after one second)")
+    axes[0].set_title("Amplitudes of the outputs, test data after one second (Hann window; predicting zero: nothing)")
     axes[-1].set_xlabel("hertz")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
