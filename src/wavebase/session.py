@@ -122,15 +122,10 @@ class Session:
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
-        signal, target = (part[:4] for part in pieces.task.held_out["training"])
-        folder.save_examples(
-            {
-                "signal": signal.cpu().numpy(),
-                "target": target.cpu().numpy(),
-                "before": self.before.cpu().numpy(),
-                "after": self._example().cpu().numpy(),
-            }
-        )
+        signal, target = pieces.task.held_out["training"]
+        rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
+        kept = pieces.task.examples(rows) if hasattr(pieces.task, "examples") else {k: v[:4] for k, v in rows.items()}
+        folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
         boundary = None if pieces.lambda_max is None else 2 / pieces.lambda_max
@@ -209,7 +204,7 @@ class Session:
 
     def _example(self) -> Tensor:
         with torch.no_grad():
-            return self.pieces.net(self.pieces.task.held_out["training"][0][:4])
+            return self.pieces.net(self.pieces.task.held_out["training"][0])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
