@@ -27,6 +27,7 @@ FLOORS = {
     "provenance": 4,
     "session": 4,
     "jobs": 4,
+    "origins": 4,
     "report": 4,
     "study": 4,
     "spectrum_sheet": 4,

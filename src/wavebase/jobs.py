@@ -18,7 +18,7 @@ from wavebase.config import RunConfig
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.records import RunFolder
 from wavebase.session import Session
-from wavebase.training import saved_bytes, train
+from wavebase.training import Status, saved_bytes, train
 
 log = logging.getLogger("wavebase")
 
@@ -118,9 +118,13 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
     first = sessions[0]
     began = time.monotonic()
     try:
-        with first.progress() as steps:
-            members = [session.member() for session in sessions]
-            outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
+        outcomes: list[tuple[Status, int]]
+        if first.ended is not None:
+            outcomes = [(first.ended, session.first_step) for session in sessions]
+        else:
+            with first.progress() as steps:
+                members = [session.member() for session in sessions]
+                outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
         seconds = time.monotonic() - began
         if outcomes[0][0] == "interrupted":
             for session, (_, step) in zip(sessions, outcomes, strict=True):
@@ -128,6 +132,8 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
             raise Interrupted(
                 f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
             )
+        for session, outcome in zip(sessions, outcomes, strict=True):
+            session.end(*outcome)
         finals = [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
     finally:
         for session in sessions:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -41,6 +42,12 @@ def main() -> None:
 
 def _start() -> int:
     """Let Hydra run what the command line says; a single run's failure is raised, a sweep's is for the report to tell."""
+    asked = get_args_parser().parse_args()
+    if asked.cfg == "job" and asked.package is None:
+        from wavebase import origins
+
+        print(origins.show(str(conf_folder()), asked.overrides))
+        return 0
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
     if _failures and report.SweepReport.folder is None:
         raise _failures[0]
@@ -176,13 +183,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            known = _leaves(compose("config"))
-        near = difflib.get_close_matches(unknown[1], known, 1, 0.4)
+        near = difflib.get_close_matches(unknown[1], _known_keys(unknown[1]), 1, 0.4)
         return f"every override must name a known key, got {unknown[1]!r}; " + (
             f"did you mean {near[0]}?" if near else "see --cfg job for all keys"
         )
@@ -197,6 +198,20 @@ def _one_line(error: BaseException) -> str:
         name = getattr(error, "full_key", None) or missing[1]
         return f"{name} must be given, got nothing; add {name}=..."
     return text
+
+
+def _known_keys(unknown: str) -> list[str]:
+    """The keys of the configuration that the command line asks for, but for the one it does not have."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra", unknown))]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            return _leaves(compose("config", words))
+        except Exception:  # something else is wrong too, or it is a sweep: the keys of the defaults will do
+            return _leaves(compose("config"))
 
 
 def _leaves(node: Any, prefix: str = "") -> list[str]:
