@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written(cli, tmp_path, monkeypatch):
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(tmp_path / "sweep")], check=True)
         for words in (("seed=7", "hydra.run.dir=sweep/run"), ("-m", "seed=1,7", "hydra.sweep.dir=sweep")):
-            status, out, err = cli(*SMALL, *words)
+            status, out, err = cli(*words, *SMALL)
             assert (
                 status == 1
                 and "Read-only file system" in err
@@ -191,8 +191,8 @@ def holding(folder):
     pid = os.fork()
     if not pid:
         try:
-            durable.Lock(folder)
-            os.write(told, b"1")
+            lock = durable.Lock(folder)  # bound, or it would be let go of
+            os.write(told, str(lock.file.fileno()).encode())
             time.sleep(600)
         finally:
             os._exit(1)

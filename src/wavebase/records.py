@@ -134,7 +134,7 @@ class RunFolder:
                 log.warning("%s (done: using an older one)", error)
                 continue
             kept = self._metrics_bytes(state["metrics_bytes"])
-            if _sha256(kept) == state["metrics_sha256"]:
+            if len(kept) == state["metrics_bytes"] and _sha256(kept) == state["metrics_sha256"]:
                 return state
             log.warning(
                 "%s/metrics.jsonl must begin with the %d bytes that the checkpoint of step %d vouches for, got %s; "
@@ -170,6 +170,7 @@ class RunFolder:
             self._digest = hashlib.sha256(self._metrics_bytes(bytes_kept))
             self._metrics = (self.path / "metrics.jsonl").open("ab")
             self._metrics.truncate(bytes_kept)
+            self._metrics.seek(bytes_kept)  # truncating moves no position, and `flush` tells it
             self._events = Events(self.path)
             for line in self._lines():
                 self._events.scalars(
