@@ -8,6 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
     "native": -1,
+    "durable": 0,
+    "events": 0,
     "spectrum": 0,
     "recurrence": 0,
     "signals": 1,
@@ -26,6 +28,7 @@ FLOORS = {
     "judgement": 4,
     "session": 4,
     "jobs": 4,
+    "origins": 4,
     "report": 4,
     "study": 4,
     "spectrum_sheet": 4,

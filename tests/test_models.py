@@ -1,5 +1,6 @@
 """Every model config: one contract; and the recurrence against torch.nn.LSTM."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,27 @@ MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 
+SHORT_MIX = ("T=100", "signal.samples=1000", "signal.duration=9.99")  # a window of whole periods of its tones
+
+
+def small(experiment):
+    """An experiment at a size of seconds."""
+    return (f"experiment={experiment}", *SMALL, *(SHORT_MIX if "extraction" in experiment else ()))
+
+
 def native_task(model):
-    """The overrides under which a model finds the task it was made for: those of its experiment, if it has one."""
+    """The overrides under which a model, or what its name begins with, finds the task it was made for."""
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        if f"override /model: {model}\n" in file.read_text():
-            return (f"experiment={file.stem}",)
-    return ()
+        made_for = re.search(r"override /model: (\w+)\n", file.read_text())
+        if made_for and f"{model}_".startswith(f"{made_for[1]}_"):
+            return (*small(file.stem), f"model={model}")
+    return (f"model={model}", *SMALL)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("model", MODELS)
 def test_model_contract(model, dtype, composed, tmp_path):
-    node = composed(f"dtype={dtype}", *(native_task(model) or (f"model={model}",)), *SMALL)
+    node = composed(f"dtype={dtype}", *native_task(model))
     cfg = config.parse(node)
     pieces = assembly.assemble(cfg, learning_rate=1e-3)
     inputs, target = pieces.task.sample_batch(4, cfg.generator("data"))
@@ -47,7 +57,7 @@ def test_model_contract(model, dtype, composed, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_training_steps(model, ran):
-    folder = ran(*(native_task(model) or (f"model={model}",)), *SMALL)
+    folder = ran(*native_task(model))
     summary = folder.summary()
     assert summary["status"] == "done" and summary["steps"] == 2
     first, last = folder.load_checkpoint(0), folder.load_checkpoint(2)
@@ -56,7 +66,7 @@ def test_two_training_steps(model, ran):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_two_steps(experiment, ran):
-    assert ran(f"experiment={experiment}", *SMALL).summary()["status"] in ("done", "diverged")
+    assert ran(*small(experiment)).summary()["status"] in ("done", "diverged")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 2, 4), (2, 7, 1, 9)])

@@ -33,6 +33,7 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
     source = config.build(cfg.signal, "signal")
     context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
+    context["lanes"] = cfg.train.batch  # of a task that reads streams side by side
     task = config.build(cfg.task, "task", context)
     context = {**task.sizes, "dtype": dtype, "init": cfg.generator("init"), "perturbing": cfg.generator("perturbation")}
     net = config.build(cfg.model, "model", context).to(device)

@@ -12,7 +12,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards."""
+    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards.
+
+    A second SIGINT stops at once, for who does not want to wait for the step to end."""
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
 
@@ -31,6 +33,8 @@ class Interruption:
         return self.received is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt("stopped at once; the same command continues from the newest checkpoint")
         self.received = number
 
     def __exit__(self, *exception: object) -> None:

@@ -16,9 +16,9 @@ from wavebase import config, report
 from wavebase.assembly import Pieces, assemble
 from wavebase.config import RunConfig
 from wavebase.interruption import Interrupted, Interruption
-from wavebase.records import RecordsError, RunFolder
+from wavebase.records import RunFolder
 from wavebase.session import Session
-from wavebase.training import saved_bytes, train
+from wavebase.training import Status, saved_bytes, train
 
 log = logging.getLogger("wavebase")
 
@@ -35,20 +35,31 @@ def run(job: Job, single: bool = True) -> float | None:
     """Run one job; returns the final relative error. single: show progress and a full report on the console.
 
     A folder with a finished run of the same configuration is left as it is; with an unfinished one, continued from its
-    newest readable checkpoint. `resume: false` takes a new folder beside an old one. Raises ConfigError or RecordsError.
+    newest readable checkpoint. `resume: false` takes a new folder beside an old one. Raises ConfigError, RecordsError
+    (its kind Busy where another process writes the folder), or Interrupted.
     """
-    session = _prepare(job, single)
-    if isinstance(session, dict):
-        return session["relative_error"]["final"]
-    return _train_and_finish([session])[0]
+    with Interruption() as interruption:
+        session = _prepare(job, single)
+        if isinstance(session, dict):
+            return session["relative_error"]["final"]
+        session.open()
+        return _train_and_finish([session], interruption)[0]
 
 
 def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None]) -> list[float | None]:
     """Run jobs, those that agree in all but numbers together as one program; each leaves what it would have left alone.
 
     Stacks hold at most `max_stack` members, and at most as many as fit into half of the free memory by the measured
-    size of one. A job that cannot run is handed to `failed`, and the others go on.
+    size of one. A job that cannot run, or whose folder another process writes (Busy), is handed to `failed`, and the
+    others go on. Raises Interrupted.
     """
+    with Interruption() as interruption:
+        return _run_stacked(jobs, max_stack, failed, interruption)
+
+
+def _run_stacked(
+    jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None], interruption: Interruption
+) -> list[float | None]:
     errors: dict[int, float | None] = {}
     stacks: dict[Any, list[tuple[int, Session]]] = {}
     for n, job in enumerate(jobs):
@@ -64,10 +75,18 @@ def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exceptio
     for stack in stacks.values():
         size = min(max_stack, _members_that_fit(stack[0][1]))
         for first in range(0, len(stack), size):
-            part = stack[first : first + size]
+            part = []
+            for n, session in stack[first : first + size]:
+                try:
+                    session.open()
+                    part.append((n, session))
+                except Exception as error:
+                    failed(jobs[n], error)
+            if not part:
+                continue
             log.info("training %d of %d jobs as one program", len(part), len(jobs))
             try:
-                finals = _train_and_finish([session for _, session in part])
+                finals = _train_and_finish([session for _, session in part], interruption)
                 errors |= {n: final for (n, _), final in zip(part, finals, strict=True)}
             except Exception as error:
                 for n, _ in part:
@@ -80,7 +99,7 @@ def _prepare(job: Job, single: bool) -> Session | dict[str, Any]:
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
-    finished = _same_run_before(folder, text)
+    finished = folder.finished(text)
     if finished is not None:
         log.info("%s", report.describe(finished, folder.path, short=not single))
         log.info("%s was finished before; resume=false runs it anew", folder.path.name)
@@ -94,23 +113,34 @@ def _prepare(job: Job, single: bool) -> Session | dict[str, Any]:
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 
-def _train_and_finish(sessions: list[Session]) -> list[float | None]:
-    """Train sessions that agree in their settings as one program, and write each one's results."""
+def _train_and_finish(sessions: list[Session], interruption: Interruption) -> list[float | None]:
+    """Train opened sessions that agree in their settings as one program, and write each one's results."""
     first = sessions[0]
-    for session in sessions:
-        session.open()
     began = time.monotonic()
-    with Interruption() as interruption, first.progress() as steps:
-        members = [session.member() for session in sessions]
-        outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
-    seconds = time.monotonic() - began
-    if outcomes[0][0] == "interrupted":
-        for session, (_, step) in zip(sessions, outcomes, strict=True):
-            session.interrupt(step)
-        raise Interrupted(
-            f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
-        )
-    return [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
+    try:
+        outcomes: list[tuple[Status, int]]
+        if first.ended is not None:
+            outcomes = [(first.ended, session.first_step) for session in sessions]
+        else:
+            with first.progress() as steps:
+                members = [session.member() for session in sessions]
+                outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
+        seconds = time.monotonic() - began
+        if outcomes[0][0] == "interrupted":
+            for session, (_, step) in zip(sessions, outcomes, strict=True):
+                session.interrupt(step)
+            raise Interrupted(
+                f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
+            )
+        for session, outcome in zip(sessions, outcomes, strict=True):
+            session.end(*outcome)
+        finals = [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
+    finally:
+        for session in sessions:
+            session.folder.abandon()
+    if interruption():
+        raise Interrupted(f"{first.folder.path} was finished, nothing after it; the same command goes on from there")
+    return finals
 
 
 def _members_that_fit(session: Session) -> int:
@@ -127,26 +157,11 @@ def config_text(node: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
 
 
-def _same_run_before(folder: RunFolder, text: str) -> dict[str, Any] | None:
-    """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
-    file = folder.path / "config.yaml"
-    if file.is_file() and file.read_text() != text:
-        raise RecordsError(
-            f"{folder.path} must be new or hold this very configuration, got another run's; use resume=false or another hydra.run.dir"
-        )
-    summary = folder.summary()
-    return summary if summary is not None and summary["status"] in ("done", "diverged") else None
-
-
 def _build_or_resume(cfg: RunConfig, folder: RunFolder) -> tuple[Pieces, dict[str, Any] | None]:
-    for step in reversed(folder.checkpoint_steps()):
-        try:
-            state = folder.load_checkpoint(step)
-        except RecordsError as error:
-            log.warning("%s", error)
-            continue
-        return assemble(cfg, state["learning_rate"], state["lambda_max"]), state
-    return assemble(cfg), None
+    state = folder.newest_checkpoint()
+    return (
+        (assemble(cfg), None) if state is None else (assemble(cfg, state["learning_rate"], state["lambda_max"]), state)
+    )
 
 
 def _unused(path: Path) -> Path:

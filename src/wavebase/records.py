@@ -1,41 +1,35 @@
 """The only reader and writer of run folders.
 
 A run's folder holds config.yaml, metrics.jsonl (one line a step: the truth), TensorBoard events (a view of it),
-checkpoints/step_<step>.pt, figures/, examples.npz, summary.json (written last: a run without it is not finished).
-Every file but metrics.jsonl is written whole to a temporary name, flushed to disk and renamed.
+checkpoints/step_<step>.pt, figures/, examples.npz, summary.json (written last: a run without it is not finished; it
+holds the hash of config.yaml) and .lock. Every file but metrics.jsonl and the events is whole or not there, and one
+process at a time writes the folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from wavebase.durable import Busy, Lock, RecordsError, holder, remove_parts, write_whole
+from wavebase.events import Events
 
-class RecordsError(ValueError):
-    """A run folder that cannot be read or written, in one line."""
+__all__ = ["Busy", "RecordsError", "RunFolder", "find_runs", "plain", "write_whole"]
 
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is either complete or not there: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+log = logging.getLogger("wavebase")
 
 
 def plain(value: Any) -> Any:
@@ -55,20 +49,48 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._metrics: BinaryIO | None = None
-        self._events: _Events | None = None
+        self._events: Events | None = None
+        self._lock: Lock | None = None
+        self._digest = hashlib.sha256()  # of metrics.jsonl
+        self._seen: list[int] = []  # steps of the checkpoints when the newest was read
 
     # reading
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None if the run is not finished."""
         try:
-            return json.loads((self.path / "summary.json").read_text())
+            summary = json.loads((self.path / "summary.json").read_bytes())
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise RecordsError(
                 f"{self.path}/summary.json must be readable JSON, got {error}; delete it to run again"
             ) from error
+        if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+            raise RecordsError(
+                f"{self.path}/summary.json must be an object with a status, got {str(summary)[:40]!r}; delete it to run again"
+            )
+        return summary
+
+    def finished(self, config_yaml: str) -> dict[str, Any] | None:
+        """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
+        file = self.path / "config.yaml"
+        if file.is_file() and file.read_bytes() != config_yaml.encode():
+            raise RecordsError(
+                f"{self.path} must be new or hold this very configuration, got another run's; use resume=false or another hydra.run.dir"
+            )
+        summary = self.summary()
+        if summary is None or summary["status"] not in ("done", "diverged"):
+            return None
+        if summary.get("config_sha256") != _sha256(config_yaml):
+            raise RecordsError(
+                f"{self.path}/summary.json must be of the configuration beside it, got another's; use resume=false or another hydra.run.dir"
+            )
+        return summary
+
+    def writer(self) -> str | None:
+        """The "process 12 on host" that writes this folder now, or None."""
+        return holder(self.path)
 
     def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Every recorded series as (steps, values), by tag; values that were not finite are nan."""
@@ -78,7 +100,7 @@ class RunFolder:
                 if tag not in ("step", "seconds"):
                     steps, values = series.setdefault(tag, ([], []))
                     steps.append(line["step"])
-                    values.append(math.nan if value is None else value)
+                    values.append(math.nan if value is None else float(value))
         return {tag: (np.array(steps), np.array(values)) for tag, (steps, values) in series.items()}
 
     def checkpoint_steps(self) -> list[int]:
@@ -89,12 +111,38 @@ class RunFolder:
         """A checkpoint's contents: only tensors, numbers, text and containers are ever loaded."""
         file = self.path / "checkpoints" / f"step_{step:08d}.pt"
         try:
+            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+                if (broken := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"a wrong checksum in {broken}")
             return torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RecordsError(
                 f"{file} must be a readable checkpoint, got {reason}; delete it to use an older one"
             ) from error
+
+    def newest_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read and whose share of metrics.jsonl is still there, or None.
+
+        Says of every newer one why not. What is started afterwards continues from it.
+        """
+        self._seen = self.checkpoint_steps()
+        for step in reversed(self._seen):
+            try:
+                state = self.load_checkpoint(step)
+            except RecordsError as error:
+                log.warning("%s (done: using an older one)", error)
+                continue
+            kept = self._metrics_bytes(state["metrics_bytes"])
+            if len(kept) == state["metrics_bytes"] and _sha256(kept) == state["metrics_sha256"]:
+                return state
+            log.warning(
+                "%s/metrics.jsonl must begin with the %d bytes that the checkpoint of step %d vouches for, got %s; "
+                "nothing to be done: the run goes back to an older checkpoint and records again from there",
+                self.path, state["metrics_bytes"], step,
+                f"{len(kept)} bytes" if len(kept) < state["metrics_bytes"] else "other bytes",
+            )  # fmt: skip
+        return None
 
     def examples(self) -> dict[str, np.ndarray]:
         """Arrays of examples.npz: signal, target, before, after."""
@@ -106,26 +154,41 @@ class RunFolder:
     def start(self, config_yaml: str, bytes_kept: int = 0) -> None:
         """Open for writing; of metrics.jsonl keep the first `bytes_kept` bytes (those that a checkpoint vouches for).
 
-        The events are written anew from the metrics kept, so that no step can appear twice.
+        The events are written anew from the metrics kept, so that no step can appear twice. Raises Busy, with nothing
+        written, if another process writes here or has done so since the newest checkpoint was read.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
-        for old in self.path.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._metrics = (self.path / "metrics.jsonl").open("ab")
-        self._metrics.truncate(bytes_kept)
-        self._events = _Events(self.path)
-        for line in self._lines():
-            self._events.scalars(
-                line["step"], {k: v for k, v in line.items() if k not in ("step", "seconds")}, line["seconds"]
-            )
+        self._lock = Lock(self.path)
+        try:
+            if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:
+                raise Busy(
+                    f"{self.path} was moved on by another process meanwhile; the same command again continues it"
+                )
+            remove_parts(self.path)
+            write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
+            for old in self.path.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._digest = hashlib.sha256(self._metrics_bytes(bytes_kept))
+            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._metrics.truncate(bytes_kept)
+            self._metrics.seek(bytes_kept)  # truncating moves no position, and `flush` tells it
+            self._events = Events(self.path)
+            for line in self._lines():
+                self._events.scalars(
+                    line["step"],
+                    {k: v for k, v in line.items() if k not in ("step", "seconds")},
+                    line.get("seconds") or 0.0,
+                )
+        except BaseException:
+            self.abandon()
+            raise
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record named numbers of one step."""
         assert self._metrics is not None and self._events is not None
         now = time.time()
-        line = {"step": step, "seconds": round(now, 3), **plain(dict(values))}
-        self._metrics.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        line = json.dumps({"step": step, "seconds": round(now, 3), **plain(dict(values))}, allow_nan=False) + "\n"
+        self._metrics.write(line.encode())
+        self._digest.update(line.encode())
         self._events.scalars(step, values, now)
 
     def flush(self) -> int:
@@ -153,8 +216,11 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk."""
-        state = _own_storage({**state, "step": step, "metrics_bytes": self.flush()}, {})
-        write_whole(self.path / "checkpoints" / f"step_{step:08d}.pt", lambda file: torch.save(state, file))
+        vouched = {"step": step, "metrics_bytes": self.flush(), "metrics_sha256": self._digest.hexdigest()}
+        buffer = io.BytesIO()  # torch.save hides the errors of a file
+        torch.save(_own_storage({**state, **vouched}, {}), buffer)
+        path = self.path / "checkpoints" / f"step_{step:08d}.pt"
+        write_whole(path, lambda file: file.write(buffer.getbuffer()))
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write examples.npz."""
@@ -165,24 +231,55 @@ class RunFolder:
         write_whole(self.path / "figures" / f"{name}.png", lambda file: file.write(png))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json and close: the last act of a run."""
+        """Write summary.json and let go of the folder: the last act of a run."""
         self.close()
-        text = json.dumps(plain(summary), indent=2, allow_nan=False)
+        marked = {**summary, "config_sha256": _sha256((self.path / "config.yaml").read_bytes())}
+        text = json.dumps(plain(marked), indent=2, allow_nan=False)
         write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
+        self.abandon()
 
     def fail(self, config_yaml: str, summary: Mapping[str, Any]) -> None:
-        """Write summary.json for a run that could not go on, beside whatever it had recorded: it can be continued."""
-        if not (self.path / "config.yaml").exists():
-            write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
-        self.finish(summary)
+        """Write summary.json for a run that could not go on, beside whatever it had recorded: it can be continued.
+
+        A finished run, or another configuration's, stays as it is. Raises Busy where another process writes.
+        """
+        self._lock = Lock(self.path)
+        try:
+            if self.finished(config_yaml) is None:
+                if not (self.path / "config.yaml").exists():
+                    write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
+                self.finish(summary)
+        finally:
+            self.abandon()
 
     def close(self) -> None:
-        """Flush and close what is open."""
-        if self._metrics is not None and self._events is not None:
-            self.flush()
-            self._metrics.close()
-            self._events.close()
-        self._metrics = self._events = None
+        """Flush and close what is open; the folder stays locked."""
+        metrics, events = self._metrics, self._events
+        try:
+            if metrics is not None and events is not None:
+                self.flush()
+        finally:
+            self._metrics = self._events = None
+            for file in (metrics, events):
+                if file is not None:
+                    with suppress(OSError):  # flush has raised it
+                        file.close()
+
+    def abandon(self) -> None:
+        """Close what is open, whatever state it is in, and let go of the folder."""
+        with suppress(OSError):
+            self.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def _metrics_bytes(self, length: int) -> bytes:
+        """The first bytes of metrics.jsonl, fewer where it has fewer."""
+        try:
+            with (self.path / "metrics.jsonl").open("rb") as file:
+                return file.read(length)
+        except FileNotFoundError:
+            return b""
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         try:
@@ -194,14 +291,23 @@ class RunFolder:
             if not line:
                 continue
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                entry = json.loads(line)
+            except ValueError as error:
                 if number == len(lines):  # no newline follows: a process was killed while writing it
                     return
-                raise RecordsError(
-                    f"{self.path}/metrics.jsonl must hold one JSON object a line, got {error} in line {number}; "
-                    "remove that line"
-                ) from error
+                raise RecordsError(self._bad_line(number, str(error))) from error
+            numbers = isinstance(entry, dict) and all(
+                value is None or isinstance(value, int | float) for value in entry.values()
+            )
+            if not numbers or not isinstance(entry.get("step"), int):
+                raise RecordsError(self._bad_line(number, repr(line[:40].decode(errors="replace"))))
+            yield entry
+
+    def _bad_line(self, number: int, got: str) -> str:
+        return (
+            f"{self.path}/metrics.jsonl must hold one JSON object of numbers a line, its step among them, "
+            f"got {got} in line {number}; remove that line"
+        )
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -221,7 +327,15 @@ def find_runs(root: Path) -> list[RunFolder]:
         raise RecordsError(
             f"the folder of runs must exist, got {str(root)!r}; give a run's or a sweep's folder under outputs/"
         )
-    return [RunFolder(file.parent) for file in sorted(Path(root).rglob("config.yaml"))]
+    return [
+        RunFolder(file.parent)
+        for file in sorted(Path(root).rglob("config.yaml"))
+        if any((file.parent / name).exists() for name in ("metrics.jsonl", "summary.json"))
+    ]
+
+
+def _sha256(text: str | bytes) -> str:
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
 
 
 def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:
@@ -238,56 +352,3 @@ def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any
     if isinstance(value, list | tuple):
         return type(value)(_own_storage(item, copies) for item in value)
     return value
-
-
-class _Events:
-    """A TensorBoard events file, written directly: one summary a step instead of one a number."""
-
-    def __init__(self, folder: Path):
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._Event, self._Summary = Event, Summary
-        self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=30)
-
-    def scalars(self, step: int, values: Mapping[str, float | None], seconds: float) -> None:
-        numbers = [
-            self._Summary.Value(tag=tag, simple_value=math.nan if value is None else value)
-            for tag, value in values.items()
-        ]
-        self._add(step, self._Summary(value=numbers), seconds)
-
-    def image(self, tag: str, step: int, png: bytes) -> None:
-        from PIL import Image
-
-        width, height = Image.open(io.BytesIO(png)).size
-        picture = self._Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
-        self._add(step, self._Summary(value=[self._Summary.Value(tag=tag, image=picture)]), time.time())
-
-    def text(self, tag: str, step: int, markdown: str) -> None:
-        from torch.utils.tensorboard.summary import text
-
-        self._add(step, text(tag, markdown), time.time())
-
-    def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        from torch.utils.tensorboard.summary import hparams as hparams_summary
-
-        settings = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in hparams.items()
-        }
-        for summary in hparams_summary(settings, dict(metrics)):
-            self._add(None, summary, time.time())
-        self.scalars(0, metrics, time.time())
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _add(self, step: int | None, summary: Any, seconds: float) -> None:
-        event = self._Event(wall_time=seconds, summary=summary)
-        if step is not None:
-            event.step = step
-        self._writer.add_event(event)

@@ -7,11 +7,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import report
+from wavebase.durable import Busy, RecordsError
 
 _failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
 
@@ -31,25 +33,43 @@ def main() -> None:
     os.environ["WAVEBASE_SWEEP"] = _short_hash(json.dumps(sorted(words)))
     _failures.clear()
     report.SweepReport.folder = None
-    status = 0
+    status = _told(_start, verbose)
+    if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
+        status = max(status, _told(_report, verbose))
+    os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
+    sys.exit(status)
+
+
+def _start() -> int:
+    """Let Hydra run what the command line says; a single run's failure is raised, a sweep's is for the report to tell."""
+    asked = get_args_parser().parse_args()
+    if asked.cfg == "job" and asked.package is None:
+        from wavebase import origins
+
+        print(origins.show(str(conf_folder()), asked.overrides))
+        return 0
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+    if _failures and report.SweepReport.folder is None:
+        raise _failures[0]
+    return int(bool(_failures))
+
+
+def _report() -> int:
+    return int(report.write(report.SweepReport.folder) > 0)  # type: ignore[arg-type]
+
+
+def _told(act: Callable[[], int], verbose: str | None) -> int:
+    """The act's exit status; 1 with one line if it raises what concerns the user, 130 if it was interrupted."""
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-        if _failures and report.SweepReport.folder is None:
-            raise _failures[0]
+        return act()
     except KeyboardInterrupt as stop:
         print(f"wavebase: {stop or 'interrupted'}", file=sys.stderr)
-        status = 130
+        return 130
     except Exception as error:
         if verbose not in (None, "0") or not _expected(error):
             raise
         print(f"wavebase: {_one_line(error)}", file=sys.stderr)
-        status = 1
-    finally:
-        os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
-    if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
-        failed = report.write(report.SweepReport.folder)
-        status = status or int(failed > 0)
-    sys.exit(status)
+        return 1
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -80,11 +100,17 @@ def session_job(cfg: DictConfig) -> Any:
 
 
 def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
-    """Leave a sweep's failed job's reason in its own folder, and tell it."""
+    """Leave a sweep's failed job's reason in its own folder, and tell it. One that another process runs is left to it."""
     line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
     print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
-    report.mark_failed(folder, _readable(cfg), line, details, choices)
+    if isinstance(error, Busy):
+        return
+    _failures.append(error)
+    try:
+        report.mark_failed(folder, _readable(cfg), line, details, choices)
+    except (RecordsError, OSError) as second:
+        print(f"{folder.name}: the reason above could not be left there: {_one_line(second)}", file=sys.stderr)
 
 
 def whereabouts() -> tuple[Path, dict[str, str]]:
@@ -145,10 +171,7 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 def _expected(error: Exception) -> bool:
     """Whether it is a complaint to the user; anything else is a defect and keeps its traceback."""
-    return (
-        isinstance(error, HydraException | OmegaConfBaseException | OSError)
-        or type(error).__module__ == "wavebase.records"
-    )
+    return isinstance(error, HydraException | OmegaConfBaseException | OSError | RecordsError)
 
 
 def _one_line(error: BaseException) -> str:
@@ -160,13 +183,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            known = _leaves(compose("config"))
-        near = difflib.get_close_matches(unknown[1], known, 1, 0.4)
+        near = difflib.get_close_matches(unknown[1], _known_keys(unknown[1]), 1, 0.4)
         return f"every override must name a known key, got {unknown[1]!r}; " + (
             f"did you mean {near[0]}?" if near else "see --cfg job for all keys"
         )
@@ -181,6 +198,20 @@ def _one_line(error: BaseException) -> str:
         name = getattr(error, "full_key", None) or missing[1]
         return f"{name} must be given, got nothing; add {name}=..."
     return text
+
+
+def _known_keys(unknown: str) -> list[str]:
+    """The keys of the configuration that the command line asks for, but for the one it does not have."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", "hydra", unknown))]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            return _leaves(compose("config", words))
+        except Exception:  # something else is wrong too, or it is a sweep: the keys of the defaults will do
+            return _leaves(compose("config"))
 
 
 def _leaves(node: Any, prefix: str = "") -> list[str]:

@@ -42,6 +42,7 @@ class Session:
         self.before = self._example()
         self.data = cfg.generator("data")
         self.first_step, kept = 0, 0
+        self.ended: Status | None = None  # training had ended, but not all of its results were written
         self.values: dict[str, float] = {}
         self.start_values: dict[str, float] = {}
         if state is not None:
@@ -50,6 +51,7 @@ class Session:
             self.data.set_state(state["data"])
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
+            self.ended = state["ended"]
             log.info("%s continues from step %d", folder.path, self.first_step)
         self.probes = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
@@ -63,7 +65,8 @@ class Session:
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number
-        return stack_key(self.member()), self.cfg.train, self.cfg.probe.every, self.first_step, self.cfg.threads
+        key = stack_key(self.member())
+        return key, self.cfg.train, self.cfg.probe.every, self.first_step, self.ended, self.cfg.threads
 
     def open(self) -> None:
         """Start writing records."""
@@ -98,7 +101,11 @@ class Session:
             self.start_values = dict(self.values)
         self.folder.log(step, self.values)
 
-    def _save(self, step: int) -> None:
+    def end(self, status: Status, step: int) -> None:
+        """Save that training has ended, with its last observation: a run continued from here has only to finish."""
+        self._save(step, status)
+
+    def _save(self, step: int, ended: Status | None = None) -> None:
         layout = {name: [units.start, units.stop] for name, units in self.blocks.items()}
         self.folder.save_checkpoint(
             step,
@@ -113,6 +120,7 @@ class Session:
                 "seconds": self._seconds(),
                 "values": self.values,
                 "start_values": self.start_values,
+                "ended": ended,
             },
         )
 
@@ -122,15 +130,10 @@ class Session:
         judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
-        signal, target = (part[:4] for part in pieces.task.held_out["training"])
-        folder.save_examples(
-            {
-                "signal": signal.cpu().numpy(),
-                "target": target.cpu().numpy(),
-                "before": self.before.cpu().numpy(),
-                "after": self._example().cpu().numpy(),
-            }
-        )
+        signal, target = pieces.task.held_out["training"]
+        rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
+        kept = pieces.task.examples(rows) if hasattr(pieces.task, "examples") else {k: v[:4] for k, v in rows.items()}
+        folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
         boundary = None if pieces.lambda_max is None else 2 / pieces.lambda_max
@@ -209,7 +212,7 @@ class Session:
 
     def _example(self) -> Tensor:
         with torch.no_grad():
-            return self.pieces.net(self.pieces.task.held_out["training"][0][:4])
+            return self.pieces.net(self.pieces.task.held_out["training"][0])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

@@ -32,7 +32,7 @@ class Task(Protocol):
 class TrainSettings:
     """steps, batch: of the training. parameters: "all" weights and biases, or a list of names (patterns with * allowed);
     initial_state: train hidden_0 and cell_0 too. log_every: steps between recorded training losses;
-    checkpoint_every: steps between checkpoints (the first and last step always have one)."""
+    checkpoint_every: steps between checkpoints (a run's first and last step always have one)."""
 
     steps: int = 500
     batch: int = 64
@@ -90,8 +90,8 @@ def train(
 
     `steps` counts from where to start (a progress bar may wrap it). At each step, in this order: a checkpoint if due,
     the probes if due (step 0 and the last step are), then one update from a fresh batch, whose loss before the update
-    is recorded if due. A checkpoint thus holds the state before anything of its own step has happened. A member whose
-    loss is not finite stops alone.
+    is recorded if due. A checkpoint thus holds the state before anything of its own step has happened; that of the end is
+    the caller's. A member whose loss is not finite stops alone.
     """
     outcome: dict[int, tuple[Status, int]] = {}
     running = list(range(len(members)))
@@ -125,9 +125,6 @@ def train(
                 if not running:
                     break
                 gradients = loss_gradients([members[n] for n in running])
-    for n, (status, step) in outcome.items():
-        if status != "interrupted":
-            members[n].save(step)
     return [outcome[n] for n in range(len(members))]
 
 
@@ -175,7 +172,11 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, T
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        places = set()
         for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient.data_ptr() in places:  # two biases that are summed share one: clipping would scale it twice
+                gradient = gradient.clone()
+            places.add(gradient.data_ptr())
             for n, member in enumerate(members):
                 member.trained[name].grad = gradient[n]
         return losses.detach()

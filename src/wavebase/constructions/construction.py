@@ -20,10 +20,10 @@ READOUT_NAMES = ("readout.weight", "readout.bias")
 
 @dataclass(frozen=True)
 class Construction:
-    """One cell's worth of weights that compute a power spectrum, as plain tensors.
+    """One cell's worth of weights that compute a power spectrum (or a lock-in's tone), as plain tensors.
 
-    Letters: F bins, H hidden units. `weights` holds, by name,
-        weight_ih_<gate> [H, 1], weight_hh_<gate> [H, H], bias_ih_<gate>, bias_hh_<gate> [H]   (four gates each),
+    Letters: F bins, H hidden units, I inputs (1; a lock-in has its selector too). `weights` holds, by name,
+        weight_ih_<gate> [H, I], weight_hh_<gate> [H, H], bias_ih_<gate>, bias_hh_<gate> [H]   (four gates each),
         hidden_0, cell_0 [H], readout.weight [F, H], readout.bias [F].
     `blocks` names the units: gen (oscillators), sum (Fourier coefficients), prod (their squares), spec (power); those of
     the rival algorithms in `rivals`; dead (`pad`).
@@ -74,11 +74,11 @@ class Construction:
 class Draft:
     """Zero weights to write an algorithm into, block by block, keeping the mask of intended entries."""
 
-    def __init__(self, blocks: Mapping[str, int]):
+    def __init__(self, blocks: Mapping[str, int], inputs: int = 1):
         ends = torch.tensor(list(blocks.values())).cumsum(0).tolist()
         self.blocks = {name: slice(end - size, end) for (name, size), end in zip(blocks.items(), ends, strict=True)}
         self.H = H = ends[-1]
-        shapes = {"weight_ih": (H, 1), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
+        shapes = {"weight_ih": (H, inputs), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
         self.weights = {
             f"{kind}_{gate}": torch.zeros(shapes[kind], dtype=torch.float64) for kind in WEIGHT_KINDS for gate in GATES
         }

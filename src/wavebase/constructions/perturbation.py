@@ -76,7 +76,7 @@ def _add_noise(construction: Construction, name: str, perturbation: Perturbation
         gate = name.removeprefix("weight_hh_")
         others = (construction.weights[f"{kind}_{gate}"].double() for kind in ("weight_ih", "bias_ih", "bias_hh"))
         from_input, *biases = (other.abs() for other in others)
-        drive = weight.abs() @ construction.level + from_input[:, 0] * construction.amplitude + sum(biases)
+        drive = weight.abs() @ construction.level + from_input.sum(1) * construction.amplitude + sum(biases)
         size = perturbation.scale * drive[:, None] / (construction.level * len(drive) ** 0.5)
         return (weight + (noise * size).masked_fill(construction.mask[name], 0)).to(construction.dtype)
     if not weight.any():

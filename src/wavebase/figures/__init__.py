@@ -133,6 +133,7 @@ def loss_curves(
     groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
     baseline: Mapping[str, float] | None,
     styles: Mapping[str, tuple[str, str]] | None = None,
+    title: str = "",
 ) -> Figure:
     """Training loss against step on a logarithmic axis: the median of each group's runs, their range as a band, and the
     zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
@@ -157,7 +158,7 @@ def loss_curves(
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
         for label, (colour, style), steps, table in curves:
-            _band(ax, steps, table, colour, style, label)
+            median_and_range(ax, steps, table, colour, style, label)
         for name, words, style in (("zero", "predicting zero", ":"), ("mean", "predicting the mean", "--")):
             if name in lines:
                 ax.axhline(lines[name], color=GREY, linestyle=style, linewidth=1, label=words)
@@ -167,11 +168,12 @@ def loss_curves(
         axes[0].set(ylim=(2e-5 * lines["mean"], 20 * lines["mean"]), title="near the baselines", xlabel="")
         axes[1].set_title("all")
     axes[-1].set_xlabel("step")
+    figure.suptitle(title, fontsize=11)
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
-def _band(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:
+def median_and_range(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:
     """Median and range over the rows of a table [runs, steps]; a cross where a row ends early."""
     shown = np.isfinite(table).any(0)
     ax.plot(steps[shown], np.nanmedian(table[:, shown], 0), color=colour, linestyle=style, label=label)

@@ -30,6 +30,16 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
+    """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
+    `held_out_error`'s."""
+    values: dict[str, float] = {}
+    for name, (signal, target) in snapshot.held_out.items():
+        metrics = snapshot.metrics(snapshot.predict(signal), target)
+        values |= {f"{metric}/{name}": value for metric, value in metrics.items() if metric != "relative_error"}
+    return values
+
+
 def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     """The forms Q_k of P_k(x) = x' Q_k x, recovered by impulses and pairs of impulses: the function itself, off any support.
 

@@ -1,0 +1,76 @@
+"""Which recipe extracts a tone from a noisy mix, over seeds and away from the training data's phases? Expected: fixed phases
+teach a clock that shifts break; random phases teach an estimator; nothing learned comes near least squares.
+
+    python experiments/frequency_extraction.py              the sweeps below, in outputs/studies/extraction_*, and their tables
+    python experiments/frequency_extraction.py jitter       one of them
+    python experiments/frequency_extraction.py FOLDER       the table of runs that are there already
+Every sweep at the document's full length: python -m wavebase.run -m experiment=extraction_<name> hydra/launcher=stacked
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from wavebase import config, records, report, study
+from wavebase.figures.extraction import SETS
+
+EPOCHS = 10  # of the original's 100 in the sweeps of its settings
+ORIGINAL = (f"train.steps={1250 * EPOCHS}", "train.checkpoint_every=1000000", "probe.every=1000000", "probe.figures=[]")
+OURS = ("train.steps=500", "probe.every=1000000", "probe.figures=[]")  # of 1250
+SWEEPS = {
+    "learning_rate": ORIGINAL,
+    "jitter": ORIGINAL,
+    "data_seeds": ORIGINAL,
+    "hidden": ORIGINAL,
+    "batch": (*ORIGINAL, "train.steps=40000"),  # one epoch of single rows, 32 of the others
+    "layers": OURS,
+    "decay": OURS,
+    "attention": OURS,
+    "bidirectional": OURS,
+    "lock_in": ("probe.figures=[]",),
+}
+
+
+def table(runs: list[study.Run]) -> str:
+    """Medians and ranges over seeds of the mean squared error, whole | after one window, on every held-out set."""
+    lines = [f"{'':<34} n  " + "  ".join(f"{label:<28}" for label in SETS.values())]
+    for label, members in report.grouped(runs).items():
+        finals = [run.summary["probes"]["final"] for run in members if run.status in ("done", "diverged")]
+        cells = [f"{_spread(finals, f'mean_squared_error/{name}')} | {_spread(finals, f'mean_squared_error_after/{name}')}" for name in SETS]  # fmt: skip
+        lines.append(f"{label:<34} {len(finals)}  " + "  ".join(f"{cell:<28}" for cell in cells))
+        of = _references(members[0])
+        for reference in ("least_squares", "zero"):
+            cells = [f"{of[name][reference][0]:.2g} | {of[name][reference][1]:.2g}" for name in SETS]
+            lines.append(f"    {reference:<33} " + "  ".join(f"{cell:<28}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _spread(finals: list[dict[str, float]], key: str) -> str:
+    values = [np.inf if final[key] is None else final[key] for final in finals]
+    return f"{np.median(values):.2g} ({min(values):.2g}-{max(values):.2g})"
+
+
+def _references(run: study.Run) -> dict[str, dict[str, tuple[float, float]]]:
+    """What the references make of the very data of a run."""
+    cfg = config.parse(OmegaConf.to_container(OmegaConf.load(run.folder.path / "config.yaml")))
+    device, dtype = cfg.torch_device(), torch.float64
+    context = {"signal": config.build(cfg.signal, "signal"), "T": cfg.T, "dtype": dtype, "device": device}
+    task = config.build(cfg.task, "task", {**context, "probing": cfg.generator("probe")})
+    return {name: task.reference_errors(name) for name in SETS}
+
+
+def main() -> None:
+    for word in sys.argv[1:] or SWEEPS:
+        if word in SWEEPS:
+            print(f"\n{word}")
+            runs = study.sweep(f"extraction_{word}", f"experiment=extraction_{word}", "threads=1", *SWEEPS[word])
+        else:
+            runs = [report.Run(folder) for folder in records.find_runs(Path(word))]
+        print(table(runs), flush=True)
+
+
+if __name__ == "__main__":
+    main()

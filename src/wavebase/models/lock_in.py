@@ -1,0 +1,42 @@
+"""The lock-in in a stateful LSTM with a signed input gate: one class whose start is exact, perturbed or random."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from wavebase.constructions.lock_in import lock_in_construction
+from wavebase.constructions.perturbation import Perturbation, perturb
+from wavebase.models.spectral import random_weights
+from wavebase.models.stateful import StatefulLSTM
+
+
+def build(
+    signal: Any,
+    T: int,
+    lanes: int,
+    unroll: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    perturbing: torch.Generator,
+    *,
+    start: Literal["exact", "perturbed", "random"] = "exact",
+    input_gate: Literal["tanh"] = "tanh",
+    eps: float = 2.0**-7,
+    margin: float = 40.0,
+    perturbation: Perturbation | None = None,
+) -> StatefulLSTM:
+    """The net of a run: the lock-in for the task's signal and a window of T samples, as it is, perturbed, or with random
+    weights in its place. It works on lanes that hold every sample (train.batch of one a tone, or layout contiguous)."""
+    construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
+    if start == "perturbed":
+        construction = perturb(construction, perturbation or Perturbation(), perturbing)
+    elif start == "random":
+        construction = construction.replace_weights(random_weights(construction, init))
+    net = StatefulLSTM(
+        1 + len(signal.frequencies), construction.hidden_size, 1, lanes,
+        input_gate=construction.input_gate, unroll=unroll, dtype=dtype,
+    )  # fmt: skip
+    net.load(construction)
+    return net

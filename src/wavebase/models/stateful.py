@@ -1,0 +1,186 @@
+"""An LSTM that reads one sample after another and carries its state from one piece of a stream to the next.
+
+Letters: B lanes (streams read side by side), N steps, I inputs, H hidden units, D outputs of the last layer (H, or 2H if
+bidirectional).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wavebase.constructions.construction import Construction
+from wavebase.recurrence import GATES, InputGate, lstm_sequence
+
+
+class StatefulLSTM(nn.Module):
+    """torch.nn.LSTM's cell in layers with a linear readout of every step, trained by truncated backpropagation.
+
+    Called with a tensor [B, N, I] it reads whole sequences from rest, keeps nothing, and returns [B, N, outputs]. Called
+    with a pair (rows [lanes, N, I], keep) it goes on from the state that the last such call left where `keep` is 1, from
+    rest where it is 0, and leaves its own, detached: gradients reach back N steps, the state further.
+
+    Parameters are those of torch.nn.LSTM by name and shape (four gates in one matrix: a step of N = 1 costs what its
+    bookkeeping costs), and of the readout. rest: the state every sequence starts from, [2, layers, H] (hidden, cell), not
+    trained. input_gate: tanh makes the gate signed, as constructions need it.
+    bidirectional: every layer also reads each piece backwards, from zero at its end; not causal, a reference.
+    attention: past hidden states of the last layer (and the present one) that a query of each step looks at; what it
+    finds is read out beside the hidden state. With one of these two, whole sequences are read in pieces of `unroll`, as in
+    training.
+    """
+
+    state: Tensor
+    rest: Tensor
+    memory: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden_size: int,
+        outputs: int,
+        lanes: int,
+        *,
+        layers: int = 1,
+        input_gate: InputGate = "sigmoid",
+        bidirectional: bool = False,
+        attention: int | None = None,
+        unroll: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.layers, self.input_gate, self.lanes = layers, input_gate, lanes
+        self.bidirectional, self.attention = bidirectional, attention
+        self.piece = unroll if bidirectional or attention else None
+        self.construction: Construction | None = None
+        with torch.device("meta"):
+            shapes = nn.LSTM(inputs, hidden_size, layers, bidirectional=bidirectional).state_dict()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape.shape, dtype=dtype)))
+        D = hidden_size * (2 if bidirectional else 1)
+        if attention:
+            self.query, self.key = (nn.Linear(D, D, bias=False, dtype=dtype) for _ in range(2))
+        self.readout = nn.Linear(2 * D if attention else D, outputs, dtype=dtype)
+        self.register_buffer("rest", torch.zeros(2, layers, hidden_size, dtype=dtype))
+        self.register_buffer("state", torch.zeros(2, layers, lanes, hidden_size, dtype=dtype))
+        if attention:
+            self.register_buffer("memory", torch.zeros(lanes, attention, D, dtype=dtype))
+
+    def load(self, construction: Construction) -> None:
+        """Take over the weights and the state at rest of a construction of one layer."""
+        readout = {name: construction.weights[f"readout.{name}"] for name in ("weight", "bias")}
+        self.load_state_dict(construction.packed(), strict=False)
+        self.readout.load_state_dict(readout)
+        self.rest.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")])[:, None])
+        self.construction = construction
+
+    def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Readout of every step: [B, N, outputs]."""
+        if isinstance(inputs, Tensor):
+            rows, keep = inputs, None
+        else:
+            rows, keep = inputs
+            if rows.shape[0] != self.lanes:
+                raise ValueError(
+                    f"rows must be the {self.lanes} lanes whose state is carried, got {rows.shape[0]}; use train.batch={rows.shape[0]}"
+                )
+        rows = rows.to(self.rest.dtype)
+        state = self.rest[:, :, None].expand(-1, -1, rows.shape[0], -1)
+        memory = rows.new_zeros(rows.shape[0], *self.memory.shape[1:]) if self.attention else None
+        if keep is not None:
+            state = torch.where(keep > 0, self.state, state)
+            memory = None if memory is None else torch.where(keep > 0, self.memory, memory)
+        outputs = []
+        for piece in rows.split(self.piece or rows.shape[1], 1):
+            output, state, memory = self._piece(piece, state, memory)
+            outputs.append(output)
+        if keep is not None:
+            self.state.copy_(state.detach())
+            if memory is not None:
+                self.memory.copy_(memory.detach())
+        return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Its weights by canonical name, one matrix per gate, detached. Layers from the second on end in _l1, _l2, ..."""
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters():
+            kind, _, layer = name.partition("_l")
+            if kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                suffix = "" if layer == "0" else f"_l{layer}"
+                parts = zip(GATES, parameter.detach().chunk(4), strict=True)
+                weights |= {f"{kind}_{gate}{suffix}": part for gate, part in parts}
+            else:
+                weights[name] = parameter.detach()
+        return weights
+
+    def _piece(self, rows: Tensor, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One piece [B, N, I] from a state [2, layers, B, H] and a memory [B, attention, D]: output, and both after it."""
+        hidden, last = rows, []
+        for layer in range(self.layers):
+            states, *after = self._layer(hidden, state[0, layer], state[1, layer], f"l{layer}")
+            last.append(torch.stack(after))
+            if self.bidirectional:
+                zero = torch.zeros_like(state[0, layer])
+                backward, *_ = self._layer(hidden.flip(1), zero, zero, f"l{layer}_reverse")
+                states = torch.cat([states, backward.flip(1)], -1)
+            hidden = states
+        if memory is not None and self.attention:
+            past = torch.cat([memory, hidden], 1)  # step n's own is at n + attention
+            score = self.query(hidden) @ self.key(past).mT * hidden.shape[-1] ** -0.5
+            ahead = (
+                torch.arange(past.shape[1], device=rows.device)
+                - torch.arange(rows.shape[1], device=rows.device)[:, None]
+            )
+            seen = (ahead >= 0) & (ahead <= self.attention)
+            found = score.masked_fill(~seen, -torch.inf).softmax(-1) @ past
+            memory = past[:, -self.attention :]
+            hidden = torch.cat([hidden, found], -1)
+        return self.readout(hidden), torch.stack(last, 1), memory
+
+    def _layer(self, rows: Tensor, hidden: Tensor, cell: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        w_ih, w_hh, b_ih, b_hh = (
+            getattr(self, f"{kind}_{name}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        return lstm_sequence(rows, hidden, cell, w_ih, w_hh, b_ih + b_hh, self.input_gate)
+
+
+def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
+    """Draw all parameters as torch.nn.LSTM and then torch.nn.Linear draw theirs: uniform, in order, in float32.
+
+    With a generator of seed s the numbers are those after torch.manual_seed(s).
+    """
+    hidden_size = net.rest.shape[-1]
+    for name, parameter in net.named_parameters():
+        linear = net.get_submodule(name.rpartition(".")[0])
+        bound = (linear.in_features if isinstance(linear, nn.Linear) else hidden_size) ** -0.5
+        draw = torch.empty(parameter.shape, dtype=torch.float32)
+        parameter.data.copy_(draw.uniform_(-bound, bound, generator=generator))
+
+
+def build(
+    signal: Any,
+    lanes: int,
+    unroll: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    *,
+    hidden_size: int = 64,
+    layers: int = 1,
+    input_gate: InputGate = "sigmoid",
+    bidirectional: bool = False,
+    attention: int | None = None,
+    torch_seed: int | None = None,
+) -> StatefulLSTM:
+    """The net of a run, with torch's own random start. torch_seed: draw it as after torch.manual_seed(torch_seed)."""
+    for name, value in (("hidden_size", hidden_size), ("layers", layers), ("attention", attention)):
+        if value is not None and value < 1:
+            raise ValueError(f"model.{name} must be at least 1, got {value}; see conf/model/stateful.yaml")
+    if torch_seed is not None and not 0 <= torch_seed < 2**63:
+        raise ValueError(f"model.torch_seed must lie in 0..2^63-1, got {torch_seed}; use null")
+    net = StatefulLSTM(
+        1 + len(signal.frequencies), hidden_size, 1, lanes, layers=layers, input_gate=input_gate,
+        bidirectional=bidirectional, attention=attention, unroll=unroll, dtype=dtype,
+    )  # fmt: skip
+    torch_start(net, init if torch_seed is None else torch.Generator().manual_seed(torch_seed))
+    return net

@@ -1,0 +1,5 @@
+"""`python -m wavebase.report FOLDER`."""
+
+from wavebase.report import main
+
+main()

@@ -1,0 +1,165 @@
+"""A tree of runs as the report reads it: whatever is broken in a record becomes one line, and the rest is used."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from wavebase.records import RecordsError, RunFolder
+
+REPEATS = ("seed", "seeds.", "resume", "threads", "device")  # what repeats a setting instead of changing it
+GROUPS = ("model", "signal", "task", "optim", "train", "probe")
+
+
+class Run:
+    """One run's records. status: of its summary, "unfinished" without one, "unreadable" if that or config.yaml is
+    broken; problems: a line for each thing that could not be read."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.problems: list[str] = []
+        self.summary: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}
+        self.status = "unfinished"
+        try:
+            self.config = _config(folder)
+            self.summary = folder.summary() or {}
+            self.status = self.summary.get("status", "unfinished")
+        except RecordsError as error:
+            self.problems.append(str(error))
+            self.status = "unreadable"
+        choices = self.summary.get("choices", {})
+        self.choices: dict[str, str] = (
+            {str(k): str(v) for k, v in choices.items()} if isinstance(choices, Mapping) else {}
+        )
+        self.verdict = str(self.summary.get("verdict", self.status))
+        self.ended = self.status in ("done", "diverged", "failed")
+
+    def value(self, *path: str) -> float | None:
+        """A number of the summary, None where there is none."""
+        node: Any = self.summary
+        for key in path:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is None or (isinstance(node, int | float) and not isinstance(node, bool)):
+            return node
+        line = f"{self.folder.path}/summary.json must hold a number as {'.'.join(path)}, got {str(node)[:40]!r}; delete it to run again"
+        if line not in self.problems:
+            self.problems.append(line)
+        return None
+
+    def series(self) -> dict[str, Any]:
+        """Every recorded series as (steps, values), by tag; none where metrics.jsonl is broken."""
+        try:
+            return self.folder.metrics()
+        except RecordsError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return {}
+
+    def setting(self, key: str) -> Any:
+        """The option chosen in a group, or the value at a dotted key; None if the run has neither."""
+        return self.choices[key] if key in self.choices else self.config.get(key)
+
+    def reason(self) -> str:
+        """Why a run failed or is not finished, in one line."""
+        if self.status == "failed":
+            return " ".join(str(self.summary.get("error")).split())
+        steps = self.folder.checkpoint_steps()
+        where = f"a checkpoint of step {steps[-1]}" if steps else "no checkpoint yet"
+        writer = self.folder.writer()
+        who = f"written now by {writer}" if writer else "written by nobody now; the same command continues it"
+        return f"{where} of {self.config.get('train.steps', '?')}, {who}"
+
+    def flat(self) -> dict[str, Any]:
+        """One line of runs.csv: choices, configuration and results."""
+        unwanted = ("choices", "probes", "versions", "reasons", "details")
+        results = {key: value for key, value in self.summary.items() if key not in unwanted}
+        return {
+            "folder": str(self.folder.path),
+            "state": self.status,
+            **self.choices,
+            **self.config,
+            **flatten(results, "result."),
+        }
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
+    except Exception as error:  # PyYAML's and OmegaConf's own kinds, bytes that are no text, whatever the disk says
+        reason = " ".join(str(error).split())
+        raise RecordsError(f"{folder.path}/config.yaml must be readable YAML, got {reason}; restore it") from error
+    if not isinstance(node, dict):
+        raise RecordsError(f"{folder.path}/config.yaml must be a mapping, got a {type(node).__name__}; restore it")
+    return flatten(typing.cast(dict[str, Any], node))
+
+
+def swept(runs: Iterable[Run]) -> list[str]:
+    """The groups and dotted keys in which runs differ, seeds and what follows from others left out."""
+    runs = list(runs)
+    chosen = [key for key in GROUPS if len({run.choices.get(key) for run in runs}) > 1]
+    varying = []
+    for key in sorted({key for run in runs for key in run.config}):
+        if key.startswith(REPEATS):
+            continue
+        group = key.split(".")[0]
+        # within one choice of its group; a key that differs only because the choice does is already told by it
+        pools: dict[str | None, set[str]] = {}
+        for run in runs:
+            pools.setdefault(run.choices.get(group) if group in chosen else "", set()).add(str(run.config.get(key)))
+        if any(len(values) > 1 for values in pools.values()) and not _one_to_one(key, "seed", runs):
+            varying.append(key)
+    return chosen + [key for key in varying if not _follows(key, varying, runs)]
+
+
+def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str, list[Run]]:
+    """Runs that agree in the keys (by default in all but their seeds) together, under a label that names the values;
+    best starts first."""
+    runs = list(runs)
+    names = swept(runs) if keys is None else list(keys)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        words = [
+            str(run.choices.get(key, "?")) if key in GROUPS else f"{key}={run.setting(key)}"
+            for key in names
+            if key in GROUPS or key in run.config
+        ]
+        groups.setdefault(" ".join(words) or "all runs", []).append(run)
+
+    def start_error(members: list[Run]) -> float:
+        errors = [run.value("relative_error", "initial") for run in members]
+        return min((error for error in errors if error is not None), default=math.inf)
+
+    first: dict[str, float] = {}  # the best start of each first word, so that a model's groups stay together
+    for label, members in groups.items():
+        model = label.split(" ")[0]
+        first[model] = min(first.get(model, math.inf), start_error(members))
+    return dict(sorted(groups.items(), key=lambda group: (first[group[0].split(" ")[0]], group[0])))
+
+
+def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
+    """Whether a top-level key tells the same as this nested one (an interpolation such as signal.T of T)."""
+    name = key.split(".")[-1]
+    return (
+        name != key
+        and name in varying
+        and all(run.config.get(key, run.config.get(name)) == run.config.get(name) for run in runs)
+    )
+
+
+def _one_to_one(key: str, other: str, runs: list[Run]) -> bool:
+    """Whether each value of one key comes with one value of the other, both ways: it was made from it."""
+    pairs = {(str(run.config.get(key)), str(run.config.get(other))) for run in runs}
+    return len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs})
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat

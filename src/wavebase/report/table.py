@@ -1,0 +1,95 @@
+"""Groups of runs as rows: medians with intervals that assume no distribution, for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from typing import Any
+
+from wavebase.report.runs import Run
+
+ERROR = "relative_error.final"
+COLUMNS = {
+    "error_start": "relative_error.initial",
+    "error_end": ERROR,
+    "relative_loss_end": "relative_loss.final",
+    "drift_weight_hh_cell": "drift.weight_hh_cell",
+    "lr": "optim.lr",
+    "lr_over_boundary": "optim.lr_over_boundary",
+    "seconds": "seconds",
+}
+
+
+def interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The narrowest pair of the n values, as far from each end as the other, that holds the median of what they were
+    drawn from with this confidence.
+
+    Exact for any continuous distribution (the number of values below the median is binomial, p = 1/2). Fewer than 6
+    values cannot give 95 %: then it is their range, whose confidence is 1 - 2^(1 - n).
+    """
+    ordered, n = sorted(values), len(values)
+    drop, tail = 0, 1  # values dropped at each end; 2^n P(at most `drop` of n below the median)
+    while 2 * (drop + 1) < n and 1 - 2 * (tail + math.comb(n, drop + 1)) / 2**n >= confidence:
+        drop += 1
+        tail += math.comb(n, drop)
+    return ordered[drop], ordered[n - 1 - drop]
+
+
+def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
+    """One line of the table: for each quantity the median over the runs of a group, its interval, and the range."""
+    verdicts = statistics.multimode(run.verdict for run in runs)
+    share = sum(run.verdict == verdicts[0] for run in runs)
+    line: dict[str, Any] = {
+        "group": label,
+        "runs": len(runs),
+        "failed": sum(run.status == "failed" for run in runs),
+        "verdict": verdicts[0] + (f" {share}/{len(runs)}" if share < len(runs) else ""),
+    }
+    watched = next((str(run.summary["watched_weight"]) for run in runs if "watched_weight" in run.summary), None)
+    for name, path in {**COLUMNS, "drift": f"drift.{watched}", **({} if value == ERROR else {value: value})}.items():
+        values = [found for run in runs if (found := run.value(*path.split("."))) is not None]
+        low, high = interval(values) if values else (None, None)
+        line[f"{name}_median"] = statistics.median(values) if values else None
+        line[f"{name}_low"], line[f"{name}_high"] = low, high
+        line[f"{name}_min"], line[f"{name}_max"] = min(values, default=None), max(values, default=None)
+    return line
+
+
+def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> str:
+    """The rows for a terminal: what the runs started and ended with, as medians, and the interval of the end."""
+    end = "error_end" if value == ERROR else value
+    verdict = max(len("verdict"), *(len(r["verdict"]) for r in rows))
+    head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7}"
+    wide = max(width - len(head) - 1, 1)
+    what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
+    lines = [
+        f"{what}: medians of n runs; low, high: of the end,",
+        "with 95 % confidence in the median (range below 6 runs); drift of the watched weight",
+        f"{'':<{wide}} {head}",
+    ]
+    for r in rows:
+        label = r["group"]
+        if len(label) > wide:  # the name gets a line of its own
+            lines.append(label)
+            label = ""
+        shown = [r[k] for k in ("error_start_median", f"{end}_median", f"{end}_low", f"{end}_high", "drift_median")]
+        cells = " ".join(f"{number(v):>7}" for v in shown)
+        lines.append(f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells}")
+    return "\n".join(lines)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as CSV, their columns in order of first appearance."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for line in rows for key in line))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="replace")
+
+
+def number(value: float | None) -> str:
+    """A number in at most seven characters."""
+    return "-" if value is None else f"{value:.1e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.3g}"

@@ -1,0 +1,274 @@
+"""What can go wrong with a disk or a process: nothing finished is lost, and each is named with its remedy."""
+
+import errno
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kill_fifty
+from conftest import SMALL
+from kill_fifty import contents, same
+from wavebase import durable, jobs
+from wavebase.records import Busy, RecordsError, RunFolder, find_runs
+
+QUICK = (
+    *SMALL,
+    "train.steps=6",
+    "train.log_every=1",
+    "train.checkpoint_every=2",
+    "probe.every=3",
+    "probe.figures=[train_loss]",
+)
+
+
+def go(node, path):
+    jobs.run(jobs.Job(node, path, {"model": "test"}), single=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_runs_and_stacks_continue_to_the_same_bits(tmp_path):
+    hits, _ = kill_fifty.kill_and_compare(4, 0, tmp_path)
+    assert sum(hits.values()) == 4
+
+
+def test_the_comparison_sees_one_bit(composed, tmp_path):
+    go(composed(*QUICK), tmp_path / "a")
+    one, two = contents(tmp_path / "a"), contents(tmp_path / "a")
+    assert same(one, two) is None
+    weight = two["checkpoints"][6]["net"]["weight_hh_cell"]
+    weight.view(torch.int64)[0, 0] ^= 1
+    assert same(one, two) == "/checkpoints/6/net/weight_hh_cell"
+
+
+class Disk:
+    """Path.open for a disk with that many bytes left: what does not fit is cut off, as a full disk does."""
+
+    def __init__(self, left):
+        self.left, self.plain, self.written = left, Path.open, 0
+
+    def open(self, path, mode="r", *rest, **others):
+        if not set(mode) & set("wa+") or path.name == ".lock":
+            return self.plain(path, mode, *rest, **others)
+        disk = self
+
+        class Raw(io.FileIO):
+            def write(self, data):
+                fits = min(len(memoryview(data).cast("B")), disk.left - disk.written)
+                if fits <= 0:
+                    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+                disk.written += fits
+                return super().write(memoryview(data).cast("B")[:fits])
+
+        return io.BufferedWriter(Raw(str(path), mode.replace("b", "")))
+
+
+def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch):
+    node = composed(*QUICK)
+    go(node, tmp_path / "whole")
+    needed = Disk(10**12)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *words, **others: needed.open(self, *words, **others))
+        go(node, tmp_path / "measured")
+    whole, hit = contents(tmp_path / "whole"), set()
+    for n, share in enumerate((0, 0.003, 0.05, 0.2, 0.45, 0.7, 0.9, 0.999)):
+        disk, folder = Disk(int(share * needed.written)), tmp_path / f"cut{n}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", lambda self, *words, disk=disk, **others: disk.open(self, *words, **others))
+            with pytest.raises(OSError, match="No space left"):
+                go(node, folder)
+        hit.add(kill_fifty.readable(folder))
+        assert RunFolder(folder).writer() is None, "the folder is let go of"
+        go(node, folder)
+        assert same(whole, contents(folder)) is None
+    assert len(hit) > 2, hit
+
+
+def mounted(words, folder):
+    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
+
+
+def test_a_really_full_disk(cli, tmp_path):
+    (tmp_path / "disk").mkdir()
+    mounted(["-t", "tmpfs", "-o", "size=64k", "tmpfs"], tmp_path / "disk")
+    try:
+        status, _, err = cli(*SMALL, "hydra.run.dir=disk/run")
+        assert (
+            status == 1
+            and "No space left on device" in err
+            and "free space there" in err
+            and len(err.splitlines()) == 1
+        )
+        status, out, err = cli("-m", *SMALL, "seed=1,2", "hydra.sweep.dir=disk/sweep")
+        assert status == 1 and "No space left on device" in err and "Traceback" not in out + err
+        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
+        assert cli("-m", *SMALL, "seed=1,2", "hydra.sweep.dir=disk/sweep")[0] == 0
+        assert [found.summary()["status"] for found in find_runs(tmp_path / "disk" / "sweep")] == ["done", "done"]
+    finally:
+        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+def test_a_folder_that_cannot_be_written(cli, tmp_path, monkeypatch):
+    assert cli("-m", *SMALL, "seed=1,2", "hydra.sweep.dir=sweep")[0] == 0
+    mounted(["--bind", str(tmp_path / "sweep")], tmp_path / "sweep")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(tmp_path / "sweep")], check=True)
+        for words in (("seed=7", "hydra.run.dir=sweep/run"), ("-m", "seed=1,7", "hydra.sweep.dir=sweep")):
+            status, out, err = cli(*words, *SMALL)
+            assert (
+                status == 1
+                and "Read-only file system" in err
+                and "hydra.run.dir" in err
+                and "Traceback" not in out + err
+            )
+        from wavebase import report
+
+        monkeypatch.setattr("sys.argv", ["report", "sweep"])
+        with pytest.raises(SystemExit, match="1"):
+            report.main()
+        monkeypatch.setattr("sys.argv", ["report", "sweep", "out=elsewhere"])
+        report.main()
+        assert (tmp_path / "elsewhere" / "report.html").exists()
+    finally:
+        subprocess.run(["umount", str(tmp_path / "sweep")], check=True)
+    assert [found.summary()["status"] for found in find_runs(tmp_path / "sweep")] == ["done", "done"]
+
+
+def test_any_broken_byte_of_a_checkpoint_is_seen(composed, tmp_path):
+    go(composed(*QUICK), tmp_path / "run")
+    found = RunFolder(tmp_path / "run")
+    file, good = tmp_path / "run" / "checkpoints" / "step_00000004.pt", found.load_checkpoint(4)
+    content, draw, seen = file.read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        at, cut = draw.randrange(len(content)), draw.random() < 0.3
+        broken = (
+            content[:at] if cut else content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+        )
+        file.write_bytes(broken)
+        try:
+            assert same(found.load_checkpoint(4), good) is None, "a byte that nothing depends on"
+        except RecordsError as error:
+            assert "delete it to use an older one" in str(error) and "\n" not in str(error)
+            seen += 1
+    assert seen > 30
+
+
+@pytest.mark.parametrize("damage", ["cut", "a line lost", "a digit changed", "gone"])
+def test_metrics_that_no_checkpoint_vouches_for_are_recorded_again(damage, composed, tmp_path, caplog):
+    go(composed(*QUICK), tmp_path / "whole")
+    go(composed(*QUICK), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    if damage == "gone":
+        file.unlink()
+    else:
+        at = next(n for n, line in enumerate(lines) if json.loads(line)["step"] == 2)
+        lines[at:] = {
+            "cut": [lines[at][:20]],
+            "a line lost": lines[at + 1 :],
+            "a digit changed": [lines[at].replace(b"1", b"2"), *lines[at + 1 :]],
+        }[damage]
+        file.write_bytes(b"".join(lines))
+    go(composed(*QUICK), tmp_path / "run")
+    assert "vouches for" in caplog.text and "goes back to an older checkpoint" in caplog.text
+    assert same(contents(tmp_path / "whole"), contents(tmp_path / "run")) is None
+
+
+def holding(folder):
+    """A process that writes the folder until it is killed."""
+    ready, told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            lock = durable.Lock(folder)  # bound, or it would be let go of
+            os.write(told, str(lock.file.fileno()).encode())
+            time.sleep(600)
+        finally:
+            os._exit(1)
+    os.read(ready, 1)
+    return pid
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_two_processes_never_write_one_run(cli, tmp_path):
+    words = ("-m", *SMALL, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert cli(*words)[0] == 0
+    taken, other = (found.path for found in find_runs(tmp_path / "sweep"))
+    for folder in (taken, other):
+        (folder / "summary.json").unlink()
+    before = {file: file.read_bytes() for file in taken.rglob("*") if file.is_file() and file.name != ".lock"}
+    pid = holding(taken)
+    try:
+        status, out, err = cli(*words)
+        line = f"got process {pid} on {os.uname().nodename} writing it; wait until it ends or stop it"
+        assert status == 0 and line in err and "Traceback" not in err, "another's run is no failure"
+        assert "1 unfinished" in out and f"written now by process {pid}" in out
+        assert {file: file.read_bytes() for file in before} == before and RunFolder(other).summary()["status"] == "done"
+        status, _, err = cli(*SMALL, f"seed={1 if '-s1-' in taken.name else 2}", f"hydra.run.dir={taken}")
+        assert status == 1 and line in err and len(err.splitlines()) == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert cli(*words)[0] == 0, "a dead process holds no lock"
+    assert RunFolder(taken).summary()["status"] == "done"
+
+
+def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
+    node = composed(*QUICK)
+    late = jobs._prepare(jobs.Job(node, tmp_path / "run", {}), single=False)
+    go(node, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(Busy, match="moved on by another process"):
+        late.open()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and RunFolder(tmp_path / "run").writer() is None
+
+
+def test_a_summary_of_another_configuration_is_not_taken_for_this_one(composed, tmp_path):
+    go(composed(*QUICK), tmp_path / "run")
+    node = composed(*QUICK, "seed=9")
+    (tmp_path / "run" / "config.yaml").write_text(jobs.config_text(node))
+    with pytest.raises(RecordsError, match="of the configuration beside it"):
+        go(node, tmp_path / "run")
+
+
+def test_parts_of_files_are_taken_away(composed, tmp_path):
+    part = tmp_path / "run" / "checkpoints" / ".step_00000002.pt.host-1.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"cut")
+    go(composed(*QUICK), tmp_path / "run")
+    assert not part.exists() and np.isfinite(RunFolder(tmp_path / "run").metrics()["loss/train"][1]).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_ends_a_run_between_two_steps(number, cli, tmp_path, monkeypatch):
+    from wavebase.session import Session
+
+    def observe(self, step, plain=Session._observe):
+        plain(self, step)
+        if step == 3 and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Session, "_observe", observe)
+    handled = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: handled.append(RunFolder(tmp_path / "run").summary()["status"]))
+    try:
+        status, _, err = cli(*QUICK, "hydra.run.dir=run")
+        assert status == 130 and "interrupted at step 4; the same command continues it" in err
+        summary = RunFolder(tmp_path / "run").summary()
+        assert summary["status"] == "interrupted" and RunFolder(tmp_path / "run").checkpoint_steps()[-1] == 4
+        assert handled == (["interrupted"] if number == signal.SIGUSR2 else []), "the previous handler is called, last"
+        assert cli(*QUICK, "hydra.run.dir=run")[0] == 0 and RunFolder(tmp_path / "run").summary()["status"] == "done"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
