@@ -129,7 +129,7 @@ def measure(size: study.Size) -> study.Finding:
         for orbit in [[products[T, label] for label in MOVES]]
     )
     says = f"Along eps, {said}. Away from it the product of error and curvature changes: {least}."
-    silent = """The frontier is that of random gains, so better ones may exist; its exponent is steeper than -1 because random gains
+    silent = """The frontier is that of random gains, so better ones may exist; its exponent is steeper than -1: random gains
     rarely are small together, which is what small eps is. Curvature is that of the loss at the start, on 64 windows of white
     noise; the error is that of 64 others."""
     return study.Finding("Exact against trainable", rows, says, silent, figure)

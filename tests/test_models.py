@@ -112,9 +112,8 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
     import wavebase
 
     folder = ran(*SMALL, "model=random", "optim.lr=0.1")
+    torch.save(folder.load_checkpoint(0)["weights"], folder.path / "weights.pt")
     for file, step in ((f"{folder.path}/checkpoints/step_00000002.pt", 2), (f"{folder.path}/weights.pt", 0)):
-        weights = folder.load_checkpoint(step)["weights"]
-        torch.save(weights, folder.path / "weights.pt")  # of the first step at last
         net = assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}")), learning_rate=1e-3).net
         expected = folder.load_checkpoint(step)["weights"]
         assert all(torch.equal(weight, expected[name]) for name, weight in net.named_weights().items())
