@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wavebase import stationary
 from wavebase.models.linear_forecasters import check_periods
 from wavebase.signals.harmonics import sinusoids
 
@@ -108,10 +109,10 @@ class SparseBayes(_Forecaster):
     """Sparse Bayesian learning on the dictionary: each period's cosine and sine have Gaussian amplitudes of variance
     gamma_p, which maximise the likelihood of the lookback; the forecast is the posterior mean.
 
-    With equal variances of cosine and sine the covariance of the lookback, C = noise I + sum_p gamma_p cos(2 pi (t - s) / p),
-    is that of a stationary process. `steps` times, gamma_p is multiplied by sqrt(q_p / s_p), with q_p = |D_p^T C^-1 x|^2 and
-    s_p = tr D_p^T C^-1 D_p (majorisation-minimisation, the likelihood never falls), and the noise likewise, but never
-    below its floor.
+    With equal variances of cosine and sine the covariance of the lookback is that of a stationary process. `steps` times,
+    gamma_p is multiplied by sqrt(q_p / s_p), with q_p = |D_p^T C^-1 x|^2 and s_p = tr D_p^T C^-1 D_p
+    (majorisation-minimisation: the likelihood never falls), and the noise likewise, but never below its floor. Few steps
+    are better than many where there is noise: the most likely gamma is sparser than the signals are.
     """
 
     def __init__(
@@ -124,30 +125,66 @@ class SparseBayes(_Forecaster):
     def forward(self, past: Tensor) -> Tensor:
         """[B, N] to [B, H]."""
         past = past.to(self.logarithm.dtype)
-        N, H = self.lookback, self.horizon
-        P = self.atoms.shape[1]
+        N, (_, P, _) = self.lookback, self.atoms.shape
         gamma = past.square().mean(-1, keepdim=True).expand(*past.shape[:-1], P) / P
-        floor = self.logarithm.exp().expand_as(gamma[..., :1])
-        noise = floor
+        noise = floor = self.logarithm.exp().expand_as(gamma[..., :1])
         with torch.no_grad():
             for _ in range(self.steps):
-                factor = torch.linalg.cholesky(self._covariance(gamma, noise)[..., :N, :])
-                inverse = torch.cholesky_inverse(factor)
+                column = (gamma @ self.atoms[0])[..., :N] + noise * self._at_lag_0
+                inverse = torch.cholesky_inverse(torch.linalg.cholesky(stationary.covariance(column)))
                 solved = (inverse @ past[..., None])[..., 0]
                 q = (solved @ self.atoms[..., :N].flatten(0, 1).mT).unflatten(-1, (2, P)).square().sum(-2)
-                s = _diagonal_sums(inverse) @ self.atoms[0, :, :N].mT
-                gamma = gamma * (q / s).sqrt()
-                trace = inverse.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-                noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / trace).sqrt(), floor)
-        covariance = self._covariance(gamma, torch.maximum(noise, floor))
-        factor = torch.linalg.cholesky(covariance[..., :N, :])
-        return (covariance[..., N:, :] @ torch.cholesky_solve(past[..., None], factor))[..., 0]
-
-    def _covariance(self, gamma: Tensor, noise: Tensor) -> Tensor:
-        """Of lookback and horizon with the lookback: [B, N + H, N]."""
+                sums = _diagonal_sums(inverse)
+                gamma = gamma * (q / (sums @ self.atoms[0, :, :N].mT)).sqrt()
+                noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / sums[..., :1]).sqrt(), floor)
         correlation = gamma @ self.atoms[0]
-        distance = torch.arange(self.lookback + self.horizon)[:, None] - torch.arange(self.lookback)
-        return correlation[..., distance.abs()] + noise[..., None] * (distance == 0)
+        solved = stationary.solve(correlation[..., :N] + torch.maximum(noise, floor) * self._at_lag_0, past)
+        return stationary.forecast(correlation, solved)
+
+    @property
+    def _at_lag_0(self) -> Tensor:
+        """What white noise of power 1 adds to the correlation: 1 at lag 0. [N]."""
+        return (torch.arange(self.lookback, device=self.atoms.device) == 0).to(self.atoms.dtype)
+
+
+class Esprit(_Forecaster):
+    """ESPRIT: the lookback's forward and backward windows span a space that a shift in time maps to itself; the
+    eigenvalues of that map are exp(+-2 pi i f). Their angles are kept, amplitudes are fitted by ridge regression.
+
+    The space is that of the singular vectors whose value is over `threshold` of the largest, `order` at most.
+    """
+
+    stacks_not_because = "eigenvalues of general matrices have no batching rule"
+
+    def __init__(
+        self, lookback: int, horizon: int, dtype: torch.dtype, order: int, threshold: float, ridge: float
+    ):
+        super().__init__(lookback, horizon, dtype, math.log(ridge))
+        self.order, self.threshold = order, threshold
+
+    def forward(self, past: Tensor) -> Tensor:
+        """[B, N] to [B, H]."""
+        past = past.to(self.logarithm.dtype)
+        with torch.no_grad():
+            frequency, used = self._frequencies(past)
+        t = torch.arange(self.lookback + self.horizon, dtype=past.dtype, device=past.device)
+        angle = t[:, None] * frequency[:, None]
+        design = torch.cat([angle.cos(), angle.sin()], -1) * used.repeat(1, 2)[:, None]
+        amplitudes = _ridge_fit(design[:, : self.lookback], past, self.logarithm.exp())
+        return (design[:, self.lookback :] @ amplitudes)[..., 0]
+
+    def _frequencies(self, past: Tensor) -> tuple[Tensor, Tensor]:
+        """In radians per sample, and 1 for each that counts, 0 for those that do not: both [B, order]."""
+        windows = past.unfold(-1, max(self.order + 1, self.lookback // 2), 1)
+        vectors, values, _ = torch.linalg.svd(torch.cat([windows, windows.flip(-1)], -2).mT, full_matrices=False)
+        kept = (values[:, : self.order] > self.threshold * values[:, :1]).to(past.dtype)
+        space = vectors[..., : self.order] * kept[:, None]
+        before, after = space[:, :-1], space[:, 1:]
+        gram = before.mT @ before + torch.diag_embed(1 - kept)
+        roots = torch.linalg.eigvals(torch.linalg.solve(gram, before.mT @ after))
+        # of a pair of conjugates the upper one; what was not kept has the eigenvalue 0
+        used = ((roots.abs() > 0.5) & (roots.imag >= 0)).to(past.dtype)
+        return roots.angle(), used
 
 
 def _diagonal_sums(matrix: Tensor) -> Tensor:
@@ -166,7 +203,82 @@ def _ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:
 
 
 def linear_prediction(
-    lookback: int, horizon: int, dtype: torch.dtype, *, order: int | None = None, ridge: float | None = None, noise: float = 0.0
+    lookback: int, horizon: int, dtype: torch.dtype, *, order: int | None = None, noise: float = 0.0, ridge: float | None = None
 ) -> LinearPrediction:
-    order = 3 * lookback // 5 if order is None else order
-    return LinearPrediction(lookback, horizon, dtype, order, 1e-14 if ridge is None else ridge)
+    """order null: 3/5 of the lookback. ridge: relative to the energy of a coefficient's samples; null: 10 noise^2, at least
+    1e-14."""
+    order = max(3 * lookback // 5, 1) if order is None else order
+    ridge = max(10 * noise**2, 1e-14) if ridge is None else ridge
+    _at_least("ridge", ridge, 0)
+    return LinearPrediction(lookback, horizon, dtype, _order(order, lookback), ridge)
+
+
+def omp(
+    lookback: int,
+    horizon: int,
+    dtype: torch.dtype,
+    *,
+    periods: tuple[int, int] = (2, 99),
+    noise: float = 0.0,
+    atoms: int | None = None,
+    ridge: float | None = None,
+) -> Pursuit:
+    """atoms: greatest number of periods, null: half the lookback. ridge null: 300 noise^2, at least 1e-12. A signal is
+    done when its residual's root mean square is below 0.9 noise, or 1e-7."""
+    check_periods(periods)
+    atoms = max(lookback // 2, 1) if atoms is None else atoms
+    if not 1 <= atoms <= lookback // 2:
+        raise ValueError(f"model.atoms must lie in 1..{lookback // 2}, half the lookback, got {atoms}; use fewer")
+    ridge = max(300 * noise**2, 1e-12) if ridge is None else ridge
+    _at_least("ridge", ridge, 0)
+    return Pursuit(lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7))
+
+
+def sparse_bayes(
+    lookback: int,
+    horizon: int,
+    dtype: torch.dtype,
+    *,
+    periods: tuple[int, int] = (2, 99),
+    noise: float = 0.0,
+    steps: int | None = None,
+) -> SparseBayes:
+    """noise: of the signal before it is scaled; 0.9 of it, and at least 1e-6, is the floor of the noise found.
+    steps null: 7 with noise, 30 without."""
+    check_periods(periods)
+    steps = (7 if noise else 30) if steps is None else steps
+    _at_least("steps", steps, -1)
+    return SparseBayes(lookback, horizon, dtype, periods, max(0.9 * noise, 1e-6), steps)
+
+
+def esprit(
+    lookback: int,
+    horizon: int,
+    dtype: torch.dtype,
+    *,
+    order: int | None = None,
+    noise: float = 0.0,
+    threshold: float | None = None,
+    ridge: float | None = None,
+) -> Esprit:
+    """order: two a sinusoid, null: half the lookback. threshold null: noise, at least 1e-10. ridge null: 300 noise^2, at
+    least 1e-13."""
+    order = max(lookback // 2, 1) if order is None else order
+    threshold = max(noise, 1e-10) if threshold is None else threshold
+    ridge = max(300 * noise**2, 1e-13) if ridge is None else ridge
+    _at_least("threshold", threshold, 0)
+    _at_least("ridge", ridge, 0)
+    return Esprit(lookback, horizon, dtype, _order(order, lookback), threshold, ridge)
+
+
+def _order(order: int, lookback: int) -> int:
+    if not 1 <= order < lookback:
+        raise ValueError(
+            f"model.order must lie in 1..{lookback - 1} for a lookback of {lookback}, got {order}; use a smaller order or a longer lookback"
+        )
+    return order
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise ValueError(f"model.{name} must be over {bound}, got {value}; see conf/model")

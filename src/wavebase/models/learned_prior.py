@@ -7,12 +7,14 @@ Letters: B signals, N lookback, H horizon, P periods, W width.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from wavebase import stationary
 from wavebase.models.linear_forecasters import check_periods
+from wavebase.records import RunFolder
 from wavebase.signals.harmonics import sinusoids
 
 LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it
@@ -106,8 +108,10 @@ def build(
     periods: tuple[int, int] = (2, 99),
     stages: int = 2,
     width: int = 512,
+    weights: str | None = None,
 ) -> LearnedPrior:
-    """The net of a run, at the start ridge regression on the dictionary. Drawn in float64: float32 and float64 nets start alike."""
+    """The net of a run, at the start ridge regression on the dictionary, or with `weights` what the run in that folder ended
+    as. Drawn in float64: float32 and float64 nets start alike."""
     check_periods(periods)
     for name, value in (("stages", stages), ("width", width)):
         if value < 1:
@@ -120,4 +124,10 @@ def build(
             for parameter in module.parameters():
                 draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
                 parameter.data.copy_(draw)
+    if weights is not None:
+        run = RunFolder(Path(weights))
+        steps = run.checkpoint_steps()
+        if not steps:
+            raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
+        net.load_state_dict(run.load_checkpoint(steps[-1])["net"])
     return net

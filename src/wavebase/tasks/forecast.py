@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.probes.forecast import nmse
 from wavebase.signals import Signal
 
 
@@ -102,13 +103,12 @@ class Forecast:
         root; mean_squared_error."""
         target = target[..., -output.shape[-1] :].double()
         errors, sizes = (output.double() - target).square(), target.square()
-        nmse = (errors.sum() / sizes.sum()).item()
-        spread = (errors.sum(-1) - nmse * sizes.sum(-1)).square().sum().sqrt() / sizes.sum()
+        found = nmse(errors, sizes)
         values = {
-            "relative_error": nmse**0.5,
-            "nmse": nmse,
-            "nmse_low": nmse - 1.96 * spread.item(),
-            "nmse_high": nmse + 1.96 * spread.item(),
+            "relative_error": found.value**0.5,
+            "nmse": found.value,
+            "nmse_low": found.low,
+            "nmse_high": found.high,
             "mean_squared_error": errors.mean().item(),
         }
         if output.shape[-1] == self.horizon:
