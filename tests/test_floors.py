@@ -10,6 +10,7 @@ FLOORS = {
     "native": -1,
     "spectrum": 0,
     "recurrence": 0,
+    "stationary": 0,
     "signals": 1,
     "constructions": 1,
     "probes": 1,

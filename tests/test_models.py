@@ -1,5 +1,6 @@
 """Every model config: one contract; and the recurrence against torch.nn.LSTM."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("
 def native_task(model):
     """The overrides under which a model finds the task it was made for: those of its experiment, if it has one."""
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        if f"override /model: {model}\n" in file.read_text():
+        text = file.read_text()
+        if f"override /model: {model}\n" in text:
             return (f"experiment={file.stem}",)
+        if re.search(rf"^ +model: .*\b{model}\b", text, re.MULTILINE):  # one of those that it sweeps over
+            return (f"experiment={file.stem}", f"model={model}")
     return ()
 
 

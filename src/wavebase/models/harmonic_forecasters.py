@@ -65,6 +65,8 @@ class Pursuit(_Forecaster):
     residual, each time refitted by ridge regression; it ends for a signal whose residual is within the noise."""
 
     stacks_not_because = "each signal chooses its own periods by index"
+    pairs: Tensor
+    orthonormal: Tensor
 
     def __init__(
         self,
@@ -115,6 +117,8 @@ class SparseBayes(_Forecaster):
     are better than many where there is noise: the most likely gamma is sparser than the signals are.
     """
 
+    atoms: Tensor
+
     def __init__(
         self, lookback: int, horizon: int, dtype: torch.dtype, periods: tuple[int, int], noise: float, steps: int
     ):
@@ -156,9 +160,7 @@ class Esprit(_Forecaster):
 
     stacks_not_because = "eigenvalues of general matrices have no batching rule"
 
-    def __init__(
-        self, lookback: int, horizon: int, dtype: torch.dtype, order: int, threshold: float, ridge: float
-    ):
+    def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, order: int, threshold: float, ridge: float):
         super().__init__(lookback, horizon, dtype, math.log(ridge))
         self.order, self.threshold = order, threshold
 
@@ -203,7 +205,13 @@ def _ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:
 
 
 def linear_prediction(
-    lookback: int, horizon: int, dtype: torch.dtype, *, order: int | None = None, noise: float = 0.0, ridge: float | None = None
+    lookback: int,
+    horizon: int,
+    dtype: torch.dtype,
+    *,
+    order: int | None = None,
+    noise: float = 0.0,
+    ridge: float | None = None,
 ) -> LinearPrediction:
     """order null: 3/5 of the lookback. ridge: relative to the energy of a coefficient's samples; null: 10 noise^2, at least
     1e-14."""

@@ -31,6 +31,8 @@ class LearnedPrior(nn.Module):
     """
 
     construction = None
+    past_atoms: Tensor
+    cosines: Tensor
 
     def __init__(
         self,
@@ -117,7 +119,9 @@ def build(
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
     net = LearnedPrior(lookback, horizon, periods, stages, width, dtype)
-    silent = [net.readout, *(block[-1] for block in net.block), *(correct[-1] for correct in net.correct)]
+    silent = [net.readout]
+    for part in (*net.block, *net.correct):
+        silent.append(list(part.children())[-1])
     for module in net.modules():
         if isinstance(module, nn.Linear):
             bound = 0.0 if module in silent else module.in_features**-0.5

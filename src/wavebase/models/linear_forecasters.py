@@ -18,7 +18,7 @@ class LinearForecaster(nn.Module):
 
     def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float64):
         super().__init__()
-        self.weight = nn.Parameter(weight.to(dtype))
+        self.weight = nn.Parameter(weight.to(dtype).clone(memory_format=torch.contiguous_format))
 
     def forward(self, past: Tensor) -> Tensor:
         """[batch, lookback] to [batch, horizon]."""

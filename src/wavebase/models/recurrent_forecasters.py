@@ -6,6 +6,8 @@ outputs; a pair (past, future [B, H]) shows them the true sample before each one
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -61,10 +63,10 @@ class LSTMForecaster(nn.Module):
         if future is not None:
             shown = torch.cat([past, future[..., :-1].to(past.dtype)], -1)
             return self.readout(self._run(shown, state, state)[0])[..., 0]
-        hidden, state, memory = self._run(past, state, state)
+        _, state, memory = self._run(past, state, state)
         forecast = [self.readout(state)]
         for _ in range(self.horizon - 1):
-            hidden, state, memory = self._run(forecast[-1], state, memory)
+            _, state, memory = self._run(forecast[-1], state, memory)
             forecast.append(self.readout(state))
         return torch.cat(forecast, -1)
 
@@ -163,7 +165,7 @@ def _polar_dft(past: Tensor) -> tuple[Tensor, Tensor]:
 
 def _leaky_mlp(sizes: tuple[int, ...], dtype: torch.dtype) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs, dtype=dtype), nn.LeakyReLU()]
     return nn.Sequential(*layers[:-1])
 

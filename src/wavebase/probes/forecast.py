@@ -21,7 +21,9 @@ def nmse(errors: Tensor, sizes: Tensor) -> Interval:
 
     errors: squared errors, sizes: squared targets, both [signals] or [signals, steps]. 1 is what predicting zero gives.
     """
-    errors, sizes = (values.double().flatten(1).sum(1) if values.ndim > 1 else values.double() for values in (errors, sizes))
+    errors, sizes = (
+        values.double().flatten(1).sum(1) if values.ndim > 1 else values.double() for values in (errors, sizes)
+    )
     value = (errors.sum() / sizes.sum()).item()
     reach = 1.96 * ((errors - value * sizes).norm() / sizes.sum()).item()
     return Interval(value, value - reach, value + reach)

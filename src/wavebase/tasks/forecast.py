@@ -51,12 +51,22 @@ class Forecast:
         held_out_count: int = 2000,
     ):
         least = {"lookback": 2, "horizon": 1, "curriculum": 0, "held_out_count": 2}
-        for name, value in (("lookback", lookback), ("horizon", horizon), ("held_out_count", held_out_count), ("curriculum", curriculum)):
+        for name, value in (
+            ("lookback", lookback),
+            ("horizon", horizon),
+            ("held_out_count", held_out_count),
+            ("curriculum", curriculum),
+        ):
             if value < least[name]:
-                raise ValueError(f"task.{name} must be at least {least[name]}, got {value}; see conf/task/forecast.yaml")
+                raise ValueError(
+                    f"task.{name} must be at least {least[name]}, got {value}; see conf/task/forecast.yaml"
+                )
         if (target == "clean" or curriculum) and not hasattr(signal, "draw"):
-            raise ValueError("task.target=clean and task.curriculum need a signal that knows its components, got another; use signal=harmonics")
-        self.signal, self.lookback, self.horizon, self.training = signal, lookback, horizon, training
+            raise ValueError(
+                "task.target=clean and task.curriculum need a signal that knows its components, got another; use signal=harmonics"
+            )
+        self.signal, self.lookback, self.horizon = signal, lookback, horizon
+        self.training, self.weights = training, weights
         self.clean, self.curriculum, self.dtype, self.device = target == "clean", curriculum, dtype, device
         h = torch.arange(1, horizon + 1, dtype=torch.float64)
         step = torch.ones_like(h) if weights == "equal" else (1 / h) / (1 / h).mean()
@@ -77,7 +87,9 @@ class Forecast:
         signal: Any = self.signal
         if step < self.curriculum:
             fewest, most = signal.components
-            signal = dataclasses.replace(signal, components=(fewest, fewest + (most - fewest) * step // self.curriculum))
+            signal = dataclasses.replace(
+                signal, components=(fewest, fewest + (most - fewest) * step // self.curriculum)
+            )
         samples = self.lookback + self.horizon
         if self.clean:
             drawn = signal.draw(batch, samples, generator)
