@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
-from wavebase import assembly, config, figures, records, stationary, study
+from wavebase import figures, records, stationary, study
 from wavebase.figures import forecast as pictures
 from wavebase.probes.forecast import nmse, paired_difference
 from wavebase.signals.harmonics import Drawn, sinusoids
@@ -41,13 +40,15 @@ def oracle(drawn: Drawn, lookback: int) -> torch.Tensor:
     return stationary.forecast(correlation, stationary.solve(column, drawn.signal[:, :lookback]))
 
 
+def setting(folder: records.RunFolder) -> str:
+    """Which of the four settings a run is about."""
+    run = study.Run(folder)
+    return SETTINGS[run.config["task.horizon"], run.config["signal.noise"] > 0]
+
+
 def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
     """A run's squared errors on its held-out signals, or on others."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
-    node["model"].pop("weights", None)  # what it started from; its own are loaded below
-    cfg = config.parse(node)
-    pieces = assembly.assemble(cfg, learning_rate=1.0)
-    pieces.net.load_state_dict(folder.load_checkpoint(folder.checkpoint_steps()[-1])["net"])
+    cfg, pieces = study.trained(folder)
     task = pieces.task
     generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
     drawn = task.signal.draw(signals or len(task.held_out["training"].target), task.lookback + task.horizon, generator)
@@ -58,7 +59,7 @@ def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
     seconds = (time.process_time() - began) / len(x)
     future = drawn.signal[:, task.lookback :]
     return {
-        "setting": SETTINGS[task.horizon, task.signal.noise > 0],
+        "setting": setting(folder),
         "name": (folder.summary() or {}).get("choices", {}).get("model") or folder.path.name.split("-")[0],
         "errors": (forecast.double() - future).square(),
         "sizes": future.square(),
@@ -76,9 +77,12 @@ def main() -> None:
     words.add_argument("--signals", type=int, help="judge on so many other signals instead of the fixed set")
     words.add_argument("--only", choices=sorted(SETTINGS.values()))
     asked = words.parse_args()
-    found = [run for folder in asked.folders for run in records.find_runs(folder) if run.checkpoint_steps()]
-    rows = [judged(run, asked.signals) for run in found]
-    rows = [row for row in rows if asked.only in (None, row["setting"])]
+    rows = [
+        judged(run, asked.signals)
+        for folder in asked.folders
+        for run in records.find_runs(folder)
+        if asked.only in (None, setting(run))
+    ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["setting"]): nmse(row["errors"], row["sizes"]) for row in rows}
     for row in rows:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from wavebase import records
+from wavebase import assembly, config, records
+from wavebase.config import RunConfig
 from wavebase.report import Run
 
 FOLDER = Path("outputs/studies")
@@ -35,6 +37,15 @@ def sweep(name: str, *overrides: str) -> list[Run]:
     ]
     subprocess.run(command, check=True)
     return [Run(found) for found in records.find_runs(folder)]
+
+
+def trained(folder: records.RunFolder, at: int = -1) -> tuple[RunConfig, assembly.Pieces]:
+    """A run's configuration and pieces again, the net with the weights of its last checkpoint, or of the `at`-th."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
+    cfg = config.parse(node)
+    pieces = assembly.assemble(cfg, learning_rate=1.0)  # of no use here, but otherwise it might have to be measured
+    pieces.net.load_state_dict(folder.load_checkpoint(folder.checkpoint_steps()[at])["net"])
+    return cfg, pieces
 
 
 def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:

@@ -59,16 +59,25 @@ class LSTMForecaster(nn.Module):
         """past to [B, H], or (past, future) to [B, N + H - 1]."""
         past, future = (inputs, None) if isinstance(inputs, Tensor) else inputs
         past = past.to(self.readout.weight.dtype)
-        state = past.new_zeros(*past.shape[:-1], self.cell.hidden_size)
         if future is not None:
             shown = torch.cat([past, future[..., :-1].to(past.dtype)], -1)
+            state = past.new_zeros(*past.shape[:-1], self.cell.hidden_size)
             return self.readout(self._run(shown, state, state)[0])[..., 0]
-        _, state, memory = self._run(past, state, state)
-        forecast = [self.readout(state)]
-        for _ in range(self.horizon - 1):
-            _, state, memory = self._run(forecast[-1], state, memory)
-            forecast.append(self.readout(state))
+        state, forecast = self.state_after(past), []
+        for h in range(self.horizon):
+            state = self.free_step(state) if h else state
+            forecast.append(self.readout(state[..., : self.cell.hidden_size]))
         return torch.cat(forecast, -1)
+
+    def state_after(self, past: Tensor) -> Tensor:
+        """Hidden and cell state after the past, [B, 2 units]: what the first forecast is read from."""
+        state = past.new_zeros(*past.shape[:-1], self.cell.hidden_size)
+        return torch.cat(self._run(past, state, state)[1:], -1)
+
+    def free_step(self, state: Tensor) -> Tensor:
+        """The state one sample later, when the net reads its own forecast."""
+        hidden, memory = state.chunk(2, -1)
+        return torch.cat(self._run(self.readout(hidden), hidden, memory)[1:], -1)
 
     def _run(self, samples: Tensor, hidden: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cell = self.cell
@@ -105,6 +114,14 @@ class _Decoder(nn.Module):
             if future is not None:
                 sample = future[..., h].to(past.dtype)
         return torch.stack(forecast, -1)
+
+    def state_after(self, past: Tensor) -> Tensor:
+        """[B, units]: what the first forecast is read from."""
+        return self.cell.gru(past[..., -1], self.encode(past))
+
+    def free_step(self, state: Tensor) -> Tensor:
+        """The state one sample later, when the net reads its own forecast."""
+        return self.cell.gru(self.head(state)[..., 0], state)
 
 
 class Seq2SeqGRU(_Decoder):
