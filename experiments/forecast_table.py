@@ -81,7 +81,7 @@ def main() -> None:
         judged(run, asked.signals)
         for folder in asked.folders
         for run in records.find_runs(folder)
-        if asked.only in (None, setting(run))
+        if run.checkpoint_steps() and asked.only in (None, setting(run))
     ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["setting"]): nmse(row["errors"], row["sizes"]) for row in rows}

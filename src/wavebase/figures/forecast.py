@@ -68,16 +68,16 @@ def leakage(N: int = 100, periods: Sequence[float] = (20.0, 19.0)) -> Figure:
         for window, colour, mark in (("none", COLOURS[0], "o"), ("hamming", COLOURS[1], "x")):
             amplitude, frequency = dft_components(x, window)  # type: ignore[arg-type]
             label = "no window" if window == "none" else "Hamming window"
-            size = amplitude.abs().clamp_min(1e-17)
-            ax.plot(frequency, size, mark, fillstyle="none", markersize=4, color=colour, label=label)
+            ax.plot(frequency, amplitude.abs(), mark, fillstyle="none", markersize=4, color=colour, label=label)
         ax.axvline(1 / period, color=GREY, linewidth=0.8, linestyle=":", label="true frequency")
         ax.set(
             yscale="log",
             xlabel="frequency, cycles per sample",
             title=f"period {period:g}: {N / period:.3g} turns in {N}",
         )
+        ax.set_ylim(5e-4, 2)
         ax.grid(alpha=0.25)
-    axes[0].set_ylabel("amplitude")
+    axes[0].set_ylabel("amplitude (on a bin: all others below 1e-14)")
     axes[0].legend(fontsize=9)
     return figure
 
