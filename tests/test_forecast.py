@@ -12,6 +12,7 @@ from wavebase import jobs, recurrence, stationary
 from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters
 from wavebase.probes.forecast import nmse, paired_difference
 from wavebase.records import RunFolder
+from wavebase.session import parameter_table
 from wavebase.signals.generators import WhiteNoise
 from wavebase.signals.harmonics import Harmonics, sinusoids
 from wavebase.tasks.forecast import Forecast
@@ -301,3 +302,8 @@ def test_any_signal_can_be_forecast():
     assert past.shape == (3, 8) and target.shape == (3, 2)
     measured = task.metrics(torch.zeros(2000, 2, dtype=F64), task.held_out["training"].target)
     assert measured["nmse"] == measured["nmse_1"] == measured["nmse_2"] == measured["relative_error"] == 1
+
+
+def test_a_run_tells_its_parameters():
+    table = parameter_table(recurrent_forecasters.lstm(100, 5, F64, draws()))
+    assert "| cell.weight_hh | 400 x 100 | 40000 | yes |" in table and "| all | | 41301 | |" in table
