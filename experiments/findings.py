@@ -1,6 +1,8 @@
 """What did the studies find? Runs each (finished runs are not run again) and makes docs/findings.md of what they left.
 
-python experiments/findings.py [--full] [--parallel 2]
+    python experiments/findings.py [--full] [--parallel 2] [--read]
+
+--read runs nothing; it makes the page of the findings that are there.
 """
 
 import argparse
@@ -63,10 +65,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the full presets: hours")
     parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
+    parser.add_argument("--read", action="store_true", help="run nothing: the findings that are there")
     chosen = parser.parse_args()
     words = ["--full"] if chosen.full else []
-    with ThreadPoolExecutor(chosen.parallel) as pool:
-        list(pool.map(lambda name: run(name, words), STUDIES))
+    if not chosen.read:
+        with ThreadPoolExecutor(chosen.parallel) as pool:
+            list(pool.map(lambda name: run(name, words), STUDIES))
     page, seconds = "", 0.0
     for name in STUDIES:
         folder = study.Size("full" if chosen.full else "fast", name).folder

@@ -65,13 +65,17 @@ def measure(size: study.Size) -> study.Finding:
         groups.setdefault(files[run.config["model.start_from"]], []).append(run)
 
     rows, shares, errors = [], {}, {}
+    failures: dict[str, Counter] = {}
     for kind in DIRECTIONS:
         for distance in distances:
             members = groups[kind, distance]
             names = []
+            for_what = failures.setdefault(kind, Counter())
             for run in members:
                 last = run.folder.load_checkpoint(run.folder.checkpoint_steps()[-1])["weights"]
-                names.append(wavebase.verdict(last, start).name)
+                verdict = wavebase.verdict(last, start)
+                names.append(verdict.name)
+                for_what.update(c.name for c in verdict.conditions if not c.holds and c.kind != "position")
             before = float(np.median([run.value("relative_error", "initial") for run in members]))
             after = float(np.median(study.final_errors(members)))
             shares[kind, distance] = study.share(sum(name in KEPT for name in names), len(names))
@@ -107,15 +111,21 @@ def measure(size: study.Size) -> study.Finding:
     right.legend(fontsize=8, ncols=2)
     for ax in (left, right):
         ax.grid(alpha=0.25)
+    reasons = "; ".join(
+        f"{kind} {', '.join(f'{name} {count}' for name, count in failures[kind].most_common(3))}" for kind in DIRECTIONS
+    )
+    near, far = distances[0], distances[-1]
     told = "; ".join(
-        f"""{kind} at {distances[0]:g}: error {errors[kind, distances[0]][0]:.2g} to {errors[kind, distances[0]][1]:.2g}, kept
-        {shares[kind, distances[0]][0]:.2f} ({shares[kind, distances[0]][1]:.2f} to {shares[kind, distances[0]][2]:.2f}), at {distances[-1]:g}:
-        {errors[kind, distances[-1]][0]:.2g} to {errors[kind, distances[-1]][1]:.2g}, kept {shares[kind, distances[-1]][0]:.2f}"""
+        f"{kind} {errors[kind, near][0]:.2g} to {errors[kind, near][1]:.2g} at {near:g} and {errors[kind, far][0]:.2g} to {errors[kind, far][1]:.2g} at {far:g}"
+        for kind in DIRECTIONS
+    )
+    kept = "; ".join(
+        f"{kind} {', '.join(f'{shares[kind, distance][0]:.2f} at {distance:g}' for distance in distances[:2])}"
         for kind in DIRECTIONS
     )
     says = f"""{seeds} random directions within each part of weight space ({len(parts.visible)} visible, {len(parts.gauge)} gauge dimensions of
-    {int(parts.live.sum())} with a gradient), then SGD at half the exact start's boundary; kept means preserved or deformed
-    against the exact net. {told}."""
+    {int(parts.live.sum())} with a gradient), then SGD at half the exact start's boundary. The function is repaired in every part: error
+    {told}. The algorithm is kept (preserved or deformed, against the exact net) much less far: {kept}. Conditions that failed most often, over all distances: {reasons}."""
     silent = f"""Parts are those of the first order: a null or gauge direction is seen by the function at second order, the more
     the further one goes. Distances are Euclidean over all weights (an exact net has norm {float(symmetry.flatten(start.weights).norm()):.0f}, nearly
     all of it in the clock's and the saturated biases), so they compare directions, not nets."""

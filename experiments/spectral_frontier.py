@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wavebase import figures, study
-from wavebase.constructions.spectral import GAIN_NAMES, preset_gains
+from wavebase.constructions.spectral import preset_gains
 
 # one-parameter groups of gains under which P_hat stays as long as every tanh is linear: exponents of c
 MOVES = {
@@ -74,9 +74,10 @@ def measure(size: study.Size) -> study.Finding:
         lines = {label: [moved(middle, exponents, x) for x in c] for label, exponents in MOVES.items()}
         draw = np.random.default_rng(T)
         cloud = [{n: float(g * 2.0 ** draw.uniform(*SPREAD[n])) for n, g in middle.items()} for _ in range(count)]
-        wanted = [gains for line in (*lines.values(), cloud) for gains in line]
+        every = [gains for line in (*lines.values(), cloud) for gains in line]
+        wanted = list({tuple(gains.values()): gains for gains in every}.values())  # the lines share their middle
         swept = size.sweep(f"T={T}", "model.preset=trainable", override(wanted), *shared)
-        found = {tuple(run.config[f"model.gains.{name}"] for name in GAIN_NAMES): run for run in swept}
+        found = {tuple(run.config[f"model.gains.{name}"] for name in middle): run for run in swept}
         for (label, line), colour in zip(lines.items(), figures.COLOURS, strict=False):
             error, curvature = costs([found[tuple(gains.values())] for gains in line])
             products[T, label] = error * curvature

@@ -80,16 +80,13 @@ def measure(size: study.Size) -> study.Finding:
     for ax in axes[:, 0]:
         ax.set_ylabel("norm of the drift's part")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    adam = next(row for row in rows if row["optimiser"].startswith("Adam"))
-    told = "; ".join(
-        f"{row['optimiser']} {row['drift']:.2g} ({row['visible']} visible, {row['null']} null, {row['gauge']} gauge, {row['frozen']} frozen; {row['verdict']})"
-        for row in rows
-    )
+    sgd, adam = rows[0], next(row for row in rows if row["optimiser"].startswith("Adam"))
     says = f"""Of {len(origin)} weights {int(parts.live.sum())} have a gradient at the start, and the function sees {len(parts.visible)} directions of
-    them, {100 * len(parts.visible) / len(origin):.0f} % of the space; {len(parts.gauge)} more are symmetries. Norm of the drift after {steps} steps, the shares
-    of its square, and the verdicts: {told}. Adam's drift is {adam["drift"] / rows[0]["drift"]:.0f} times that of SGD, but of its square as
-    much as {adam["visible"]} is visible: less of it is hidden than its equal steps suggest. Weight decay moves what has no gradient,
-    the saturated biases first."""
+    them, {100 * len(parts.visible) / len(origin):.0f} % of the space; {len(parts.gauge)} more are symmetries. The table holds the norm of the
+    drift after {steps} steps and the parts' shares of its square. {sgd["optimiser"]} has drifted by {sgd["drift"]:.2g}, {sgd["visible"]} of it visible
+    and {sgd["gauge"]} along symmetries; {adam["optimiser"]} by {adam["drift"]:.2g}, {adam["drift"] / sgd["drift"]:.0f} times as far, {adam["visible"]} visible and
+    {adam["null"]} null: less of it is hidden than equal steps in all directions would hide. Weight decay moves what has no
+    gradient, the saturated biases first, and with them most of the distance."""
     silent = """The parts are those of the first order about the start: a long way along a null direction may become visible.
     Rates are one each (half the boundary for SGD, 1e-3 for Adam), so the sizes of drifts compare settings, not methods."""
     return study.Finding("Where optimisers drift", rows, says, silent, figure)

@@ -80,13 +80,13 @@ def measure(size: study.Size) -> study.Finding:
     ax.set_ylabel("training loss / mean predictor's")
     ax.grid(alpha=0.25)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    told = "; ".join(
-        f"{row['start']} {row['return']:.2g} at the return, recovered {row['recover']} after {row['steps']}, {row['end']:.2g} at the end"
-        for row in rows
-    )
-    says = f"""Adam at {rate}, {seeds} seeds, {back} steps on the task; of exact nets after so many steps on shuffled targets, of random
-    ones from the start, at two rates. Recovered means a training loss under {RECOVERED:g} of the mean predictor's. Loss, share
-    recovered and median steps with their intervals: {told}."""
+    first, last = rows[0], rows[len(durations) - 1]
+    random = "; ".join(f"of {row['start']}, {row['recover']} after {row['steps']}" for row in rows[len(durations) :])
+    says = f"""Adam at {rate}, {seeds} seeds, {back} steps on the task; recovered means a training loss under {RECOVERED:g} of the mean
+    predictor's; shares and median steps with their intervals. Off the task the exact net forgets within {durations[0]} steps: at the
+    return its loss is {first["return"]:.2g}, that of the mean. After {durations[0]} such steps {first["recover"]} recover, after
+    {first["steps"]}; after {durations[-1]}, {last["recover"]}, after {last["steps"]}. Random nets: {random} steps. Soon, then, what is
+    left of an algorithm is a better start than a random one at the same rate only."""
     silent = """The verdict is on the last net against the exact start: drifted and recovered together mean that the function came
     back on the training signal, and the old way to compute it, or the other signals, did not. Random nets start with no
     algorithm to keep."""

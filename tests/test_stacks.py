@@ -112,6 +112,23 @@ def test_jobs_that_cannot_run_are_named_and_the_others_go_on(cli, tmp_path):
     ]
 
 
+def test_a_job_named_twice_is_composed_for_each_and_once_only(cli, monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed = []
+    compose = ConfigLoaderImpl.load_sweep_config
+    monkeypatch.setattr(
+        ConfigLoaderImpl,
+        "load_sweep_config",
+        lambda self, master_config, sweep_overrides: (
+            composed.append(tuple(sweep_overrides)) or compose(self, master_config, sweep_overrides)
+        ),
+    )
+    status, out, _ = cli("-m", *SMALL, "hydra/launcher=stacked", "seed=3,4,3", "hydra.sweep.dir=sweep")
+    assert status == 0 and "2 runs, 0 failed" in out
+    assert len(composed) == 3, "to check and to run are one composition"
+
+
 def test_a_stack_needs_room_for_one(cli):
     status, _, err = cli("-m", *SMALL, "hydra/launcher=stacked", "hydra.launcher.max_stack=0", "hydra.sweep.dir=sweep")
     assert status == 1 and "max_stack must be at least 1, got 0" in err and "Traceback" not in err

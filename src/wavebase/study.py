@@ -83,12 +83,13 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     torch.set_num_threads(1)  # as its runs; matrices this small are slower with more
     before = _processor_seconds()
     finding = measure(size)
+    rows = records.plain([dict(row) for row in finding.rows])
     record = {
         "question": question,
         "command": f"python experiments/{size.study}.py" + ("" if size.name == "fast" else f" --{size.name}"),
         "processor_seconds": max(round(_processor_seconds() - before, 1), _spent(size.folder)),
         "title": finding.title,
-        "rows": finding.rows,
+        "rows": rows,
         "says": " ".join(finding.says.split()),
         "silent": " ".join(finding.silent.split()),
         "versions": provenance.versions(),
@@ -97,12 +98,12 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     text = json.dumps(records.plain(record), indent=1, allow_nan=False)
     for name, content in {
         "finding.json": text.encode() + b"\n",
-        "table.csv": report.as_csv([dict(row) for row in finding.rows]),
+        "table.csv": report.as_csv(rows),
         "figure.png": figures.png(finding.figure),
     }.items():
         records.write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     said = (textwrap.fill(str(record[key]), 80) for key in ("question", "says", "silent"))
-    print(next(said), table(finding.rows), *said, sep="\n\n")
+    print(next(said), table(rows), *said, sep="\n\n")
     print(
         f"\n{record['processor_seconds']:.0f} s of processor time; finding.json, table.csv, figure.png in {size.folder}"
     )

@@ -29,21 +29,24 @@ class StackedLauncher(BasicLauncher):
         super().__init__()
         if max_stack < 1:
             raise HydraException(f"hydra.launcher.max_stack must be at least 1, got {max_stack}; use 64")
-        self.max_stack = max_stack
+        self.max_stack, self.launching = max_stack, False
 
     def setup(self, **pieces: Any) -> None:
         """As ever; but a job's configuration, which Hydra composes once to check it and once to run it (0.1 s each), is
         kept from the first time to the second."""
         super().setup(**pieces)
         loader = pieces["hydra_context"].config_loader
-        compose, kept = loader.load_sweep_config, {}
+        compose = loader.load_sweep_config
+        checked: dict[tuple[str, ...], list[DictConfig]] = {}
 
         def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
             words = tuple(sweep_overrides)
-            if words not in kept:
-                kept[words] = compose(master_config=master_config, sweep_overrides=sweep_overrides)
-                return kept[words]
-            return kept.pop(words)
+            if self.launching and checked.get(words):
+                return checked[words].pop()
+            cfg = compose(master_config=master_config, sweep_overrides=sweep_overrides)
+            if not self.launching:
+                checked.setdefault(words, []).append(cfg)
+            return cfg
 
         loader.load_sweep_config = once
 
@@ -67,7 +70,9 @@ class StackedLauncher(BasicLauncher):
             raise HydraException(
                 "hydra/launcher=stacked runs wavebase.run only, got another program; use hydra/launcher=basic"
             )
+        self.launching = True
         returns = list(super().launch(job_overrides, initial_job_idx))
+        self.launching = False
         self.task_function = own
 
         configs = {id(job): cfg for cfg, job in collected}
