@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 
-from wavebase import config, records, report, study
+from wavebase import assembly, config, records, report, study
 from wavebase.figures.extraction import SETS
 
 EPOCHS = 10  # of the original's 100 in the sweeps of its settings
@@ -35,30 +34,27 @@ SWEEPS = {
 
 
 def table(runs: list[study.Run]) -> str:
-    """Medians and ranges over seeds of the mean squared error, whole | after one window, on every held-out set."""
-    lines = [f"{'':<34} n  " + "  ".join(f"{label:<28}" for label in SETS.values())]
+    """Mean squared errors, whole / after one window, on every held-out set: medians and ranges over seeds, references."""
+    lines = [f"| | n | {' | '.join(SETS.values())} |", "|" + "---|" * (2 + len(SETS))]
     for label, members in report.grouped(runs).items():
         finals = [run.summary["probes"]["final"] for run in members if run.status in ("done", "diverged")]
-        cells = [f"{_spread(finals, f'mean_squared_error/{name}')} | {_spread(finals, f'mean_squared_error_after/{name}')}" for name in SETS]  # fmt: skip
-        lines.append(f"{label:<34} {len(finals)}  " + "  ".join(f"{cell:<28}" for cell in cells))
+        rows = {f"{label} | {len(finals)}": [[_spread(finals, f"mean_squared_error{part}/{name}") for part in ("", "_after")] for name in SETS]}  # fmt: skip
         of = _references(members[0])
         for reference in ("least_squares", "zero"):
-            cells = [f"{of[name][reference][0]:.2g} | {of[name][reference][1]:.2g}" for name in SETS]
-            lines.append(f"    {reference:<33} " + "  ".join(f"{cell:<28}" for cell in cells))
+            rows[f"{reference} | "] = [[f"{value:.2g}" for value in of[name][reference]] for name in SETS]
+        lines += [f"| {head} | {' | '.join(' / '.join(cell) for cell in cells)} |" for head, cells in rows.items()]
     return "\n".join(lines)
 
 
 def _spread(finals: list[dict[str, float]], key: str) -> str:
-    values = [np.inf if final[key] is None else final[key] for final in finals]
-    return f"{np.median(values):.2g} ({min(values):.2g}-{max(values):.2g})"
+    values = sorted(np.inf if final[key] is None else final[key] for final in finals)
+    return f"{np.median(values):.2g}" + (f" ({values[0]:.2g}-{values[-1]:.2g})" if len(values) > 1 else "")
 
 
 def _references(run: study.Run) -> dict[str, dict[str, tuple[float, float]]]:
     """What the references make of the very data of a run."""
     cfg = config.parse(OmegaConf.to_container(OmegaConf.load(run.folder.path / "config.yaml")))
-    device, dtype = cfg.torch_device(), torch.float64
-    context = {"signal": config.build(cfg.signal, "signal"), "T": cfg.T, "dtype": dtype, "device": device}
-    task = config.build(cfg.task, "task", {**context, "probing": cfg.generator("probe")})
+    task = assembly.assemble(cfg, learning_rate=1.0).task
     return {name: task.reference_errors(name) for name in SETS}
 
 

@@ -12,6 +12,7 @@ FLOORS = {
     "events": 0,
     "spectrum": 0,
     "recurrence": 0,
+    "stationary": 0,
     "signals": 1,
     "constructions": 1,
     "probes": 2,

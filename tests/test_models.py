@@ -25,8 +25,11 @@ def small(experiment):
 def native_task(model):
     """The overrides under which a model, or what its name begins with, finds the task it was made for."""
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        made_for = re.search(r"override /model: (\w+)\n", file.read_text())
+        text = file.read_text()
+        made_for = re.search(r"override /model: (\w+)\n", text)
         if made_for and f"{model}_".startswith(f"{made_for[1]}_"):
+            return (*small(file.stem), f"model={model}")
+        if re.search(rf"^ +model: .*\b{model}\b", text, re.MULTILINE):  # one of those that it sweeps over
             return (*small(file.stem), f"model={model}")
     return (f"model={model}", *SMALL)
 

@@ -1,4 +1,4 @@
-"""One step and one sequence of a long short-term memory cell whose input gate may be signed.
+"""One step and one sequence of a long short-term memory cell whose input gate may be signed; one step of a GRU.
 
 Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
 `lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. On the
@@ -18,6 +18,7 @@ from torch import Tensor
 from wavebase.native import lstm as native
 
 GATES = ("input", "forget", "cell", "output")
+GRU_GATES = ("reset", "update", "new")
 InputGate = Literal["tanh", "sigmoid"]
 
 
@@ -109,6 +110,24 @@ def lstm_trace(
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """W_ih x + b of all steps in one product, then one [..., B, 4H] a step."""
     return (inputs @ weight_ih.mT.unsqueeze(-3) + bias[..., None, None, :]).unbind(-2)
+
+
+def gru_step(
+    inputs: Tensor, state: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> Tensor:
+    """One step of torch.nn.GRUCell in operations that torch.func.vmap can batch (torch's own has no batching rule).
+
+        r, z = sigmoid(W_ih x + b_ih + W_hh h + b_hh);  n = tanh(W_in x + b_in + r * (W_hn h + b_hn));  h' = (1 - z) n + z h
+
+    inputs: [..., B, I]; state: [..., B, H]; weights [..., 3H, I], [..., 3H, H], biases [..., 3H], rows in the order of
+    GRU_GATES. Returns h', [..., B, H].
+    """
+    H = state.shape[-1]
+    of_inputs = inputs @ weight_ih.mT + bias_ih.unsqueeze(-2)
+    of_state = state @ weight_hh.mT + bias_hh.unsqueeze(-2)
+    reset, update = torch.sigmoid(of_inputs[..., : 2 * H] + of_state[..., : 2 * H]).chunk(2, -1)
+    new = torch.tanh(torch.addcmul(of_inputs[..., 2 * H :], reset, of_state[..., 2 * H :]))
+    return torch.lerp(new, state, update)
 
 
 def relu_states(numbers: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavebase import figures, provenance, report
 from wavebase.assembly import Pieces, measure, snapshot
@@ -71,6 +71,7 @@ class Session:
     def open(self) -> None:
         """Start writing records."""
         self.folder.start(self.text, self.kept)
+        self.folder.log_text("parameters", self.first_step, parameter_table(self.pieces.net))
         self._image("weights/weight_hh_cell", self.first_step)
 
     def member(self) -> Member:
@@ -225,6 +226,16 @@ class Session:
 
             return tqdm(steps, unit="step", leave=False, ncols=79)
         return _LoggedProgress(steps, self.folder.path.name, lambda: self.values)
+
+
+def parameter_table(net: nn.Module) -> str:
+    """Every parameter's shape and count, whether it is trained, and the sum, as a markdown table."""
+    rows = [
+        f"| {name} | {' x '.join(map(str, p.shape)) or '1'} | {p.numel()} | {'yes' if p.requires_grad else 'no'} |"
+        for name, p in net.named_parameters()
+    ]
+    total = sum(p.numel() for p in net.parameters())
+    return "\n".join(["| parameter | shape | count | trained |", "|---|---|---|---|", *rows, f"| all | | {total} | |"])
 
 
 class _LoggedProgress:

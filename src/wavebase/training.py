@@ -172,11 +172,11 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, T
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        places = set()
+        seen: set[int] = set()
         for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient.data_ptr() in places:  # two biases that are summed share one: clipping would scale it twice
+            if gradient.data_ptr() in seen:  # that of another leaf, added to it: clipping in place would act twice
                 gradient = gradient.clone()
-            places.add(gradient.data_ptr())
+            seen.add(gradient.data_ptr())
             for n, member in enumerate(members):
                 member.trained[name].grad = gradient[n]
         return losses.detach()

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from wavebase.recurrence import GATES
+from wavebase.recurrence import GATES, GRU_GATES
 
 Activation = Literal["relu", "tanh", "gru", "lstm", "lstm_signed"]
 GATES_OF: dict[str, tuple[str, ...]] = {
     "relu": ("recurrent",),
     "tanh": ("recurrent",),
-    "gru": ("reset", "update", "new"),
+    "gru": GRU_GATES,
     "lstm": GATES,
     "lstm_signed": GATES,
 }

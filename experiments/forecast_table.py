@@ -1,0 +1,146 @@
+"""Which forecaster is best on tasks A and B, clean and noisy, and what does a forecast cost? Expected: linear prediction where
+there is no noise, nets that learn the prior where there is.
+
+    python -m wavebase.run experiment=harmonic_forecast         # and any net's experiment, forecast_*.yaml
+    python experiments/forecast_table.py outputs/harmonic_forecast outputs/runs
+
+Every run found is judged anew on its own fixed held-out set (or, with --signals 20000, on that many others), beside the
+oracle, who knows each signal's periods and noise; on the noisy task B also step by step, by the number of components, and
+paired with sparse Bayes. Writes table.md, curves.csv, error.png, leakage.png to outputs/studies/forecast_table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wavebase import figures, records, stationary, study
+from wavebase.figures import forecast as pictures
+from wavebase.probes.forecast import nmse, paired_difference
+from wavebase.signals.harmonics import Drawn, sinusoids
+
+SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
+GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
+
+
+def oracle(drawn: Drawn, lookback: int) -> torch.Tensor:
+    """The posterior mean for known periods and noise: amplitudes Gaussian, of the variance that the lookback has."""
+    longest = int(drawn.periods.max())
+    count = torch.zeros(len(drawn.periods), longest + 1, dtype=torch.float64)
+    count.scatter_add_(1, drawn.periods, torch.ones_like(drawn.periods, dtype=torch.float64))
+    power = drawn.clean[:, :lookback].square().mean(1, keepdim=True) / drawn.components[:, None]
+    correlation = power * count[:, 2:] @ sinusoids((2, longest), drawn.signal.shape[1])[0]
+    column = correlation[:, :lookback].clone()
+    column[:, 0] += drawn.noise.square().clamp_min(1e-12)
+    return stationary.forecast(correlation, stationary.solve(column, drawn.signal[:, :lookback]))
+
+
+def setting(folder: records.RunFolder) -> str:
+    """Which of the four settings a run is about."""
+    run = study.Run(folder)
+    return SETTINGS[run.config["task.horizon"], run.config["signal.noise"] > 0]
+
+
+def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
+    """A run's squared errors on its held-out signals, or on others."""
+    cfg, pieces = study.trained(folder)
+    task = pieces.task
+    generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
+    drawn = task.signal.draw(signals or len(task.held_out["training"].target), task.lookback + task.horizon, generator)
+    x = drawn.signal.to(task.dtype)
+    began = time.process_time()
+    with torch.no_grad():
+        forecast = torch.cat([pieces.net(part) for part in x[:, : task.lookback].split(500)])
+    seconds = (time.process_time() - began) / len(x)
+    future = drawn.signal[:, task.lookback :]
+    return {
+        "setting": setting(folder),
+        "name": (folder.summary() or {}).get("choices", {}).get("model") or folder.path.name.split("-")[0],
+        "errors": (forecast.double() - future).square(),
+        "sizes": future.square(),
+        "drawn": drawn,
+        "oracle": (oracle(drawn, task.lookback) - future).square(),
+        "microseconds": 1e6 * seconds,
+        "parameters": sum(p.numel() for p in pieces.net.parameters()),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("folders", nargs="+", type=Path)
+    words.add_argument("--signals", type=int, help="judge on so many other signals instead of the fixed set")
+    words.add_argument("--only", choices=sorted(SETTINGS.values()))
+    asked = words.parse_args()
+    rows = [
+        judged(run, asked.signals)
+        for folder in asked.folders
+        for run in records.find_runs(folder)
+        if run.checkpoint_steps() and asked.only in (None, setting(run))
+    ]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    cells = {(row["name"], row["setting"]): nmse(row["errors"], row["sizes"]) for row in rows}
+    for row in rows:
+        cells["oracle", row["setting"]] = nmse(row["oracle"], row["sizes"])
+    lines = ["| forecaster | " + " | ".join(SETTINGS.values()) + " | parameters | microseconds |", "|---|" + "---|" * 6]
+    for name in (*names, "oracle"):
+        own = [row for row in rows if row["name"] == name]
+        costs = (
+            (str(own[-1]["parameters"]), f"{np.median([row['microseconds'] for row in own]):.3g}") if own else ("", "")
+        )
+        values = [_cell(cells.get((name, setting))) for setting in SETTINGS.values()]
+        lines.append("| " + " | ".join((name, *values, *costs)) + " |")
+
+    noisy = {row["name"]: row for row in rows if row["setting"] == "B noisy"}
+    if "sparse_bayes" in noisy:
+        lines += ["", "NMSE minus that of sparse Bayes on noisy B, the same signals, 95 % by bootstrap:", ""]
+        base = noisy["sparse_bayes"]
+        for name, row in noisy.items():
+            difference = paired_difference(
+                row["errors"], base["errors"], base["sizes"], torch.Generator().manual_seed(0)
+            )
+            lines.append(f"- {name}: {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})")
+        out = study.FOLDER / "forecast_table"
+        curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
+        for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
+            records.write_whole(out / f"{name}.png", lambda file, figure=figure: file.write(figures.png(figure)))
+        text = ["variable,forecaster,at,nmse,low,high"] + [
+            f"{variable},{name},{place},{','.join(f'{v:.5g}' for v in interval)}"
+            for variable, by_name in curves.items()
+            for name, series in by_name.items()
+            for place, interval in zip(*series, strict=True)
+        ]
+        records.write_whole(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
+        records.write_whole(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
+    print("\n".join(lines))
+
+
+def _curves(noisy: dict[str, Any]) -> dict[str, dict[str, tuple[list[float], list[Any]]]]:
+    """By step of the horizon, and by the number of components in GROUPS, at each group's middle."""
+    steps, components = {}, {}
+    for name, row in noisy.items():
+        if name == "dft":  # off the scale of all others
+            continue
+        errors, sizes, K = row["errors"], row["sizes"], row["drawn"].components
+        steps[name] = (
+            [h + 1 for h in range(sizes.shape[1])],
+            [nmse(e, s) for e, s in zip(errors.T, sizes.T, strict=True)],
+        )
+        groups = [(low, high, torch.isin(K, torch.arange(low, high + 1))) for low, high in GROUPS]
+        components[name] = [(a + b) / 2 for a, b, _ in groups], [nmse(errors[own], sizes[own]) for *_, own in groups]
+    return {"step of the horizon": steps, "components": components}
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return ""
+    return f"{found.value:.3g}" if found.value < 1e-3 else f"{found.value:.3f} ({found.low:.3f}..{found.high:.3f})"
+
+
+if __name__ == "__main__":
+    main()

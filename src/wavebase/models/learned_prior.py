@@ -1,0 +1,137 @@
+"""A net that learns the prior and leaves the inference exact: its forecast is that of a Gaussian process whose spectrum
+it chooses for each signal.
+
+Letters: B signals, N lookback, H horizon, P periods, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavebase import stationary
+from wavebase.models.linear_forecasters import check_periods
+from wavebase.records import RunFolder
+from wavebase.signals.harmonics import sinusoids
+
+LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it
+
+
+class LearnedPrior(nn.Module):
+    """Sparse Bayes, unrolled and learned. At every stage: a power gamma_p for each period and one for the noise; the
+    exact solution C^-1 x under them; what it says about every period (matched power q_p = |D_p^T C^-1 x|^2 and the
+    posterior amplitude gamma_p^2 q_p); a residual block that reads this and corrects the logarithms of all powers. The
+    forecast is the posterior mean under the last powers, plus a linear readout of the block's state, zero at the start.
+
+    The first stage's powers are the same for all signals, so that the untrained net is ridge regression on the
+    dictionary. With the right powers it would be the forecaster that knows the true periods.
+    """
+
+    construction = None
+    past_atoms: Tensor
+    cosines: Tensor
+
+    def __init__(
+        self,
+        lookback: int,
+        horizon: int,
+        periods: tuple[int, int],
+        stages: int,
+        width: int,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.stages = stages
+        atoms = sinusoids(periods, lookback + horizon)
+        P = atoms.shape[1]
+        self.register_buffer("past_atoms", atoms[..., :lookback].flatten(0, 1).to(dtype))  # [2P, N]
+        self.register_buffer("cosines", atoms[0].to(dtype))  # [P, N + H]
+        self.log_power = nn.Parameter(torch.full((P,), math.log(0.2 / P), dtype=dtype))
+        self.log_noise = nn.Parameter(torch.tensor(math.log(0.02), dtype=dtype))
+        self.embed = nn.Linear(lookback, width, dtype=dtype)
+        self.read = nn.ModuleList(nn.Linear(2 * P, width, dtype=dtype) for _ in range(stages))
+        self.block = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width, dtype=dtype),
+                nn.Linear(width, width, dtype=dtype),
+                nn.GELU(),
+                nn.Linear(width, width, dtype=dtype),
+            )
+            for _ in range(stages)
+        )
+        self.correct = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width, dtype=dtype), nn.Linear(width, P + 1, dtype=dtype)) for _ in range(stages)
+        )
+        self.readout = nn.Linear(width, horizon, dtype=dtype)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """[B, N] to [B, H]."""
+        past = past.to(self.log_power.dtype)
+        log_power, log_noise = self.log_power, self.log_noise[None]  # of all signals; later stages: of each
+        state = self.embed(past)
+        for read, block, correct in zip(self.read, self.block, self.correct, strict=True):
+            solved, _ = self._solved(log_power, log_noise, past)
+            matched = (solved @ self.past_atoms.mT).unflatten(-1, (2, -1)).square().sum(-2)
+            amplitude = (2 * log_power).exp() * matched
+            seen = torch.cat([(0.01 * matched + 1e-3).log(), (amplitude + 1e-6).log()], -1)
+            state = state + read(0.3 * seen)
+            state = state + block(state)
+            change = correct(state)
+            log_power = (log_power + change[..., :-1]).clamp(-14, 2)
+            log_noise = (log_noise + change[..., -1:]).clamp(-8, 0)
+        solved, correlation = self._solved(log_power, log_noise, past)
+        return stationary.forecast(correlation, solved) + self.readout(state)
+
+    def _solved(self, log_power: Tensor, log_noise: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """C^-1 x [B, N], and the correlations of the signal without noise at lags 0..N+H-1, [..., N + H]."""
+        correlation = log_power.exp() @ self.cosines
+        N = past.shape[-1]
+        power = correlation[..., :1]
+        column = torch.cat([power * (1 + LEAST_NOISE) + log_noise.exp(), correlation[..., 1:N]], -1)
+        if log_power.ndim == 1:  # one covariance for all signals: factorised once
+            factor = torch.linalg.cholesky(stationary.covariance(column))
+            return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)
+        return stationary.solve(column, past), correlation
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Its weights by name, detached."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+
+def build(
+    lookback: int,
+    horizon: int,
+    dtype: torch.dtype,
+    init: torch.Generator,
+    *,
+    periods: tuple[int, int] = (2, 99),
+    stages: int = 2,
+    width: int = 512,
+    weights: str | None = None,
+) -> LearnedPrior:
+    """The net of a run, at the start ridge regression on the dictionary, or with `weights` what the run in that folder ended
+    as. Drawn in float64: float32 and float64 nets start alike."""
+    check_periods(periods)
+    for name, value in (("stages", stages), ("width", width)):
+        if value < 1:
+            raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
+    net = LearnedPrior(lookback, horizon, periods, stages, width, dtype)
+    silent = [net.readout]
+    for part in (*net.block, *net.correct):
+        silent.append(list(part.children())[-1])
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            bound = 0.0 if module in silent else module.in_features**-0.5
+            for parameter in module.parameters():
+                draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+                parameter.data.copy_(draw)
+    if weights is not None:
+        run = RunFolder(Path(weights))
+        steps = run.checkpoint_steps()
+        if not steps:
+            raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
+        net.load_state_dict(run.load_checkpoint(steps[-1])["net"])
+    return net

@@ -1,0 +1,66 @@
+"""Stationary processes: covariances, solving with them, and the forecast they imply.
+
+A sum of sinusoids whose phases nobody knows is a stationary process: with amplitudes of cosine and sine of variance
+gamma_p at period p, the correlation at lag k is c(k) = sum_p gamma_p cos(2 pi k / p), and the covariance of N samples is
+the symmetric Toeplitz matrix C[t, s] = c(|t - s|). Leading axes are batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def covariance(correlation: Tensor) -> Tensor:
+    """The Toeplitz matrix [..., N, N] of correlations at lags 0..N-1, [..., N]."""
+    both_sides = torch.cat([correlation.flip(-1), correlation[..., 1:]], -1)
+    return both_sides.unfold(-1, correlation.shape[-1], 1).flip(-2)
+
+
+def solve(correlation: Tensor, x: Tensor) -> Tensor:
+    """C^-1 x for C = covariance(correlation), both [..., N]; differentiable in both, to any order.
+
+    Raises torch.linalg.LinAlgError where C is not positive definite.
+    """
+    return _Solve.apply(correlation, x)[0]
+
+
+def forecast(correlation: Tensor, solved: Tensor) -> Tensor:
+    """E[x(N + h) | x] = sum_s c(N + h - s) (C^-1 x)(s), h = 0..H-1: [..., H].
+
+    correlation: of the signal without its noise, at lags 0..N+H-1; solved: C^-1 x, [..., N], C with the noise.
+    """
+    N = solved.shape[-1]
+    return (correlation.unfold(-1, N, 1)[..., 1:, :].flip(-1) * solved.unsqueeze(-2)).sum(-1)
+
+
+class _Solve(torch.autograd.Function):
+    """One Cholesky factorisation serves the solution and its gradient, which for a Toeplitz matrix is a correlation of
+    two solutions: an n log n matter where the gradient of a general factorisation costs several n^3."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(correlation: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        factor = torch.linalg.cholesky(covariance(correlation))
+        return torch.cholesky_solve(x.unsqueeze(-1), factor).squeeze(-1), factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], *output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        correlation, solved, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants second derivatives: those of the solution, factorised anew
+            of_x = solve(correlation, gradient)
+        else:
+            of_x = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+        # dC = -of_x solved^T, summed over the diagonals t - s = k and -k
+        N = solved.shape[-1]
+        lags = torch.fft.irfft(torch.fft.rfft(solved, 2 * N).conj() * torch.fft.rfft(of_x, 2 * N), 2 * N)
+        below = torch.cat([torch.zeros_like(lags[..., :1]), lags[..., N + 1 :].flip(-1)], -1)
+        return -(lags[..., :N] + below), of_x

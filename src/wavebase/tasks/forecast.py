@@ -1,0 +1,129 @@
+"""Continue a signal: the next samples from those before them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavebase.probes.forecast import nmse
+from wavebase.signals import Signal
+
+
+class Batch(NamedTuple):
+    """input: past [batch, lookback], or, teacher-forced, (past, future [batch, horizon]); target: what is to come,
+    [batch, horizon], or, teacher-forced, every sample but the first, [batch, lookback + horizon - 1]."""
+
+    input: Any
+    target: Tensor
+
+
+class Forecast:
+    """Input: `lookback` samples; target: the `horizon` samples after them. Judged free-running, whatever the training.
+
+    training: free_running gives the past alone; teacher_forced also gives the future to a net that reads the true
+    sample before each one it predicts. An output shorter than the target is compared with the target's end.
+    target: what training aims at, the samples as observed or the clean ones under their noise (the held-out target is
+    always observed; both have the same expectation given the past, up to the noise's part in the scaling).
+    weights: of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
+    curriculum: training steps over which the greatest number of components rises from the least to the signal's own.
+
+    `held_out["training"]` is one fixed set of held_out_count signals, drawn from `probing` alone; where training is teacher_forced,
+    `held_out["teacher_forced"]` asks the same of a net that is shown the truth. `baselines` are the losses of two
+    constant predictions: zero, and the mean of each step.
+    """
+
+    def __init__(
+        self,
+        signal: Signal,
+        dtype: torch.dtype,
+        device: torch.device,
+        probing: torch.Generator,
+        *,
+        lookback: int = 100,
+        horizon: int = 5,
+        training: Literal["free_running", "teacher_forced"] = "free_running",
+        target: Literal["observed", "clean"] = "observed",
+        weights: Literal["equal", "falling"] = "equal",
+        curriculum: int = 0,
+        held_out_count: int = 2000,
+    ):
+        least = {"lookback": 2, "horizon": 1, "curriculum": 0, "held_out_count": 2}
+        for name, value in (
+            ("lookback", lookback),
+            ("horizon", horizon),
+            ("held_out_count", held_out_count),
+            ("curriculum", curriculum),
+        ):
+            if value < least[name]:
+                raise ValueError(
+                    f"task.{name} must be at least {least[name]}, got {value}; see conf/task/forecast.yaml"
+                )
+        if (target == "clean" or curriculum) and not hasattr(signal, "draw"):
+            raise ValueError(
+                "task.target=clean and task.curriculum need a signal that knows its components, got another; use signal=harmonics"
+            )
+        self.signal, self.lookback, self.horizon = signal, lookback, horizon
+        self.training, self.weights = training, weights
+        self.clean, self.curriculum, self.dtype, self.device = target == "clean", curriculum, dtype, device
+        h = torch.arange(1, horizon + 1, dtype=torch.float64)
+        step = torch.ones_like(h) if weights == "equal" else (1 / h) / (1 / h).mean()
+        self.step_weight = step.to(device, dtype)
+        self.sizes: dict[str, Any] = {"lookback": lookback, "horizon": horizon}
+        drawn = signal.sample(held_out_count, lookback + horizon, probing, held_out=True).to(device, dtype)
+        past, future = drawn[:, :lookback], drawn[:, lookback:]
+        self.held_out = {"training": Batch(past, future)}
+        if training == "teacher_forced":
+            self.held_out["teacher_forced"] = Batch((past, future), drawn[:, 1:])
+        self.baselines = {
+            "zero": self.loss(torch.zeros_like(future), future).item(),
+            "mean": self.loss(future.mean(0).expand_as(future), future).item(),
+        }
+
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
+        """A fresh batch of the training signal; `step` is its place in the curriculum."""
+        signal: Any = self.signal
+        if step < self.curriculum:
+            fewest, most = signal.components
+            signal = dataclasses.replace(
+                signal, components=(fewest, fewest + (most - fewest) * step // self.curriculum)
+            )
+        samples = self.lookback + self.horizon
+        if self.clean:
+            drawn = signal.draw(batch, samples, generator)
+            x, aim = drawn.signal.to(self.device, self.dtype), drawn.clean.to(self.device, self.dtype)
+        else:
+            x = aim = signal.sample(batch, samples, generator).to(self.device, self.dtype)
+        past = x[:, : self.lookback]
+        if self.training == "teacher_forced":
+            return Batch((past, x[:, self.lookback :]), aim[:, 1:])
+        return Batch(past, aim[:, self.lookback :])
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error over signals and steps; steps of the horizon count as `weights` says."""
+        steps = output.shape[-1]
+        squares = (output - target[..., -steps:]).square()
+        if steps == self.horizon:
+            squares = squares * self.step_weight
+        return squares.mean()
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
+        """nmse = sum (output - target)^2 / sum target^2, a ratio of sums over signals and steps, with the ends of its
+        95 % interval (delta method over signals) and its value at each step of a horizon, nmse_1 first; relative_error, its
+        root; mean_squared_error."""
+        target = target[..., -output.shape[-1] :].double()
+        errors, sizes = (output.double() - target).square(), target.square()
+        found = nmse(errors, sizes)
+        values = {
+            "relative_error": found.value**0.5,
+            "nmse": found.value,
+            "nmse_low": found.low,
+            "nmse_high": found.high,
+            "mean_squared_error": errors.mean().item(),
+        }
+        if output.shape[-1] == self.horizon:
+            steps = (errors.sum(0) / sizes.sum(0)).tolist()
+            values |= {f"nmse_{h}": value for h, value in enumerate(steps, 1)}
+        return values
