@@ -93,7 +93,9 @@ def judged(run: study.Run) -> str:
 def calibration(size: study.Size) -> tuple[float, float]:
     """The 95th percentile of what rounding alone moves weights by, and the least distance of a continuous move."""
     seeds = size.pick(tiny=1, fast=10, full=20)
-    runs = size.sweep("model=spectral", "T=4,8", f"seed=range(0,{seeds})", "train.steps=500")
+    runs = size.sweep(
+        "model=spectral", "T=4,8", f"seed=range(0,{seeds})", f"train.steps={size.pick(tiny=2, fast=500, full=500)}"
+    )
     rounding = [run.value("probes", "final", "position/distance") for run in runs]
     apart = []
     for seed in range(seeds):

@@ -133,7 +133,14 @@ def update(member: Member, step: int) -> None:
     for group in member.optimizer.param_groups:
         group["lr"] = member.learning_rate(step)
     if member.clip_norm is not None:
-        nn.utils.clip_grad_norm_(member.trained.values(), member.clip_norm)
+        gradients = [(parameter, parameter.grad) for parameter in member.trained.values() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([gradient for _, gradient in gradients])
+        factor = (member.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for (
+            parameter,
+            gradient,
+        ) in gradients:  # not in place: biases that are summed share one, which would shrink twice
+            parameter.grad = gradient * factor
     member.optimizer.step()
 
 
@@ -172,11 +179,7 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, T
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        seen: set[int] = set()
         for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient.data_ptr() in seen:  # that of another leaf, added to it: clipping in place would act twice
-                gradient = gradient.clone()
-            seen.add(gradient.data_ptr())
             for n, member in enumerate(members):
                 member.trained[name].grad = gradient[n]
         return losses.detach()
