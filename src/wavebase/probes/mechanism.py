@@ -72,6 +72,8 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     path = w["readout.weight"][:, spec] @ w["weight_hh_cell"][spec, prod]
     first, second = (w[f"weight_hh_{gate}"][prod, sum_] for gate in ("input", "cell"))
     form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
+    if not form.isfinite().all():
+        form = torch.zeros_like(form)  # a net that overflows has no coordinates: nothing is received in them
     size, vectors = torch.linalg.eigh(form + form.mT)
     top = size.abs().topk(2, -1).indices
     of_sum = (size.gather(1, top).abs() / 2).sqrt()[..., None] * vectors.gather(
