@@ -238,7 +238,7 @@ def test_a_summary_of_another_configuration_is_not_taken_for_this_one(composed, 
     go(composed(*QUICK), tmp_path / "run")
     node = composed(*QUICK, "seed=9")
     (tmp_path / "run" / "config.yaml").write_text(jobs.config_text(node))
-    with pytest.raises(RecordsError, match="of the configuration beside it"):
+    with pytest.raises(RecordsError, match="that summary.json was written for"):
         go(node, tmp_path / "run")
 
 

@@ -67,8 +67,7 @@ class Session:
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number
-        key = stack_key(self.member())
-        return key, self.cfg.train, self.cfg.probe.every, self.first_step, self.ended, self.cfg.threads
+        return stack_key(self.member()), self.cfg.train, self.cfg.probe.every, self.cfg.threads
 
     def open(self) -> None:
         """Start writing records."""
