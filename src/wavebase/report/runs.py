@@ -29,7 +29,7 @@ class Run:
             self.config = _config(folder)
             self.summary = folder.summary() or {}
             self.status = self.summary.get("status", "unfinished")
-            if self.status in ("done", "diverged"):
+            if "config_sha256" in self.summary:
                 folder.finished((folder.path / "config.yaml").read_text())
         except RecordsError as error:
             self.problems.append(str(error))

@@ -66,7 +66,7 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
     lines = [
         f"{what}: medians of n runs; low, high hold that of the",
-        "end with 95 % confidence (below 6 runs: their range); drift of the watched weight",
+        "end with 95 % confidence (under 6 runs the range); drift of the watched weight",
         f"{'':<{wide}} {head}",
     ]
     for r in rows:
