@@ -100,7 +100,8 @@ def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tup
     parts: dict[Any, list[tuple[int, Session]]] = {}
     for n, session in stack:
         if 0 < session.first_step - lowest <= session.cfg.train.checkpoint_every:
-            session = _prepare(jobs[n], False, lowest)  # type: ignore[assignment]  # it was not finished just now
+            earlier = _prepare(jobs[n], False, lowest)
+            session = earlier if isinstance(earlier, Session) else session
         parts.setdefault((session.first_step, session.ended), []).append((n, session))
     return list(parts.values())
 
@@ -140,15 +141,25 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
                 members = [session.member() for session in sessions]
                 outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
         seconds = time.monotonic() - began
-        if outcomes[0][0] == "interrupted":
-            for session, (_, step) in zip(sessions, outcomes, strict=True):
-                session.interrupt(step)
-            raise Interrupted(
-                f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
-            )
-        for session, outcome in zip(sessions, outcomes, strict=True):
+        stopped = [
+            (session, step)
+            for session, (status, step) in zip(sessions, outcomes, strict=True)
+            if status == "interrupted"
+        ]
+        ended = [
+            (session, outcome)
+            for session, outcome in zip(sessions, outcomes, strict=True)
+            if outcome[0] != "interrupted"
+        ]
+        for session, step in stopped:
+            session.interrupt(step)
+        for session, outcome in ended:
             session.end(*outcome)
-        finals = [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
+        finals = [session.finish(*outcome, seconds) for session, outcome in ended]
+        if stopped:
+            raise Interrupted(
+                f"{stopped[0][0].folder.path} was interrupted at step {stopped[0][1]}; the same command continues it"
+            )
     finally:
         for session in sessions:
             session.folder.abandon()

@@ -72,7 +72,11 @@ class Session:
     def open(self) -> None:
         """Start writing records."""
         self.folder.start(self.text, self.kept)
-        self._image("weights/weight_hh_cell", self.first_step)
+        try:
+            self._image("weights/weight_hh_cell", self.first_step)
+        except BaseException:
+            self.folder.abandon()
+            raise
 
     def member(self) -> Member:
         """This run as the training loop sees it."""
