@@ -219,7 +219,7 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
 def test_an_interrupted_stack_keeps_the_result_of_a_member_that_had_diverged(composed, tmp_path, monkeypatch):
     rates = ("optim.lr=0.01", "optim.lr=1e300")
     listed = [jobs.Job(composed(*QUICK, "model=random", rate), tmp_path / rate, {}) for rate in reversed(rates)]
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="lr=0.01 was interrupted at step 5"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="was interrupted at step 5"):
         answers = iter([False] * 5)
         patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
         jobs.run_stacked(listed, 64, kill_fifty.refuse)
