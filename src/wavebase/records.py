@@ -293,7 +293,7 @@ class RunFolder:
             if not line:
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode())
             except ValueError as error:
                 if number == len(lines):  # no newline follows: a process was killed while writing it
                     return
