@@ -29,7 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wavebase import jobs, run
 from wavebase.records import RunFolder
 
-TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256")
+TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git")  # and who commits meanwhile
 SETTINGS = (
     "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.steps=200", "train.batch=4", "train.log_every=1",
     "train.checkpoint_every=20", "probe.every=50", "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false",

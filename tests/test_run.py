@@ -194,6 +194,15 @@ def test_seeds_leave_the_other_draws_alone(name, ran):
     assert all(torch.equal(weight, plain[0][key]) for key, weight in changed[0].items())
 
 
+def test_the_seed_of_the_data_leaves_start_and_held_out_data_alone(ran):
+    settings = (*QUICK, "model=perturbed", "model.eps=0.02", "train.log_every=1")
+    one, two = ran(*settings, name="one"), ran(*settings, "seeds.data=7", name="two")
+    for name in ("loss", "relative_error"):
+        assert one.summary()[name]["initial"] == two.summary()[name]["initial"]
+    assert one.summary()["baseline"] == two.summary()["baseline"]
+    assert (one.metrics()["loss/train"][1] != two.metrics()["loss/train"][1]).all()
+
+
 def test_frozen_weights_stay_and_only_they(ran):
     start, end, folder = start_and_end(
         ran, "run", "train.parameters=[weight_hh_cell,bias_*]", "model=perturbed", "model.eps=0.02"

@@ -1,5 +1,6 @@
 """What can go wrong with a disk or a process: nothing finished is lost, and each is named with its remedy."""
 
+import contextlib
 import errno
 import io
 import json
@@ -18,6 +19,7 @@ import kill_fifty
 from conftest import SMALL
 from kill_fifty import contents, same
 from wavebase import durable, jobs
+from wavebase.interruption import Interrupted, Interruption
 from wavebase.records import Busy, RecordsError, RunFolder, find_runs
 
 QUICK = (
@@ -26,7 +28,6 @@ QUICK = (
     "train.log_every=1",
     "train.checkpoint_every=2",
     "probe.every=3",
-    "probe.figures=[train_loss]",
 )
 
 
@@ -72,14 +73,14 @@ class Disk:
 
 
 def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch):
-    node = composed(*QUICK)
+    node = composed(*QUICK, "probe.figures=[train_loss]")
     go(node, tmp_path / "whole")
     needed = Disk(10**12)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, *words, **others: needed.open(self, *words, **others))
         go(node, tmp_path / "measured")
     whole, hit = contents(tmp_path / "whole"), set()
-    for n, share in enumerate((0, 0.003, 0.05, 0.2, 0.45, 0.7, 0.9, 0.999)):
+    for n, share in enumerate((0, 0.003, 0.2, 0.45, 0.9, 0.999)):
         disk, folder = Disk(int(share * needed.written)), tmp_path / f"cut{n}"
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", lambda self, *words, disk=disk, **others: disk.open(self, *words, **others))
@@ -185,6 +186,47 @@ def test_metrics_that_no_checkpoint_vouches_for_are_recorded_again(damage, compo
     assert same(contents(tmp_path / "whole"), contents(tmp_path / "run")) is None
 
 
+def test_a_run_stopped_twice_at_one_step_continues_to_the_same_bits(composed, tmp_path, monkeypatch):
+    node = composed(*QUICK)
+    go(node, tmp_path / "whole")
+    for calls in (4, 0):  # the second time before the step that the first one came to has been taken
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 4"):
+            answers = iter([False] * calls)
+            patch.setattr(Interruption, "__call__", lambda self, answers=answers: next(answers, True))
+            go(node, tmp_path / "run")
+    go(node, tmp_path / "run")
+    assert same(contents(tmp_path / "whole"), contents(tmp_path / "run")) is None
+
+
+def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(composed, tmp_path, caplog):
+    listed = [
+        jobs.Job(composed(*QUICK, "model=perturbed", f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in (0, 1)
+    ]
+    jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    whole = [contents(job.path) for job in listed]
+    for job in listed:
+        (job.path / "summary.json").unlink()
+    for step in (4, 6):  # as if killed between the two checkpoints of step 4
+        (listed[1].path / "checkpoints" / f"step_{step:08d}.pt").unlink()
+    (listed[0].path / "checkpoints" / "step_00000006.pt").unlink()
+    with caplog.at_level("INFO", "wavebase"):
+        jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    assert "training 2 of 2 jobs as one program" in caplog.text
+    assert [same(before, contents(job.path)) for before, job in zip(whole, listed, strict=True)] == [None, None]
+
+
+def test_an_interrupted_stack_keeps_the_result_of_a_member_that_had_diverged(composed, tmp_path, monkeypatch):
+    rates = ("optim.lr=0.01", "optim.lr=1e300")
+    listed = [jobs.Job(composed(*QUICK, "model=random", rate), tmp_path / rate, {}) for rate in reversed(rates)]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="was interrupted at step 5"):
+        answers = iter([False] * 5)
+        patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
+        jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "interrupted"]
+    jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "done"]
+
+
 def holding(folder):
     """A process that writes the folder until it is killed."""
     ready, told = os.pipe()
@@ -224,6 +266,36 @@ def test_two_processes_never_write_one_run(cli, tmp_path):
     assert RunFolder(taken).summary()["status"] == "done"
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
+    from wavebase.session import Session
+
+    listed = [jobs.Job(composed(*QUICK, f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in range(6)]
+
+    def opened(self, plain=Session.open):
+        plain(self)
+        with (tmp_path / "trained").open("a") as file:
+            file.write(f"{self.folder.path.name} {os.getpid()}\n")
+
+    monkeypatch.setattr(Session, "open", opened)
+    workers = []
+    for _ in range(2):
+        workers.append(os.fork())
+        if not workers[-1]:
+            try:
+                for job in listed:
+                    with contextlib.suppress(Busy):
+                        jobs.run(job, single=False)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(pid, 0)[1] for pid in workers] == [0, 0]
+    trained = [line.split() for line in (tmp_path / "trained").read_text().splitlines()]
+    assert sorted(name for name, _ in trained) == [str(seed) for seed in range(6)], "each run by one process, once"
+    assert len({pid for _, pid in trained}) == 2, "and both had work"
+    assert all(RunFolder(job.path).summary()["status"] == "done" for job in listed)
+
+
 def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     node = composed(*QUICK)
     late = jobs._prepare(jobs.Job(node, tmp_path / "run", {}), single=False)
@@ -238,7 +310,7 @@ def test_a_summary_of_another_configuration_is_not_taken_for_this_one(composed, 
     go(composed(*QUICK), tmp_path / "run")
     node = composed(*QUICK, "seed=9")
     (tmp_path / "run" / "config.yaml").write_text(jobs.config_text(node))
-    with pytest.raises(RecordsError, match="of the configuration beside it"):
+    with pytest.raises(RecordsError, match="was written for"):
         go(node, tmp_path / "run")
 
 

@@ -111,6 +111,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.T < 2:
             raise ValueError(f"T must be a window of at least 2 samples, got {self.T}; use T=8")
+        if self.T > 2**20:
+            raise ValueError(f"T must be at most 2^20 samples, got {self.T}; use T=8")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}; use null for torch's choice")
         for name, value in (("seed", self.seed), *dataclasses.asdict(self.seeds).items()):
@@ -166,12 +168,18 @@ def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None
 
 
 def named(path: str, label: str) -> Callable[..., Any]:
-    """The function or class at a dotted path. Raises ConfigError."""
+    """The function or class at a dotted path, of wavebase or of torch's optim or nn. Raises ConfigError."""
     module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{label} must name what exists, got {path!r} ({error}); see conf/") from error
+    # what such a module itself has imported from elsewhere can be reached through it
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not found.__module__.startswith(ALLOWED_TARGETS):
+        raise ConfigError(
+            f"{label} must name a class or function of {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/"
+        )
+    return found
 
 
 def call(

@@ -13,8 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from wavebase import config, report
-from wavebase.assembly import Pieces, assemble
-from wavebase.config import RunConfig
+from wavebase.assembly import assemble
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.records import RunFolder
 from wavebase.session import Session
@@ -72,7 +71,7 @@ def _run_stacked(
             errors[n] = session["relative_error"]["final"]
         else:
             stacks.setdefault(session.stack_key(n), []).append((n, session))
-    for stack in stacks.values():
+    for stack in (part for together in stacks.values() for part in _in_step(together, jobs)):
         size = min(max_stack, _members_that_fit(stack[0][1]))
         for first in range(0, len(stack), size):
             part = []
@@ -94,8 +93,23 @@ def _run_stacked(
     return [errors.get(n) for n in range(len(jobs))]
 
 
-def _prepare(job: Job, single: bool) -> Session | dict[str, Any]:
-    """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked."""
+def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tuple[int, Session]]]:
+    """The stack in parts that go on from the same step. A kill between the checkpoints of one step leaves members one
+    checkpoint apart: the later ones go back to it, so that they are trained together as they would have been."""
+    lowest = min(session.first_step for _, session in stack)
+    parts: dict[Any, list[tuple[int, Session]]] = {}
+    for n, session in stack:
+        if 0 < session.first_step - lowest <= session.cfg.train.checkpoint_every:
+            earlier = _prepare(jobs[n], False, lowest)
+            session = earlier if isinstance(earlier, Session) else session
+        parts.setdefault((session.first_step, session.ended), []).append((n, session))
+    return list(parts.values())
+
+
+def _prepare(job: Job, single: bool, until: int | None = None) -> Session | dict[str, Any]:
+    """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
+
+    until: continue from no later step."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -109,7 +123,8 @@ def _prepare(job: Job, single: bool) -> Session | dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
         False  # its rounding rivals what we measure
     )
-    pieces, state = _build_or_resume(cfg, folder)
+    state = folder.newest_checkpoint(until)
+    pieces = assemble(cfg) if state is None else assemble(cfg, state["learning_rate"], state["lambda_max"])
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 
@@ -126,15 +141,25 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
                 members = [session.member() for session in sessions]
                 outcomes = train(members, first.cfg.train, first.cfg.probe.every, steps, interruption)
         seconds = time.monotonic() - began
-        if outcomes[0][0] == "interrupted":
-            for session, (_, step) in zip(sessions, outcomes, strict=True):
-                session.interrupt(step)
-            raise Interrupted(
-                f"{first.folder.path} was interrupted at step {outcomes[0][1]}; the same command continues it"
-            )
-        for session, outcome in zip(sessions, outcomes, strict=True):
+        stopped = [
+            (session, step)
+            for session, (status, step) in zip(sessions, outcomes, strict=True)
+            if status == "interrupted"
+        ]
+        ended = [
+            (session, outcome)
+            for session, outcome in zip(sessions, outcomes, strict=True)
+            if outcome[0] != "interrupted"
+        ]
+        for session, step in stopped:
+            session.interrupt(step)
+        for session, outcome in ended:
             session.end(*outcome)
-        finals = [session.finish(*outcome, seconds) for session, outcome in zip(sessions, outcomes, strict=True)]
+        finals = [session.finish(*outcome, seconds) for session, outcome in ended]
+        if stopped:
+            raise Interrupted(
+                f"{stopped[0][0].folder.path} was interrupted at step {stopped[0][1]}; the same command continues it"
+            )
     finally:
         for session in sessions:
             session.folder.abandon()
@@ -155,13 +180,6 @@ def _members_that_fit(session: Session) -> int:
 def config_text(node: Mapping[str, Any]) -> str:
     """What config.yaml holds: the resolved configuration without `resume`, which is about the folder, not the run."""
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
-
-
-def _build_or_resume(cfg: RunConfig, folder: RunFolder) -> tuple[Pieces, dict[str, Any] | None]:
-    state = folder.newest_checkpoint()
-    return (
-        (assemble(cfg), None) if state is None else (assemble(cfg, state["learning_rate"], state["lambda_max"]), state)
-    )
 
 
 def _unused(path: Path) -> Path:

@@ -84,7 +84,7 @@ class RunFolder:
             return None
         if summary.get("config_sha256") != _sha256(config_yaml):
             raise RecordsError(
-                f"{self.path}/summary.json must be of the configuration beside it, got another's; use resume=false or another hydra.run.dir"
+                f"{self.path}/config.yaml must be the one that summary.json was written for, got another; restore it, or use resume=false"
             )
         return summary
 
@@ -121,13 +121,15 @@ class RunFolder:
                 f"{file} must be a readable checkpoint, got {reason}; delete it to use an older one"
             ) from error
 
-    def newest_checkpoint(self) -> dict[str, Any] | None:
+    def newest_checkpoint(self, until: int | None = None) -> dict[str, Any] | None:
         """The newest checkpoint that can be read and whose share of metrics.jsonl is still there, or None.
 
-        Says of every newer one why not. What is started afterwards continues from it.
+        until: take none of a later step. Says of every newer one why not. What is started afterwards continues from it.
         """
         self._seen = self.checkpoint_steps()
         for step in reversed(self._seen):
+            if until is not None and step > until:
+                continue
             try:
                 state = self.load_checkpoint(step)
             except RecordsError as error:
@@ -291,7 +293,7 @@ class RunFolder:
             if not line:
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode())
             except ValueError as error:
                 if number == len(lines):  # no newline follows: a process was killed while writing it
                     return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -171,7 +172,21 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 def _expected(error: Exception) -> bool:
     """Whether it is a complaint to the user; anything else is a defect and keeps its traceback."""
-    return isinstance(error, HydraException | OmegaConfBaseException | OSError | RecordsError)
+    kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, RecordsError)
+    return isinstance(error, kinds) or _no_memory(error) or _in_hydra(error)
+
+
+def _in_hydra(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised it itself, of whatever kind: about words that it does not understand."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and any(part in ("hydra", "omegaconf") for part in Path(frames[-1].filename).parts)
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether it is Python's or torch's way of saying that memory ran out (on the CPU torch has no kind of its own)."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("allocate memory", "out of memory"))
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -180,6 +195,12 @@ def _one_line(error: BaseException) -> str:
     import re
 
     text = " ".join(str(error).split())
+    if isinstance(error, yaml.YAMLError):
+        return f"every file of conf/ must be readable YAML, got {text}; repair that line"
+    if _in_hydra(error) and not isinstance(error, HydraException | OmegaConfBaseException | OSError):
+        return f"every override must be what Hydra understands, got {text}; see --cfg job and --hydra-help"
+    if _no_memory(error):
+        return f"the run must fit into memory, got {text or 'none left'}; use a smaller T, train.batch, task.held_out_count or probe.curvature_batch"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
     if unknown := re.search(r"Could not override '([^']+)'", text):

@@ -65,14 +65,17 @@ class Session:
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number
-        key = stack_key(self.member())
-        return key, self.cfg.train, self.cfg.probe.every, self.first_step, self.ended, self.cfg.threads
+        return stack_key(self.member()), self.cfg.train, self.cfg.probe.every, self.cfg.threads
 
     def open(self) -> None:
         """Start writing records."""
         self.folder.start(self.text, self.kept)
-        self.folder.log_text("parameters", self.first_step, parameter_table(self.pieces.net))
-        self._image("weights/weight_hh_cell", self.first_step)
+        try:
+            self.folder.log_text("parameters", self.first_step, parameter_table(self.pieces.net))
+            self._image("weights/weight_hh_cell", self.first_step)
+        except BaseException:
+            self.folder.abandon()
+            raise
 
     def member(self) -> Member:
         """This run as the training loop sees it."""

@@ -2,4 +2,5 @@
 
 from wavebase.report import main
 
-main()
+if __name__ == "__main__":
+    main()

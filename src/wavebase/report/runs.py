@@ -29,6 +29,8 @@ class Run:
             self.config = _config(folder)
             self.summary = folder.summary() or {}
             self.status = self.summary.get("status", "unfinished")
+            if "config_sha256" in self.summary:
+                folder.finished((folder.path / "config.yaml").read_text())
         except RecordsError as error:
             self.problems.append(str(error))
             self.status = "unreadable"
@@ -42,14 +44,20 @@ class Run:
     def value(self, *path: str) -> float | None:
         """A number of the summary, None where there is none."""
         node: Any = self.summary
-        for key in path:
-            node = node.get(key) if isinstance(node, Mapping) else None
+        for depth, key in enumerate(path):
+            if node is not None and not isinstance(node, Mapping):
+                self._problem(f"hold an object as {'.'.join(path[:depth])}, got {str(node)[:40]!r}")
+                return None
+            node = None if node is None else node.get(key)
         if node is None or (isinstance(node, int | float) and not isinstance(node, bool)):
             return node
-        line = f"{self.folder.path}/summary.json must hold a number as {'.'.join(path)}, got {str(node)[:40]!r}; delete it to run again"
+        self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
+        return None
+
+    def _problem(self, wanted: str) -> None:
+        line = f"{self.folder.path}/summary.json must {wanted}; delete it to run again"
         if line not in self.problems:
             self.problems.append(line)
-        return None
 
     def series(self) -> dict[str, Any]:
         """Every recorded series as (steps, values), by tag; none where metrics.jsonl is broken."""

@@ -65,8 +65,8 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     wide = max(width - len(head) - 1, 1)
     what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
     lines = [
-        f"{what}: medians of n runs; low, high: of the end,",
-        "with 95 % confidence in the median (range below 6 runs); drift of the watched weight",
+        f"{what}: medians of n runs; low, high hold that of the",
+        "end with 95 % confidence (under 6 runs the range); drift of the watched weight",
         f"{'':<{wide}} {head}",
     ]
     for r in rows:

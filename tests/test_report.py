@@ -1,0 +1,244 @@
+"""The report on trees of records written here by hand: known numbers, broken records, and the page in a browser."""
+
+import csv
+import io
+import json
+import math
+import random
+import re
+import shutil
+import statistics
+import subprocess
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from scipy.stats import binom
+
+from wavebase import report
+from wavebase.figures import sweeps
+from wavebase.records import RunFolder, find_runs
+from wavebase.report.runs import Run
+from wavebase.report.table import interval
+
+RATES, SEEDS = (0.1, 0.5, 1.5), range(7)
+STEPS = range(0, 101, 10)
+
+
+def end(model, rate, seed):
+    """The number that the run of these settings is made to end with."""
+    return {"exact": 1e-6, "random": 0.5}[model] * rate * (1 + seed / 10)
+
+
+def made(root, model, rate, seed, status="done"):
+    """A run's folder as the program writes it."""
+    config = {
+        "model": {"start": model},
+        "optim": {"lr_over_boundary": rate},
+        "T": 8,
+        "seed": seed,
+        "train": {"steps": 100},
+    }
+    folder, choices = RunFolder(root / f"{model}-{rate}-{seed}"), {"model": model, "optim": "sgd"}
+    text = OmegaConf.to_yaml(OmegaConf.create(config))
+    if status == "failed":
+        folder.fail(text, {"status": "failed", "error": f"<b>rate {rate} & seed {seed}</b> broke", "choices": choices})
+        return
+    folder.start(text)
+    final = end(model, rate, seed)
+    for step in STEPS:
+        folder.log(step, {"loss/train": final * (1 + 10 * math.exp(-step / 20)), "error/tones": final})
+    if status == "unfinished":
+        folder.save_checkpoint(40, {})
+        folder.abandon()
+        return
+    folder.finish(
+        {
+            "status": status, "verdict": "fine" if model == "exact" else "poor", "choices": choices, "seconds": 1.0,
+            "relative_error": {"initial": 1e-7, "final": final}, "relative_loss": {"final": final**2}, "seed": seed,
+            "baseline": {"zero": 2.0, "mean": 1.0}, "drift": {"weight_hh_cell": 0.25}, "watched_weight": "weight_hh_cell",
+            "optim": {"lr": rate / 7, "lr_over_boundary": rate},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """42 runs: two failed, one unfinished."""
+    root = tmp_path_factory.mktemp("tree") / "study"
+    odd = {("random", 1.5, 2): "failed", ("exact", 0.1, 4): "failed", ("random", 0.5, 6): "unfinished"}
+    for model in ("exact", "random"):
+        for rate in RATES:
+            for seed in SEEDS:
+                made(root / model, model, rate, seed, odd.get((model, rate, seed), "done"))
+    return root
+
+
+def rows(file):
+    return list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 8, 9, 12, 25, 101])
+def test_the_interval_holds_the_median_as_often_as_it_says(n):
+    low, high = interval([float(value) for value in np.random.default_rng(n).permutation(n)])
+    drop = int(low)
+    assert high == n - 1 - drop, "as far from one end as from the other"
+    covers = 1 - 2 * binom.cdf(drop, n, 0.5)  # the median lies outside if at most `drop` values are on one side
+    narrower = 1 - 2 * binom.cdf(drop + 1, n, 0.5)
+    assert covers >= 0.95 or (n < 6 and drop == 0)
+    assert narrower < 0.95 or 2 * (drop + 1) >= n
+
+
+def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
+    assert report.write(tree, report.Options(out=str(tmp_path))) == 2
+    said = capsys.readouterr().out
+    found = {row["group"]: row for row in rows(tmp_path / "summary.csv")}
+    assert set(found) == {f"{model} optim.lr_over_boundary={rate}" for model in ("exact", "random") for rate in RATES}
+    row = found["random optim.lr_over_boundary=1.5"]
+    finals = [end("random", 1.5, seed) for seed in SEEDS if seed != 2]
+    assert (row["runs"], row["failed"], row["verdict"]) == ("7", "1", "poor 6/7")
+    assert float(row["error_end_median"]) == pytest.approx(statistics.median(finals))
+    assert (float(row["error_end_low"]), float(row["error_end_high"])) == pytest.approx((min(finals), max(finals)))
+    assert found["random optim.lr_over_boundary=0.5"]["runs"] == "6", "an unfinished run is in no row"
+    assert float(found["exact optim.lr_over_boundary=0.5"]["error_end_median"]) == pytest.approx(end("exact", 0.5, 3))
+    assert len(rows(tmp_path / "runs.csv")) == 42
+    table = said[: said.index("failed: ")].splitlines()
+    assert max(map(len, table)) <= 80 and len(table) == 3 + 2 * 6
+    assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
+    assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, written by nobody now", said)
+
+
+def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
+    words = [
+        "keys=model",
+        "x=seed",
+        "y=optim.lr_over_boundary",
+        "tag=error/tones",
+        "value=drift.weight_hh_cell",
+        f"out={tmp_path}",
+    ]
+    monkeypatch.setattr("sys.argv", ["report", str(tree), *words])
+    report.main()
+    found = rows(tmp_path / "summary.csv")
+    assert [row["group"] for row in found] == ["exact", "random"] and found[0]["drift.weight_hh_cell_median"] == "0.25"
+    assert {file.name for file in tmp_path.iterdir()} >= {"learning_curves.png", "heat_map.png", "report.html"}
+    assert "drift.weight_hh_cell" in capsys.readouterr().out
+    for word, complaint in {
+        "keys=modle": "did you mean model", "x=T": "x and y must be given together", "tag=lost/train": "did you mean loss/train",
+        "value=relative_error.finale": "did you mean relative_error.final", "kees=T": "did you mean keys", "T": "key=value",
+    }.items():  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["report", str(tree), word, f"out={tmp_path}"])
+        with pytest.raises(SystemExit, match="1"):
+            report.main()
+        err = capsys.readouterr().err
+        assert complaint in err and len(err.splitlines()) == 1
+
+
+def test_pictures_show_the_numbers(tree):
+    points = [
+        sweeps.Point({key: run.setting(key) for key in ("model", "optim.lr_over_boundary")}, run.value("relative_error", "final"), run.status)
+        for run in map(Run, find_runs(tree))
+        if run.ended
+    ]  # fmt: skip
+    assert sweeps.widest_pair(points) == ("optim.lr_over_boundary", "model")
+    figure = sweeps.heat_map(points, "optim.lr_over_boundary", "model", "error")
+    image = figure.axes[0].get_images()[0].get_array()
+    seeds = {
+        ("exact", 0.1): [s for s in SEEDS if s != 4],
+        ("random", 1.5): [s for s in SEEDS if s != 2],
+        ("random", 0.5): range(6),
+    }
+    for y, model in enumerate(("exact", "random")):
+        for x, rate in enumerate(RATES):
+            expected = statistics.median(end(model, rate, seed) for seed in seeds.get((model, rate), SEEDS))
+            assert image[y, x] == pytest.approx(expected)
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"6.5e-07", "1.01"}
+    lines = sweeps.parallel_coordinates(points, ["model", "optim.lr_over_boundary"], "error").axes[0].lines
+    assert sum(line.get_linestyle() == ":" for line in lines) == 2, "the failed ones"
+    assert sum(len(line.get_xdata()) == 3 for line in lines) == 39
+    curves = {"a": [run.series() for run in map(Run, find_runs(tree / "exact"))]}
+    (line,) = (line for line in sweeps.learning_curves(curves, "loss/train").axes[0].lines if len(line.get_xdata()) > 1)
+    assert list(line.get_xdata()) == list(STEPS)
+
+
+BREAKS = {
+    "summary.json": ["{", "[]", '{"status": 3}', '{"status": "done", "relative_error": "small"}', '{"status": "done", "optim": {"lr": []}}',
+                     '{"status": "done", "choices": 1, "drift": 2, "baseline": [], "verdict": {}}', "\udcff"],
+    "config.yaml": ["a: [", "- 1\n- 2", "x", "\udcff", "seed: ${nope", ""],
+    "metrics.jsonl": ['{"step": 0, "loss/train": 1}\n{"st\n{"step": 2}\n', "[]\n", '{"loss/train": 1}\n', '{"step": 1, "loss/train": "x"}\n', "\udcff\n"],
+}  # fmt: skip
+
+
+def test_records_broken_by_hand_are_named_in_a_line_each(tmp_path, capsys):
+    damages = [(name, text) for name, texts in BREAKS.items() for text in texts]
+    for seed, (name, text) in enumerate(damages):
+        made(tmp_path, "exact", 0.1, seed)
+        (tmp_path / f"exact-0.1-{seed}" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    made(tmp_path, "exact", 0.1, len(damages))
+    assert report.write(tmp_path) == 0
+    out, html = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    for seed, (name, _) in enumerate(damages):
+        broken = [line for line in out.splitlines() if line.startswith(f"broken: {tmp_path}/exact-0.1-{seed}/")]
+        assert len(broken) == 1 and f"/{name} must" in broken[0] and ", got " in broken[0] and ";" in broken[0], out
+        assert f"exact-0.1-{seed}/{name} must" in html
+    assert f"{len(damages) + 1} runs, 0 failed, {len(damages)} broken" in out
+
+
+def test_random_damage_never_ends_in_a_traceback(tmp_path, capsys):
+    draw = random.Random(0)
+    for seed in range(40):
+        made(tmp_path, "exact", 0.1, seed)
+        for name in draw.sample(sorted(BREAKS), 2):
+            file = tmp_path / f"exact-0.1-{seed}" / name
+            content = bytearray(file.read_bytes())
+            for _ in range(draw.randint(1, 4)):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            file.write_bytes(bytes(content[: draw.randint(1, len(content))] if draw.random() < 0.3 else content))
+    report.write(tmp_path)
+    out = capsys.readouterr().out
+    assert "40 runs" in out and out.count("broken: ") > 20
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
+
+
+def browsed(page, folder, *words):
+    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", *words, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+def test_the_page_holds_everything_it_shows(tree, tmp_path):
+    report.write(tree, report.Options(out=str(tmp_path)))
+    html = (tmp_path / "report.html").read_text()
+    assert html.count('src="data:image/png;base64,') == 3 and not re.search(
+        r'(src|href)="(?!data:)|url\(|@import|<script', html
+    )
+    assert "&lt;b&gt;rate 1.5 &amp; seed 2&lt;/b&gt; broke" in html and "random-0.5-6" in html and "<b>rate" not in html
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
+def test_a_browser_paints_the_plots(tree, tmp_path):
+    report.write(tree, report.Options(out=str(tmp_path)))
+    page = tmp_path / "report.html"
+    html = page.read_text()
+    measure = "<script>onload = () => document.title = [...document.images].map(i => i.complete * i.naturalWidth).join()</script>"
+    pages = {"whole": html, "broken": re.sub('base64,[^"]*', "base64,AAAA", html)}
+    painted = {}
+    for name, text in pages.items():
+        copy = tmp_path / f"{name}.html"
+        copy.write_text(text.replace("</body>", f"{measure}</body>"))
+        title = re.search("<title>(.*?)</title>", browsed(copy, tmp_path, "--dump-dom"))[1]
+        shot = tmp_path / f"{name}.png"
+        browsed(copy, tmp_path, "--window-size=1000,2600", f"--screenshot={shot}")
+        pixels = np.asarray(Image.open(shot).convert("RGB"), dtype=int)
+        colourful = (pixels.max(2) - pixels.min(2) > 60).sum()
+        painted[name] = [int(width) for width in title.split(",")], colourful
+    assert len(painted["whole"][0]) == 3 and min(painted["whole"][0]) > 400, painted
+    assert painted["broken"][0] == [0, 0, 0], "the measure must see a picture that is not there"
+    assert painted["whole"][1] > 20_000 > 20 * painted["broken"][1], painted
+    assert json.dumps(painted["whole"][0])
