@@ -110,6 +110,8 @@ def test_random_phases_depend_on_the_seed_and_the_epoch_alone() -> None:
     assert (parts[0].target - parts[5].target).abs().max() > 0.1, "another epoch, other phases"
     other = it.sample_batch(16, seeded(6), 0)
     assert (parts[0].target - other.target).abs().max() > 0.1
+    turns = parts[0].target[:4].flatten(1)
+    assert (turns[:, :1] - turns[0, 0]).abs()[1:].min() > 1e-3, "every lane of a tone has phases of its own"
     # mix and target belong together: after the jitter's mean the mix is the mean of its tones
     series = it._series(torch.cat([p.target for p in parts[:5]], 1))[0].mean(0)
     mix = it._series(torch.cat([p.input[0][..., :1] for p in parts[:5]], 1))[0, 0]
@@ -153,7 +155,7 @@ def test_references_are_what_is_achievable() -> None:
 
 def test_least_squares_is_least_squares() -> None:
     signal = JitteredMix()
-    mix = signal.mix(np.random.RandomState(3), phases=[0.1, 2, 4, 5])
+    mix = signal.mix(np.random.RandomState(3), phases=np.array([0.1, 2, 4, 5]))
     found = least_squares(signal, mix, 1000)
     for n in (1500, 9999):
         window = slice(n - 999, n + 1)

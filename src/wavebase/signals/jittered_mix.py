@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,19 +73,22 @@ class JitteredMix:
             return np.linspace(0, self.duration, self.samples)
         return np.arange(samples) * self.step
 
-    def tones(self, shift: float = 0.0, phases: Sequence[float] | None = None) -> np.ndarray:
-        """The clean tones sin(2 pi f_i (t + shift) + p_i), float64 [F, samples]: what is to be extracted."""
+    def tones(self, shift: float = 0.0, phases: np.ndarray | None = None) -> np.ndarray:
+        """The clean tones sin(2 pi f_i (t + shift) + p_i), float64 [F, samples]: what is to be extracted.
+
+        phases: p_i, radians [F], or [F, samples] where interleaved streams have phases of their own.
+        """
         angles = 2 * np.pi * np.asarray(self.frequencies)[:, None] * (self.times() + shift)
-        return np.sin(angles + (0.0 if phases is None else np.asarray(phases)[:, None]))
+        return np.sin(angles + (0.0 if phases is None else phases.reshape(len(angles), -1)))
 
     def mix(
         self,
         random: np.random.RandomState,
         shift: float = 0.0,
-        phases: Sequence[float] | None = None,
+        phases: np.ndarray | None = None,
         samples: int | None = None,
     ) -> np.ndarray:
-        """One mix, float64 [samples]. Draws for each tone, for each sample: A, then phi.
+        """One mix, float64 [samples]. Draws for each tone, for each sample: A, then phi. phases: as in `tones`.
 
         With numpy's legacy generator, np.random.RandomState(seed), these are the very numbers of np.random.seed(seed)
         and one np.random.uniform call a number.
@@ -109,5 +111,5 @@ class JitteredMix:
         for seed in seeds:
             random = np.random.RandomState(seed)
             phases = random.uniform(0, 2 * np.pi, len(self.frequencies))
-            rows.append(self.mix(random, phases=phases.tolist(), samples=samples))
+            rows.append(self.mix(random, phases=phases, samples=samples))
         return torch.from_numpy(np.stack(rows))

@@ -61,6 +61,11 @@ class Lanes:
         return 1 if self.selectors == "blocked" else self.tones
 
     @property
+    def of_a_tone(self) -> int:
+        """Lanes that share the samples of one tone; 1 if selectors are blocked, when a lane meets them all."""
+        return 1 if self.selectors == "blocked" else self.lanes // self.tones
+
+    @property
     def stride(self) -> int:
         """Samples from one step of a lane to the next."""
         return self.lanes // self.streams if self.layout == "strided" else 1
@@ -92,7 +97,7 @@ class Extraction:
     default grid). Training reads the mix of `train_seed` along `lanes` (see `Lanes`; train.batch of them), `unroll` steps
     at a time, in order, without end: the state is carried on, detached, from one batch to the next and reset where the
     stream starts again (an epoch). phases: fixed, all tones have phase 0 and every epoch is the same; random, every epoch
-    draws phases and jitter anew, from the generator's seed and the number of the epoch alone.
+    draws phases (of each lane of a tone) and jitter anew, from the generator's seed and the number of the epoch alone.
 
     `held_out` sets, each [rows, steps, 1 + F] and read from rest: training, the mix of `test_seed` in the lanes of
     training; seen, that of `train_seed`; shifted, `test_seed` and the tones `shift` seconds later; random_phases,
@@ -117,7 +122,7 @@ class Extraction:
         train_seed: int = 1,
         test_seed: int = 2,
         shift: float = 0.37,
-        held_out_count: int = 4,
+        held_out_count: int = 32,
     ):
         if not isinstance(signal, JitteredMix):
             raise ValueError(
@@ -146,7 +151,7 @@ class Extraction:
             if not 0 <= seed < 2**32:
                 raise ValueError(f"task.{name} must lie in 0..2^32-1, got {seed}; use 1")
         if held_out_count < 1:
-            raise ValueError(f"task.held_out_count must be at least 1, got {held_out_count}; use 4")
+            raise ValueError(f"task.held_out_count must be at least 1, got {held_out_count}; use 32")
         self.signal, self.T, self.unroll, self.phases = signal, T, unroll, phases
         self.dtype, self.device = dtype, device
         self.sizes: dict[str, Any] = {"T": T, "signal": signal, "lanes": lanes, "unroll": unroll}
@@ -176,7 +181,7 @@ class Extraction:
         epoch, part = divmod(step, self.lanes.steps // self.unroll)
         if self.phases == "random" and self._epoch[0] != (generator.initial_seed(), epoch):
             words = np.random.SeedSequence([generator.initial_seed(), epoch]).generate_state(1)
-            self._epoch = (generator.initial_seed(), epoch), self._pair(*self._draw(int(words[0])))
+            self._epoch = (generator.initial_seed(), epoch), self._pair(*self._draw(int(words[0]), self.lanes))
         now = slice(part * self.unroll, (part + 1) * self.unroll)
         rows, target = (tensor[:, now] for tensor in self._epoch[1])
         return Batch((rows, torch.tensor(float(part > 0), dtype=self.dtype, device=self.device)), target)
@@ -232,10 +237,16 @@ class Extraction:
         lanes = self.whole if in_time else self.lanes
         return lanes.series(rows.double().squeeze(-1).unflatten(0, (-1, lanes.lanes)))
 
-    def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """A mix with random phases and the tones selected, [samples] and [tones, samples]."""
+    def _draw(self, seed: int, lanes: Lanes | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A mix with random phases and the tones selected, [samples] and [tones, samples].
+
+        lanes: each lane of a tone has phases of its own, as if it were cut from another mix.
+        """
         random = np.random.RandomState(seed)
-        phases = random.uniform(0, 2 * np.pi, len(self.signal.frequencies)).tolist()
+        phases = random.uniform(0, 2 * np.pi, (len(self.signal.frequencies), 1 if lanes is None else lanes.of_a_tone))
+        if lanes is not None:
+            share = self.signal.samples // lanes.of_a_tone
+            phases = np.tile(phases, share) if lanes.layout == "strided" else np.repeat(phases, share, 1)
         return self.signal.mix(random, phases=phases), self.signal.tones(phases=phases)[self.selected]
 
     def _pair(self, mix: np.ndarray, tones: np.ndarray, lanes: Lanes | None = None) -> Pair:
