@@ -136,7 +136,12 @@ def update(member: Member, step: int) -> None:
     for group in member.optimizer.param_groups:
         group["lr"] = member.learning_rate(step)
     if member.clip_norm is not None:
-        nn.utils.clip_grad_norm_(member.trained.values(), member.clip_norm)
+        # not in place, as torch's clip_grad_norm_: gradients of two biases that are added may share their storage
+        norm = nn.utils.get_total_norm([p.grad for p in member.trained.values() if p.grad is not None])
+        factor = (member.clip_norm / (norm + 1e-6)).clamp(max=1)
+        for parameter in member.trained.values():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * factor
     member.optimizer.step()
 
 
@@ -175,11 +180,7 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, T
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        seen: set[int] = set()
         for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient.data_ptr() in seen:  # that of another leaf, added to it: clipping in place would act twice
-                gradient = gradient.clone()
-            seen.add(gradient.data_ptr())
             for n, member in enumerate(members):
                 member.trained[name].grad = gradient[n]
         return losses.detach()
