@@ -201,7 +201,9 @@ def _diagonal_sums(matrix: Tensor) -> Tensor:
 def _ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:
     """Amplitudes [B, c, 1] of the columns of design [B, N, c] that fit target [B, N]; unused columns are zero and get 0."""
     gram = design.mT @ design
-    return torch.linalg.solve(gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype), design.mT @ target[..., None])
+    return torch.linalg.solve(
+        gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), design.mT @ target[..., None]
+    )
 
 
 def linear_prediction(
