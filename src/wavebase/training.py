@@ -133,14 +133,12 @@ def update(member: Member, step: int) -> None:
     for group in member.optimizer.param_groups:
         group["lr"] = member.learning_rate(step)
     if member.clip_norm is not None:
-        gradients = [(parameter, parameter.grad) for parameter in member.trained.values() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([gradient for _, gradient in gradients])
-        factor = (member.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        for (
-            parameter,
-            gradient,
-        ) in gradients:  # not in place: biases that are summed share one, which would shrink twice
-            parameter.grad = gradient * factor
+        # not in place, as torch's clip_grad_norm_: gradients of two biases that are added may share their storage
+        norm = nn.utils.get_total_norm([p.grad for p in member.trained.values() if p.grad is not None])
+        factor = (member.clip_norm / (norm + 1e-6)).clamp(max=1)
+        for parameter in member.trained.values():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * factor
     member.optimizer.step()
 
 

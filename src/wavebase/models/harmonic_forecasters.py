@@ -201,7 +201,9 @@ def _diagonal_sums(matrix: Tensor) -> Tensor:
 def _ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:
     """Amplitudes [B, c, 1] of the columns of design [B, N, c] that fit target [B, N]; unused columns are zero and get 0."""
     gram = design.mT @ design
-    return torch.linalg.solve(gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype), design.mT @ target[..., None])
+    return torch.linalg.solve(
+        gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), design.mT @ target[..., None]
+    )
 
 
 def linear_prediction(
@@ -213,10 +215,10 @@ def linear_prediction(
     noise: float = 0.0,
     ridge: float | None = None,
 ) -> LinearPrediction:
-    """order null: 3/5 of the lookback. ridge: relative to the energy of a coefficient's samples; null: 10 noise^2, at least
-    1e-14."""
-    order = max(3 * lookback // 5, 1) if order is None else order
-    ridge = max(10 * noise**2, 1e-14) if ridge is None else ridge
+    """order null: 3/5 of the lookback, with noise a third. ridge: relative to the energy of a coefficient's samples; null:
+    3 noise^2, at least 1e-14."""
+    order = max(lookback // 3 if noise else 3 * lookback // 5, 1) if order is None else order
+    ridge = max(3 * noise**2, 1e-14) if ridge is None else ridge
     _at_least("ridge", ridge, 0)
     return LinearPrediction(lookback, horizon, dtype, _order(order, lookback), ridge)
 
@@ -251,12 +253,12 @@ def sparse_bayes(
     noise: float = 0.0,
     steps: int | None = None,
 ) -> SparseBayes:
-    """noise: of the signal before it is scaled; 0.9 of it, and at least 1e-6, is the floor of the noise found.
-    steps null: 7 with noise, 30 without."""
+    """noise: of the signal before it is scaled: with a least value of 1e-6 the floor of the noise found.
+    steps null: 6 with noise, 30 without."""
     check_periods(periods)
-    steps = (7 if noise else 30) if steps is None else steps
+    steps = (6 if noise else 30) if steps is None else steps
     _at_least("steps", steps, -1)
-    return SparseBayes(lookback, horizon, dtype, periods, max(0.9 * noise, 1e-6), steps)
+    return SparseBayes(lookback, horizon, dtype, periods, max(noise, 1e-6), steps)
 
 
 def esprit(
