@@ -21,7 +21,7 @@ import torch
 
 from wavebase import figures, records, stationary, study
 from wavebase.figures import forecast as pictures
-from wavebase.probes.forecast import nmse, paired_difference
+from wavebase.intervals import nmse, paired_difference
 from wavebase.signals.harmonics import Drawn, sinusoids
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}

@@ -13,6 +13,7 @@ FLOORS = {
     "spectrum": 0,
     "recurrence": 0,
     "stationary": 0,
+    "intervals": 0,
     "signals": 1,
     "constructions": 1,
     "probes": 2,

@@ -9,8 +9,8 @@ import torch
 
 from test_stacks import SWEEP, listed, numbers, refuse
 from wavebase import jobs, recurrence, stationary
+from wavebase.intervals import nmse, paired_difference
 from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters
-from wavebase.probes.forecast import nmse, paired_difference
 from wavebase.records import RunFolder
 from wavebase.session import parameter_table
 from wavebase.signals.generators import WhiteNoise

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from wavebase.figures import COLOURS, GREY, STYLES
+from wavebase.intervals import Interval
 from wavebase.models.linear_forecasters import dft_components
-from wavebase.probes.forecast import Interval
 from wavebase.records import RunFolder
 
 

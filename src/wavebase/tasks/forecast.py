@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from wavebase.probes.forecast import nmse
+from wavebase.intervals import nmse
 from wavebase.signals import Signal
 
 

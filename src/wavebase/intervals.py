@@ -1,4 +1,4 @@
-"""How far are forecasts off, and is one better than another beyond chance? All from squared errors, signal by signal."""
+"""Normalised squared errors with their intervals, and whether one is smaller than another beyond chance."""
 
 from __future__ import annotations
 
