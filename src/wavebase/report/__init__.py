@@ -70,6 +70,8 @@ def main() -> None:
             raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
         options = config.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
         write(Path(words[0]), options)
+    except BrokenPipeError:  # whoever reads it has seen enough; the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(
             f"wavebase: the report must be writable, got {error}; free space there or give out=FOLDER", file=sys.stderr
