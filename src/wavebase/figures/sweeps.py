@@ -58,7 +58,8 @@ def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
     title = f"the {len(shown)} of {len(groups)} groups that end lowest" if left_out else ""
     ax.set(xlabel="step", ylabel=tag, yscale="log" if 0 < lowest < math.inf else "linear", title=title)
     ax.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    columns = 2 if max(map(len, shown), default=0) < 46 else 1
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
 

@@ -6,6 +6,7 @@ Light at import: Hydra loads `SweepReport` before anything is computed.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def main() -> None:
             raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
         options = config.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
         write(Path(words[0]), options)
+    except BrokenPipeError:  # whoever reads it has seen enough; the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(
             f"wavebase: the report must be writable, got {error}; free space there or give out=FOLDER", file=sys.stderr
@@ -103,8 +106,6 @@ def write(root: Path, options: Options | None = None) -> int:
     files = {"summary.csv": as_csv(rows), "runs.csv": as_csv([run.flat() for run in runs]), **pictures}
     for name, content in files.items():
         records.write_whole(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    if rows:
-        print(table(rows, options.value))
     troubles = {
         "failed": [(str(run.folder.path), run.reason()) for run in runs if run.status == "failed"],
         "unfinished": [
@@ -114,6 +115,8 @@ def write(root: Path, options: Options | None = None) -> int:
     }
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
     records.write_whole(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
+    if rows:
+        print(table(rows, options.value))
     for kind, lines in troubles.items():
         for path, why in lines:
             print(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
