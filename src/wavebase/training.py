@@ -136,6 +136,11 @@ def update(member: Member, step: int) -> None:
     for group in member.optimizer.param_groups:
         group["lr"] = member.learning_rate(step)
     if member.clip_norm is not None:
+        places = set()
+        for parameter in member.trained.values():
+            if parameter.grad is not None and parameter.grad.data_ptr() in places:
+                parameter.grad = parameter.grad.clone()  # biases that are summed share one: it would be scaled twice
+            places.add(None if parameter.grad is None else parameter.grad.data_ptr())
         nn.utils.clip_grad_norm_(member.trained.values(), member.clip_norm)
     member.optimizer.step()
 
@@ -175,11 +180,7 @@ def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, T
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
         losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        places = set()
         for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient.data_ptr() in places:  # two biases that are summed share one: clipping would scale it twice
-                gradient = gradient.clone()
-            places.add(gradient.data_ptr())
             for n, member in enumerate(members):
                 member.trained[name].grad = gradient[n]
         return losses.detach()
