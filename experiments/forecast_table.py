@@ -124,7 +124,7 @@ def _curves(noisy: dict[str, Any]) -> dict[str, dict[str, tuple[list[float], lis
     """By step of the horizon, and by the number of components in GROUPS, at each group's middle."""
     steps, components = {}, {}
     for name, row in noisy.items():
-        if name == "dft":  # off the scale of all others
+        if name in ("dft", "zero"):  # off the scale of all others; drawn as a line
             continue
         errors, sizes, K = row["errors"], row["sizes"], row["drawn"].components
         steps[name] = (
