@@ -10,6 +10,7 @@ _PUBLIC = {
     "cosine_transform": "wavebase.models.cosine",
     "spectral_construction": "wavebase.constructions.spectral",
     "perturb": "wavebase.constructions.perturbation",
+    "Perturbation": "wavebase.constructions.perturbation",
     "verdict": "wavebase.judgement",
     "analyze": "wavebase.analysis.report",
 }
