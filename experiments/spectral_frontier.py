@@ -64,7 +64,7 @@ def measure(size: study.Size) -> study.Finding:
         line.sort(key=lambda run: run.config["model.eps"])
         eps = [run.config["model.eps"] for run in line]
         error, curvature = costs(line)
-        for name, values, expected in (("error", error, 2), ("lambda_max", curvature[::1], -2)):
+        for name, values, expected in (("error", error, 2), ("lambda_max", curvature, -2)):
             slope, low, high = study.exponent(eps, values)
             rows.append(
                 {"T": T, "along": "eps", "of": name, "exponent": slope, "from": low, "to": high, "expected": expected}
@@ -132,7 +132,8 @@ def measure(size: study.Size) -> study.Finding:
     silent = """The frontier is that of random gains, so better ones may exist; its exponent is steeper than -1: random gains
     rarely are small together, which is what small eps is. Curvature is that of the loss at the start, on 64 windows of white
     noise; the error is that of 64 others."""
-    return study.Finding("Exact against trainable", rows, says, silent, figure)
+    told = [{**row, **{key: f"{row[key]:.3f}" for key in ("exponent", "from", "to")}} for row in rows]
+    return study.Finding("Exact against trainable", told, says, silent, figure)
 
 
 if __name__ == "__main__":
