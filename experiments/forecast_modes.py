@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase import figures, records, recurrence, study
+from wavebase import assembly, figures, records, recurrence, study
 
 SIGNALS, LEAST_MODULUS = 100, 0.8
 
@@ -42,7 +42,7 @@ def main(folder: records.RunFolder) -> None:
     torch.set_num_threads(1)
     nets = {}
     for at in (0, -1):
-        _, pieces = study.trained(folder, at)
+        _, pieces = assembly.restored(folder, at)
         nets[at] = pieces.net
     task = pieces.task
     drawn = task.signal.draw(SIGNALS, task.lookback, torch.Generator().manual_seed(1))

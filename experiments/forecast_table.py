@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavebase import figures, records, stationary, study
+from wavebase import assembly, figures, records, stationary, study
 from wavebase.figures import forecast as pictures
 from wavebase.intervals import nmse, paired_difference
 from wavebase.signals.harmonics import Drawn, sinusoids
@@ -48,7 +48,7 @@ def setting(folder: records.RunFolder) -> str:
 
 def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
     """A run's squared errors on its held-out signals, or on others."""
-    cfg, pieces = study.trained(folder)
+    cfg, pieces = assembly.restored(folder)
     task = pieces.task
     generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
     drawn = task.signal.draw(signals or len(task.held_out["training"].target), task.lookback + task.horizon, generator)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from wavebase import config
@@ -14,6 +15,7 @@ from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes import curvature
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
+from wavebase.records import RecordsError, RunFolder
 
 
 class Pieces(NamedTuple):
@@ -51,6 +53,21 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
             learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
     optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
     return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
+
+
+def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
+    """A run's configuration and pieces again, the net with the weights of its last checkpoint, or of the `at`-th.
+
+    Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
+    """
+    steps = folder.checkpoint_steps()
+    if not steps:
+        raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
+    state = folder.load_checkpoint(steps[at])
+    cfg = config.parse(OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"), resolve=True))  # type: ignore[arg-type]
+    pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
+    pieces.net.load_state_dict(state["net"])
+    return cfg, pieces
 
 
 def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from wavebase import config
-from wavebase.assembly import assemble, measure, snapshot
+from wavebase.assembly import measure, restored, snapshot
 from wavebase.constructions.construction import Construction
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
-from wavebase.records import RecordsError, RunFolder
+from wavebase.records import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import NORMALISATIONS, normalisation_factor
@@ -130,18 +128,12 @@ def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
 
     Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
     """
-    steps = folder.checkpoint_steps()
-    if not steps:
-        raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
-    node = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"), resolve=True)
-    cfg = config.parse(node)  # type: ignore[arg-type]
-    first = folder.load_checkpoint(steps[0])
-    pieces = assemble(cfg, first["learning_rate"], first["lambda_max"])
+    cfg, pieces = restored(folder, 0)
     begun = {name: weight.clone() for name, weight in pieces.net.named_weights().items()}
     probes = cfg.probe.functions("measure")
     start = measure(probes, snapshot(pieces, begun, 0))
     values: dict[int, dict[str, float]] = {}
-    for at in steps if step is None else [step]:
+    for at in folder.checkpoint_steps() if step is None else [step]:
         pieces.net.load_state_dict(folder.load_checkpoint(at)["net"])
         values[at] = measure(probes, snapshot(pieces, begun, at))
     thresholds = cfg.probe.verdict

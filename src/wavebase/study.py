@@ -23,12 +23,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from scipy import stats
 
-from wavebase import assembly, config, figures, provenance, records, report
+from wavebase import figures, provenance, records, report
 from wavebase import run as entrypoint
-from wavebase.config import RunConfig
 from wavebase.report import Run
 
 FOLDER = Path("outputs/studies")
@@ -145,15 +143,6 @@ def _launch(words: Sequence[str], log: Path) -> None:
     torch.set_num_threads(1)  # a forked process must not use the pool of threads of its parent
     with log.open("w") as file, contextlib.redirect_stdout(file):
         entrypoint.main()
-
-
-def trained(folder: records.RunFolder, at: int = -1) -> tuple[RunConfig, assembly.Pieces]:
-    """A run's configuration and pieces again, the net with the weights of its last checkpoint, or of the `at`-th."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
-    cfg = config.parse(node)
-    pieces = assembly.assemble(cfg, learning_rate=1.0)  # of no use here, but otherwise it might have to be measured
-    pieces.net.load_state_dict(folder.load_checkpoint(folder.checkpoint_steps()[at])["net"])
-    return cfg, pieces
 
 
 def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:
