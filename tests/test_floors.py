@@ -8,7 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
     "native": -1,
-    "durable": 0,
+    "durable": -1,
+    "checkpoints": 0,
     "events": 0,
     "spectrum": 0,
     "recurrence": 0,

@@ -9,21 +9,19 @@ process at a time writes the folder.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
 import os
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
+from wavebase import checkpoints
 from wavebase.durable import Busy, Lock, RecordsError, holder, remove_parts, write_whole
 from wavebase.events import Events
 
@@ -109,17 +107,7 @@ class RunFolder:
 
     def load_checkpoint(self, step: int) -> dict[str, Any]:
         """A checkpoint's contents: only tensors, numbers, text and containers are ever loaded."""
-        file = self.path / "checkpoints" / f"step_{step:08d}.pt"
-        try:
-            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
-                if (broken := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"a wrong checksum in {broken}")
-            return torch.load(file, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RecordsError(
-                f"{file} must be a readable checkpoint, got {reason}; delete it to use an older one"
-            ) from error
+        return checkpoints.load(self.path / "checkpoints" / f"step_{step:08d}.pt")
 
     def newest_checkpoint(self, until: int | None = None) -> dict[str, Any] | None:
         """The newest checkpoint that can be read and whose share of metrics.jsonl is still there, or None.
@@ -135,14 +123,14 @@ class RunFolder:
             except RecordsError as error:
                 log.warning("%s (done: using an older one)", error)
                 continue
-            kept = self._metrics_bytes(state["metrics_bytes"])
-            if len(kept) == state["metrics_bytes"] and _sha256(kept) == state["metrics_sha256"]:
+            length = state.get("metrics_bytes", 0)
+            kept = self._metrics_bytes(length)
+            if len(kept) == length and _sha256(kept) == state.get("metrics_sha256"):
                 return state
             log.warning(
                 "%s/metrics.jsonl must begin with the %d bytes that the checkpoint of step %d vouches for, got %s; "
                 "nothing to be done: the run goes back to an older checkpoint and records again from there",
-                self.path, state["metrics_bytes"], step,
-                f"{len(kept)} bytes" if len(kept) < state["metrics_bytes"] else "other bytes",
+                self.path, length, step, f"{len(kept)} bytes" if len(kept) < length else "other bytes",
             )  # fmt: skip
         return None
 
@@ -219,10 +207,7 @@ class RunFolder:
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk."""
         vouched = {"step": step, "metrics_bytes": self.flush(), "metrics_sha256": self._digest.hexdigest()}
-        buffer = io.BytesIO()  # torch.save hides the errors of a file
-        torch.save(_own_storage({**state, **vouched}, {}), buffer)
-        path = self.path / "checkpoints" / f"step_{step:08d}.pt"
-        write_whole(path, lambda file: file.write(buffer.getbuffer()))
+        checkpoints.save(self.path / "checkpoints" / f"step_{step:08d}.pt", {**state, **vouched})
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write examples.npz."""
@@ -338,19 +323,3 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 def _sha256(text: str | bytes) -> str:
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
-
-
-def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:
-    """The value with views copied out of larger storage, each view once: torch.save would write the storage whole."""
-    if isinstance(value, torch.Tensor):
-        if value.untyped_storage().nbytes() == value.nbytes:
-            return value
-        view = (value.data_ptr(), value.shape, value.stride())
-        if view not in copies:
-            copies[view] = value.detach().clone()
-        return copies[view]
-    if isinstance(value, Mapping):
-        return {key: _own_storage(item, copies) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_own_storage(item, copies) for item in value)
-    return value
