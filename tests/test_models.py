@@ -125,7 +125,7 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
         assert not torch.equal(net.hidden_0, wavebase.spectral_construction(4).weights["hidden_0"])
     for words, complaint in (
         (("T=5",), r"must hold weight_ih_input \[35, 1\], got \[28, 1\]"),
-        (("model.start_from=none.pt",), "none.pt must be readable weights"),
+        (("model.start_from=none.pt",), "none.pt must be a readable checkpoint"),
     ):
         with pytest.raises(config.ConfigError, match=complaint):
             assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3)

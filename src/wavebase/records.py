@@ -297,14 +297,9 @@ class RunFolder:
         )
 
 
-def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises ValueError."""
-    try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
-        raise ValueError(
-            f"{file} must be readable weights, got {str(error).splitlines()[0]}; give a checkpoint"
-        ) from error
+def load_weights(file: Path) -> dict[str, Any]:
+    """The weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises RecordsError."""
+    found = checkpoints.load(file)
     return found.get("weights", found)
 
 
