@@ -18,7 +18,14 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-IGNORED = ("seed", "seeds.", "resume", "threads", "device")  # what repeats a setting instead of changing it
+IGNORED = (
+    "seed",
+    "seeds.",
+    "model.torch_seed",
+    "resume",
+    "threads",
+    "device",
+)  # what repeats a setting instead of changing it
 
 
 class SweepReport(Callback):
