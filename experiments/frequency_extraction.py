@@ -16,15 +16,15 @@ from omegaconf import OmegaConf
 from wavebase import assembly, config, records, report, study
 from wavebase.figures.extraction import SETS
 
-EPOCHS = 10  # of the original's 100 in the sweeps of its settings
+EPOCHS = 5  # of the original's 100 in the sweeps of its settings
 ORIGINAL = (f"train.steps={1250 * EPOCHS}", "train.checkpoint_every=1000000", "probe.every=1000000", "probe.figures=[]")
-OURS = ("train.steps=500", "probe.every=1000000", "probe.figures=[]")  # of 1250
+OURS = ("train.steps=300", "probe.every=1000000", "probe.figures=[]")  # of 1250
 SWEEPS = {
     "learning_rate": ORIGINAL,
     "jitter": ORIGINAL,
     "data_seeds": ORIGINAL,
     "hidden": ORIGINAL,
-    "batch": (*ORIGINAL, "train.steps=40000"),  # one epoch of single rows, 32 of the others
+    "batch": (*ORIGINAL, "train.steps=10000"),  # a quarter of an epoch of single rows, 8 epochs of 32
     "layers": OURS,
     "decay": OURS,
     "attention": OURS,

@@ -11,7 +11,14 @@ from omegaconf import OmegaConf
 
 from wavebase.records import RecordsError, RunFolder
 
-REPEATS = ("seed", "seeds.", "resume", "threads", "device")  # what repeats a setting instead of changing it
+REPEATS = (
+    "seed",
+    "seeds.",
+    "model.torch_seed",
+    "resume",
+    "threads",
+    "device",
+)  # what repeats a setting instead of changing it
 GROUPS = ("model", "signal", "task", "optim", "train", "probe")
 
 
