@@ -101,6 +101,9 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
 
 def _lambda_max(net: nn.Module, task: Any, cfg: RunConfig, trained: Mapping[str, nn.Parameter]) -> float:
     """Largest Hessian eigenvalue of the training loss at the start, on a batch of its own generator."""
-    signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+    try:
+        signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+    except ValueError as error:  # a task of lanes takes no other number
+        raise ConfigError(str(error)) from error
     with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
         return curvature.largest_curvature(lambda: task.loss(net(signal), target), trained.values())

@@ -56,7 +56,8 @@ class Snapshot:
     @property
     def mask(self) -> Mapping[str, Tensor]:
         """Intended entries of each recurrent matrix; empty without a construction."""
-        return self.construction.mask if self.construction else {}
+        mask = self.construction.mask if self.construction else {}
+        return {name: wanted.to(self.weights[name].device) for name, wanted in mask.items()}
 
     @cached_property
     def alignment(self) -> Alignment | None:
