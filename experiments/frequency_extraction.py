@@ -20,7 +20,7 @@ EPOCHS = 5  # of the original's 100 in the sweeps of its settings
 ORIGINAL = (f"train.steps={1250 * EPOCHS}", "train.checkpoint_every=1000000", "probe.every=1000000", "probe.figures=[]")
 OURS = ("train.steps=300", "probe.every=1000000", "probe.figures=[]")  # of 1250
 SWEEPS = {
-    "learning_rate": ORIGINAL,
+    "learning_rate": (*ORIGINAL, "train.steps=25000"),  # 20 epochs: five do not judge a rate
     "jitter": ORIGINAL,
     "data_seeds": ORIGINAL,
     "hidden": ORIGINAL,
