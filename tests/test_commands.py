@@ -35,9 +35,9 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
 RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature_batch=16", "probe.verdict.weight=weight_hh_cell")
 SMALL = {
+    r"python -m wavebase.probe (?!--)": "draws=4 samples=16",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
-    r"python bench/overhead.py": "20",
     r"python tests/kill_fifty.py": "kills=2",
 }  # fmt: skip
 # What stands for a placeholder. A path that ends in ... is the first that begins so; step_<any>.pt the newest there is.
@@ -71,7 +71,6 @@ LONG = {
     "make bench": "the four of bench/",
     "python bench/exactness.py": "tests/test_construction.py has its numbers for few windows",
     "python bench/recurrence.py": "timings",
-    "python bench/overhead.py": "timings",
     "python bench/cosine.py": "timings",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
     "python experiments/cosine_exactness.py": "T = 4096",
