@@ -33,7 +33,14 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # ---- what a command becomes ----
 
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
-RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature_batch=16", "probe.verdict.weight=weight_hh_cell")
+RUN = (
+    "train.steps=2",
+    "train.batch=4",
+    "task.held_out_count=4",
+    "probe.figures=[]",
+    "probe.curvature_batch=16",
+    "probe.verdict.weight=weight_hh_cell",
+)
 SMALL = {
     r"python -m wavebase.probe (?!--)": "draws=4 samples=16",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
@@ -77,11 +84,17 @@ LONG = {
     "python tests/kill_fifty.py": "tests/test_survival.py kills a few",
     "python experiments/forecast_table.py outputs/harmonic_forecast outputs/runs": "an oracle for 2000 signals a run",
 }
-NEVER = ("make findings", "make bench", "python experiments/frequency_extraction.py")  # hours, and they write into docs/
+NEVER = (
+    "make findings",
+    "make bench",
+    "python experiments/frequency_extraction.py",
+)  # hours, and they write into docs/
 
 # ---- what a page prints ----
 
-COMMAND = re.compile(r"(python -m wavebase|python (?:experiments|bench|tests)/|make [a-z]|wavebase(?:-run)? |pip install|eval )")
+COMMAND = re.compile(
+    r"(python -m wavebase|python (?:experiments|bench|tests)/|make [a-z]|wavebase(?:-run)? |pip install|eval )"
+)
 FENCE = re.compile(r"^```(\w*)(?: title=\"(.*?)\")?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -98,8 +111,14 @@ def printed(text):
             lines = body.replace("\\\n", " ").splitlines()
             found += [(block.start(), "command", "", line) for line in lines if COMMAND.match(line)]
     rest = FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)  # places stay
-    found += [(line.start(), "command", "", line[1]) for line in re.finditer(r"^    (\S.*)$", rest, re.MULTILINE) if COMMAND.match(line[1])]
-    found += [(code.start(), "command", "", code[1]) for code in re.finditer(r"`([^`\n]+)`", rest) if COMMAND.match(code[1])]
+    found += [
+        (line.start(), "command", "", line[1])
+        for line in re.finditer(r"^    (\S.*)$", rest, re.MULTILINE)
+        if COMMAND.match(line[1])
+    ]
+    found += [
+        (code.start(), "command", "", code[1]) for code in re.finditer(r"`([^`\n]+)`", rest) if COMMAND.match(code[1])
+    ]
     return [(kind, name, plain(body) if kind == "command" else body) for _, kind, name, body in sorted(found, key=lambda f: f[0])]  # fmt: skip
 
 
@@ -157,7 +176,12 @@ class Reader:
         wavfile.write("FILE.wav", 8000, (torch.rand(4096, generator=generator) * 20000 - 10000).short().numpy())
         torch.save(torch.nn.RNN(1, 8).state_dict(), "weights.pt")
         draw = np.random.default_rng(0)
-        np.savez("arrays.npz", w_hh=draw.normal(size=(8, 8)) / 3, w_ih=draw.normal(size=(8, 1)), w_out=draw.normal(size=(4, 8)))
+        np.savez(
+            "arrays.npz",
+            w_hh=draw.normal(size=(8, 8)) / 3,
+            w_ih=draw.normal(size=(8, 1)),
+            w_out=draw.normal(size=(4, 8)),
+        )
         self.command("python -m wavebase.run T=4 hydra.run.dir=outputs/runs/a_run", "train.steps=100")
 
     def write(self, path, content):
@@ -191,7 +215,9 @@ class Reader:
         if command.startswith("make "):
             done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-            recipe = [line.partition("bin/")[2] for line in done.stdout.splitlines() if "bin/python -m wavebase" in line]
+            recipe = [
+                line.partition("bin/")[2] for line in done.stdout.splitlines() if "bin/python -m wavebase" in line
+            ]
             assert recipe, f"{command} runs nothing that can be tested here: it belongs into ELSEWHERE"
             for line in recipe:
                 self.command(line)
@@ -199,7 +225,12 @@ class Reader:
         extra = next((words for pattern, words in SMALL.items() if re.match(pattern, command)), "")
         words = [self.path(word) for word in (*shlex.split(command), *shlex.split(extra))]
         if words[0].startswith("wavebase"):
-            words = ["python", "-m", {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}[words[0]], *words[1:]]
+            words = [
+                "python",
+                "-m",
+                {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}[words[0]],
+                *words[1:],
+            ]
         if "wavebase.run" in words or words[2:4] == ["wavebase.__main__", "run"]:
             words = [re.sub(r"range\(0,\d+\)", "range(0,2)", word) for word in words]
             if not {"--help", "-sc"} & {*words}:
@@ -208,7 +239,9 @@ class Reader:
         if words[1] == "-m":
             start, arguments = import_module(words[2]).main, words[3:]
         else:
-            file = next(place / words[1] for place in (self.folder, self.copied(words[1])) if (place / words[1]).exists())
+            file = next(
+                place / words[1] for place in (self.folder, self.copied(words[1])) if (place / words[1]).exists()
+            )
             start, arguments = (lambda: runpy.run_path(str(file), run_name="__main__")), words[2:]
             if "study.main(" in file.read_text():
                 arguments = [*arguments, "--tiny"]
