@@ -7,6 +7,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import griffe
 import yaml
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
@@ -30,6 +31,15 @@ SCHEMAS = {  # of the groups that have one for all of their options, and of the 
     "probe": "wavebase.config.ProbeSettings",
 }
 KEY = re.compile(r"^( *)([\w]+):(?: +(.*?))?(?: +# (.*))?$")
+
+
+class Doctests(griffe.Extension):
+    """Doctests as blocks of code: to Markdown >>> would be a quotation."""
+
+    def on_object(self, *, obj, **_):
+        if obj.docstring is not None:
+            found = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+            obj.docstring.value = found.sub(lambda block: f"```pycon\n{block[0]}\n```", obj.docstring.value)
 
 
 class NotebookPage(File):
