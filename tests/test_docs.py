@@ -3,8 +3,10 @@
 import ast
 import contextlib
 import doctest
+import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,3 +115,24 @@ def test_every_key_of_the_configuration_is_known_and_explained():
                 if not own:
                     unexplained.append(f"{file.parent.name}/{file.stem}: {key[1]}")
     assert not unexplained, "\n".join(unexplained)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None, reason="the site's generator is not installed: make docs"
+)
+def test_the_site_needs_no_network_and_has_all_its_mathematics(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path)]
+    surroundings = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout + done.stderr, "not a warning"
+    pages = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*.html")}
+    for name, page in pages.items():
+        fetched = re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="?(?:https?:)?//[^"> ]*', page)
+        assert not fetched and "@import" not in page, (name, fetched)
+        assert "arithmatex" not in page, f"{name}: LaTeX that was not turned into MathML"
+    formulas = re.findall(r"<math.*?</math>", pages["mathematics.html"], re.DOTALL)
+    assert len(formulas) > 50 and any("<mfrac>" in formula for formula in formulas)
+    keys = pages["reference/configuration.html"]
+    assert all(
+        f"<code>{key}</code>" in keys for key in ("T", "model.eps", "optim.lr_over_boundary", "probe.verdict.distance")
+    )
