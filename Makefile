@@ -38,7 +38,7 @@ $(DOCS): $(STAMP)
 
 # the variable: Material for MkDocs announces at every start that its support ends in May 2027
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebook: $(DOCS)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/construction_to_verdict.ipynb

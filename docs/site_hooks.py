@@ -85,7 +85,7 @@ def configuration():
     for group, about in GROUPS.items():
         page += [f"## {group}", about, *([documented(SCHEMAS[group])] if group in SCHEMAS else [])]
         for file in sorted((CONF / group).glob("*.yaml"), key=lambda file: (not chosen(group, file), file.stem)):
-            page += [f"### {group}={file.stem}" + (" (default)" if chosen(group, file) else "")]
+            page += [f"### {group}={file.stem}{' (default)' if chosen(group, file) else ''} {{ #{group}-{file.stem} }}"]
             page += [f"```yaml\n{file.read_text()}```"] if group == "experiment" else option(file, group)
     return "\n\n".join(page) + "\n"
 
@@ -112,7 +112,7 @@ def option(file, group):
     based = [base for base in node.get("defaults", []) if isinstance(base, str) and base != "_self_"]
     if based and group:
         base = based[0].partition("@")[0]
-        parts.append(f"As [{group}={base}](#{group}{base}), but for:")
+        parts.append(f"As [{group}={base}](#{group}-{base}), but for:")
     if rows:
         parts.append("\n".join(["| key | default | |", "|---|---|---|", *rows]))
     target = node.get("_target_", "")
