@@ -7,6 +7,7 @@ here, is all said below, in this file. A command that nothing here covers fails 
 """
 
 import contextlib
+import io
 import os
 import re
 import runpy
@@ -33,16 +34,9 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # ---- what a command becomes ----
 
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
-RUN = (
-    "train.steps=2",
-    "train.batch=4",
-    "task.held_out_count=4",
-    "probe.figures=[]",
-    "probe.curvature_batch=16",
-    "probe.verdict.weight=weight_hh_cell",
-)
+RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature_batch=16")
 SMALL = {
-    r"python -m wavebase.probe (?!--)": "draws=4 samples=16",
+    r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python tests/kill_fifty.py": "kills=2",
@@ -61,9 +55,13 @@ BEFORE = {
         "python -m wavebase.run experiment=frequency_extraction hydra.run.dir=outputs/runs/frequency_extraction"
     ],
 }
+SCRIPTS = {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}
 # Run by other tests, or no command of ours.
 ELSEWHERE = {
     "make test": "this very suite",
+    "make findings": "ten minutes, and it writes docs/findings.md: tests/test_experiments.py runs each of the studies",
+    "make bench": "minutes of timings: those of bench/, below",
+    "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
     "make tensorboard": "a server that does not end",
@@ -72,23 +70,15 @@ ELSEWHERE = {
     "make run ARGS=\"...\"": "an ellipsis",
     **{f"pip install -c constraints.txt -e '.[{extra}]'": "needs the package index" for extra in ("joblib", "submitit", "ray", "optuna")},
 }  # fmt: skip
-# Minutes, at their smallest; only with WAVEBASE_DOCS. All but the first have tests of their parts.
+# Long at their smallest: only with WAVEBASE_DOCS, and why that is enough.
 LONG = {
-    "make findings": "ten studies; each is run by tests/test_experiments.py",
-    "make bench": "the four of bench/",
     "python bench/exactness.py": "tests/test_construction.py has its numbers for few windows",
     "python bench/recurrence.py": "timings",
     "python bench/cosine.py": "timings",
-    "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
     "python experiments/cosine_exactness.py": "T = 4096",
     "python tests/kill_fifty.py": "tests/test_survival.py kills a few",
     "python experiments/forecast_table.py outputs/harmonic_forecast outputs/runs": "an oracle for 2000 signals a run",
 }
-NEVER = (
-    "make findings",
-    "make bench",
-    "python experiments/frequency_extraction.py",
-)  # hours, and they write into docs/
 
 # ---- what a page prints ----
 
@@ -123,8 +113,11 @@ def printed(text):
 
 
 def plain(line):
-    """A command without the comment behind it, blanks made one."""
-    return re.sub(r"\s+", " ", re.sub(r"\s+#\s.*$", "", line)).strip()
+    """A command without the comment behind it, blanks made one, one name for what has two."""
+    line = re.sub(r"\s+", " ", re.sub(r"\s+#\s.*$", "", line)).strip()
+    return re.sub(r"^wavebase (run|report|probe)\b", r"python -m wavebase.\1", line).replace(
+        "wavebase findings", "make findings"
+    )
 
 
 def commands():
@@ -145,7 +138,7 @@ def test_the_extractor_finds_what_is_printed():
         ("command", "", "make test"),
         ("command", "", "python -m wavebase.run T=4"),
         ("command", "", "make run"),
-        ("command", "", "wavebase report X out=Y"),
+        ("command", "", "python -m wavebase.report X out=Y"),
         ("python", "", "x = 1\n"),
         ("file", "conf/a.yaml", "b: 1\n"),
     ]
@@ -224,14 +217,9 @@ class Reader:
             return
         extra = next((words for pattern, words in SMALL.items() if re.match(pattern, command)), "")
         words = [self.path(word) for word in (*shlex.split(command), *shlex.split(extra))]
-        if words[0].startswith("wavebase"):
-            words = [
-                "python",
-                "-m",
-                {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}[words[0]],
-                *words[1:],
-            ]
-        if "wavebase.run" in words or words[2:4] == ["wavebase.__main__", "run"]:
+        if words[0] in SCRIPTS:
+            words = ["python", "-m", SCRIPTS[words[0]], *words[1:]]
+        if "wavebase.run" in words:
             words = [re.sub(r"range\(0,\d+\)", "range(0,2)", word) for word in words]
             if not {"--help", "-sc"} & {*words}:
                 words += [*RUN, *(SHORT_MIX if "extraction" in command else ()), *more]
@@ -248,7 +236,7 @@ class Reader:
         self.monkeypatch.setattr(sys, "argv", [words[1], *arguments])
         GlobalHydra.instance().clear()
         try:
-            with contextlib.redirect_stdout(None if WIDE else open(os.devnull, "w")):
+            with contextlib.redirect_stdout(io.StringIO()):
                 start()
         except SystemExit as stop:
             assert not stop.code, f"{command}: exit status {stop.code}"
@@ -273,12 +261,11 @@ class Reader:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs(page, tmp_path, monkeypatch, capfd):
     items = printed((ROOT / page).read_text())
-    done = {command for command in ELSEWHERE if not command.startswith("wavebase")} | {*ELSEWHERE} | {*NEVER}
-    done |= set() if WIDE else {*LONG}
-    wanted = [item for item in items if item[0] != "command" or (item[2] not in done and not studied(item[2]))]
+    skipped = {*ELSEWHERE, *(() if WIDE else LONG)}
+    wanted = [item for item in items if item[0] != "command" or not (item[2] in skipped or studied(item[2]))]
     if not wanted:
         return
-    modules = set(sys.modules)
+    modules, done = set(sys.modules), set()
     reader = Reader(tmp_path, monkeypatch)
     for command in BEFORE.get(page, []):
         reader.command(command)
