@@ -41,7 +41,7 @@ docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebook: $(DOCS)
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/construction_to_verdict.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace docs/construction_to_verdict.ipynb
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -77,7 +77,6 @@ LONG = {
     "python bench/cosine.py": "timings",
     "python experiments/cosine_exactness.py": "T = 4096",
     "python tests/kill_fifty.py": "tests/test_survival.py kills a few",
-    "python experiments/forecast_table.py outputs/harmonic_forecast outputs/runs": "an oracle for 2000 signals a run",
 }
 
 # ---- what a page prints ----
