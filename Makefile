@@ -4,8 +4,9 @@ ARGS ?= experiment=first_look
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+DOCS := $(VENV)/.docs
 
-.PHONY: install run test bench findings lint tensorboard clean
+.PHONY: install run test bench findings docs notebook lint tensorboard clean
 
 install: $(STAMP)
 
@@ -30,6 +31,17 @@ bench: $(STAMP)
 
 findings: $(STAMP)
 	$(BIN)/python experiments/findings.py
+
+$(DOCS): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+# the variable: Material for MkDocs announces at every start that its support ends in May 2027
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+notebook: $(DOCS)
+	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace docs/construction_to_verdict.ipynb
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

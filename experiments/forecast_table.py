@@ -40,10 +40,10 @@ def oracle(drawn: Drawn, lookback: int) -> torch.Tensor:
     return stationary.forecast(correlation, stationary.solve(column, drawn.signal[:, :lookback]))
 
 
-def setting(folder: records.RunFolder) -> str:
-    """Which of the four settings a run is about."""
-    run = study.Run(folder)
-    return SETTINGS[run.config["task.horizon"], run.config["signal.noise"] > 0]
+def setting(folder: records.RunFolder) -> str | None:
+    """Which of the four settings a run is about; None for one about something else."""
+    config = study.Run(folder).config
+    return SETTINGS.get((config.get("task.horizon"), (config.get("signal.noise") or 0) > 0))
 
 
 def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def main() -> None:
         judged(run, asked.signals)
         for folder in asked.folders
         for run in records.find_runs(folder)
-        if run.checkpoint_steps() and asked.only in (None, setting(run))
+        if run.checkpoint_steps() and setting(run) and asked.only in (None, setting(run))
     ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["setting"]): nmse(row["errors"], row["sizes"]) for row in rows}

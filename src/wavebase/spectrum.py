@@ -54,6 +54,14 @@ def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normal
 
     x: [..., samples] real; samples past the last whole window are ignored. Returns float64 [..., windows, bins],
     whatever the dtype of x. Raises ValueError if not one window fits.
+
+    >>> import torch, wavebase
+    >>> t = torch.arange(16, dtype=torch.float64)
+    >>> tone = 3 * torch.cos(2 * torch.pi * 2 * t / 8)  # amplitude 3 on bin 2, two windows of 8
+    >>> wavebase.power_spectrum(tone, 8, bins="half").round().tolist()
+    [[0.0, 0.0, 144.0, 0.0, 0.0], [0.0, 0.0, 144.0, 0.0, 0.0]]
+    >>> wavebase.power_spectrum(tone, 8, bins=[2], normalisation="amplitude_squared").round(decimals=6).tolist()
+    [[9.0], [9.0]]
     """
     chosen = resolve_bins(T, bins)
     windows = x.shape[-1] // T

@@ -117,7 +117,16 @@ def analyze(
 
     Nulls: `random`, Gaussian weights of equal Frobenius norm; `shuffled`, the same entries elsewhere. Of a readout every
     column keeps its mean and norm. For ReLU nets numbers that a rescaling of units would move are measured after balancing, and so are
-    the nulls'. Definitions: `wavebase.analysis`. Raises ValueError, in one line, for weights that are not a layer's.
+    the nulls'. Definitions: docs/reading_spectra.md. Raises ValueError, in one line, for weights that are not a layer's.
+
+    >>> import math, wavebase
+    >>> c, s = math.cos(2 * math.pi / 5), math.sin(2 * math.pi / 5)
+    >>> w_hh = [[c, -s, 0], [s, c, 0], [0, 0, 0.5]]  # a rotation of period 5, and a decay
+    >>> report = wavebase.analyze(w_hh, activation="tanh", draws=19)
+    >>> round(report.quantities["spectral_radius"].value, 6)
+    1.0
+    >>> [(round(mode.modulus, 6), round(mode.period, 6)) for mode in report.gates["recurrent"].modes if mode.rotating]
+    [(1.0, 5.0), (1.0, 5.0)]
     """
     cell = make_cell(w_hh, w_ih, w_out, activation, bias_ih, bias_hh, hidden_0, cell_0)
     x = None if inputs is None else check_inputs(inputs, cell)

@@ -50,6 +50,14 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
     """A copy of the construction with perturbed weights; draws only from `generator`, in float64.
 
     Raises ValueError for a name that is no weight, or a weight that cannot be perturbed in the way asked.
+
+    >>> import torch, wavebase
+    >>> start = wavebase.spectral_construction(8)
+    >>> noisy = wavebase.perturb(start, wavebase.Perturbation("rotation", 0.01), torch.Generator().manual_seed(0))
+    >>> [name for name, weight in noisy.weights.items() if not torch.equal(weight, start.weights[name])]
+    ['weight_hh_cell']
+    >>> noisy.error_bound  # nothing is promised of it
+    inf
     """
     weights = dict(construction.weights)
     if perturbation.kind in ("rotation", "modulus"):

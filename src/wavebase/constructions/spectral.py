@@ -53,7 +53,7 @@ def preset_gains(
 
     exact: every argument of a tanh stays within eps (default: the dtype's linearity bound). trainable: gains near 1,
     found by search at T=8 for low error times curvature; about 3 % error, whatever T, with a largest Hessian
-    eigenvalue ten orders under the exact preset's. For the sigmoid cell there is one choice: the differential pair
+    eigenvalue fifteen orders under the exact preset's. For the sigmoid cell there is one choice: the differential pair
     loses digits as u falls (roundoff / u) and gains linearity (u^2 / 12); the sum is least near u = (6 roundoff)^(1/3).
     """
     if input_gate == "sigmoid":

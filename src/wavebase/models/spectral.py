@@ -98,6 +98,15 @@ def spectral_lstm(
     bins: "full" (0..T-1), "half" (0..T//2) or a list. amplitude: bound on |x|; larger inputs lose accuracy gradually.
     input_gate="sigmoid" builds the same function in torch.nn.LSTM's own cell. Other arguments, errors, and the
     derivation: `wavebase.constructions.spectral`. Its `construction` holds blocks, mask, gains and error bound.
+
+    >>> import torch, wavebase
+    >>> net = wavebase.spectral_lstm(8, bins="half", dtype=torch.float64)
+    >>> signal = 2 * torch.rand(4, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
+    >>> net(signal).shape  # 4 signals, 3 windows, bins 0 to 4
+    torch.Size([4, 3, 5])
+    >>> exact = wavebase.power_spectrum(signal, 8, bins="half")
+    >>> bool((net(signal) - exact).norm() < 1e-14 * exact.norm())
+    True
     """
     return SpectralLSTM(
         spectral_construction(

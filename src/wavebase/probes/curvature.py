@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
@@ -46,6 +46,10 @@ def largest_curvature(
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
     except ArpackNoConvergence as error:
         return float(error.eigenvalues[0]) if len(error.eigenvalues) else float("nan")
+    except ArpackError:  # it refuses an operator that is zero, such as that of a weight behind saturated gates
+        if product(start).any():
+            raise
+        return 0.0
 
 
 def sharpness(snapshot: Snapshot) -> dict[str, float]:
