@@ -5,7 +5,6 @@
 --read runs nothing; it makes the page of the findings that are there.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wavebase import records, study
+from wavebase import records, study, terminal
 
 STUDIES = (
     "confusion_matrix",
@@ -64,7 +63,7 @@ def section(name: str, record: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the full presets: hours")
     parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
     parser.add_argument("--read", action="store_true", help="run nothing: the findings that are there")

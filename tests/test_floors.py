@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
     "native": -1,
     "durable": -1,
+    "terminal": -1,
     "checkpoints": 0,
     "events": 0,
     "spectrum": 0,
@@ -37,6 +38,7 @@ FLOORS = {
     "spectrum_sheet": 4,
     "probe": 4,
     "run": 4,
+    "__main__": 4,
 }
 
 

@@ -6,15 +6,18 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from wavebase.durable import RecordsError, write_whole
+
+if TYPE_CHECKING:  # records are read without it where no weights are: it takes a second to import
+    import torch
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, text and containers of them. Raises OSError where the disk does."""
+    import torch
+
     buffer = io.BytesIO()  # torch.save hides the errors of a file
     torch.save(_own_storage(state, {}), buffer)
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
@@ -22,6 +25,8 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """What was saved; nothing else is ever loaded. Raises RecordsError for a file that is not as it was written."""
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
             if (broken := archive.testzip()) is not None:
@@ -36,6 +41,8 @@ def load(path: Path) -> dict[str, Any]:
 
 def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:
     """The value with views copied out of larger storage, each view once: torch.save would write the storage whole."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         if value.untyped_storage().nbytes() == value.nbytes:
             return value

@@ -14,31 +14,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wavebase import terminal
+
 if TYPE_CHECKING:
     from wavebase.analysis.report import Report
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
-PATH  a run's folder, a folder of step_*.pt files, a checkpoint, or weights in FILE.npz, FILE.pt, FILE.pth
-      (names of torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs)
-keys  activation=relu|tanh|gru|lstm|lstm_signed   where the names do not tell (relu for a plain net)
-      samples=256 steps=null   of the Gaussian inputs a net is read on where the file brings none
-                               (as long and as large as the signals of its run, else 10 of unit variance)
-      seed=0 draws=null        of the nulls       net=null   which one of stacked weights
-      out=null                 folder for spectrum.json, spectrum.png; null: beside what was read
-      roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8"""
+
+PATH         a run's folder, a folder of step_*.pt files, a checkpoint, or weights in FILE.npz, FILE.pt, FILE.pth (names of torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs)
+activation=  relu, tanh, gru, lstm or lstm_signed, where the names do not tell (relu for a plain net)
+samples=256  Gaussian inputs that a net is read on where the file brings none
+steps=       their length (as long, and as large, as the signals of its run; else 10, of unit variance)
+seed=0       of the nulls
+draws=       of each null (by size)
+net=         which one of stacked weights
+out=         folder for spectrum.json and spectrum.png (beside what was read)
+roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
+
+A run is judged first, at each of its checkpoints; `wavebase analyze PATH` leaves that out and is the same otherwise.
+
+exit status  0 read, whatever the verdict; 1 not readable or a wrong word, and one line on standard error says why; 130 interrupted"""
 
 
-def main() -> None:
-    """The command line. Exit status 1, with one line, for whatever cannot be read."""
+def main(judge: bool = True) -> None:
+    """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        terminal.explain(USAGE)
         sys.exit(0 if words else 1)
     try:
-        print(probe(Path(words[0]), words[1:]))
+        terminal.say(probe(Path(words[0]), words[1:], judge))
     except (ValueError, OSError) as error:
-        print(f"wavebase: {' '.join(str(error).split())}", file=sys.stderr)
+        terminal.complain(str(error))
         sys.exit(1)
+    except KeyboardInterrupt:
+        terminal.complain("interrupted; the same command reads it anew")
+        sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,8 @@ class Options:
                 raise ValueError(f"{name} must be at least 2, got {value}; use {name}=256")
 
 
-def probe(path: Path, overrides: list[str]) -> str:
-    """Read what is at `path`, write its files, and return the table. Raises ValueError in one line."""
+def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
+    """Read what is at `path`, a run's verdict first if asked, write its files, return the table. Raises ValueError in one line."""
     import torch
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -85,7 +96,7 @@ def probe(path: Path, overrides: list[str]) -> str:
         write_whole(out / name, lambda file: file.write(content))
 
     lines, written = [], []
-    if source.config and source.last.startswith("step_"):
+    if judge and source.config and source.last.startswith("step_"):
         judged = judge_run(RunFolder(source.root), source.step)
         save("verdict.json", json.dumps(plain(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
         lines.append(judged.table() + "\n")

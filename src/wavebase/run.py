@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
@@ -20,8 +20,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wavebase import report
+from wavebase import report, terminal
 from wavebase.durable import Busy, RecordsError
+
+USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
+
+-m         a sweep over every value of a=1,2,3 or a='range(0,9)', with a report at the end
+--cfg job  the whole configuration, and where every value came from; runs nothing
+--info, --hydra-help, -sc install=bash   Hydra's own: how it composed, its keys, completion
+
+{groups}
+
+exit status  0 done (a verdict, a diverged run's too, is a result and no failure); 1 it could not run, or a job of a sweep failed, and a line on standard error says why; 130 interrupted by SIGINT, SIGTERM or SIGUSR2: the step was ended and a checkpoint saved, and the same command continues it"""
 
 _failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
 
@@ -43,7 +53,12 @@ def main() -> None:
 
 def _start() -> int:
     """Let Hydra run what the command line says; a single run's failure is raised, a sweep's is for the report to tell."""
-    asked = get_args_parser().parse_args()
+    parser = get_args_parser()
+    parser.error = _unknown_words  # type: ignore[method-assign]
+    asked = parser.parse_args()
+    if asked.help:
+        terminal.explain(USAGE.format(groups=_groups()))
+        return 0
     if asked.cfg == "job" and asked.package is None:
         from wavebase import origins
 
@@ -55,6 +70,19 @@ def _start() -> int:
     return int(bool(_failures))
 
 
+def _unknown_words(message: str) -> NoReturn:
+    raise HydraException(f"every word must be key=value or a known option, got this: {message}; see --help")
+
+
+def _groups() -> str:
+    """What each config group offers, a line each."""
+    files = sorted(conf_folder().glob("*/*.yaml"))
+    options = {
+        folder.name: [file.stem for file in files if file.parent == folder] for folder in {f.parent for f in files}
+    }
+    return "\n".join(f"{group + '=':<12} {' '.join(names)}" for group, names in sorted(options.items()))
+
+
 def _report() -> int:
     return int(report.write(report.SweepReport.folder) > 0)  # type: ignore[arg-type]
 
@@ -64,12 +92,12 @@ def _told(act: Callable[[], int], verbose: str | None) -> int:
     try:
         return act()
     except KeyboardInterrupt as stop:
-        print(f"wavebase: {stop or 'interrupted'}", file=sys.stderr)
+        terminal.complain(str(stop) or "interrupted")
         return 130
     except Exception as error:
         if verbose not in (None, "0") or not _expected(error):
             raise
-        print(f"wavebase: {_one_line(error)}", file=sys.stderr)
+        terminal.complain(_one_line(error))
         return 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavebase import figures, provenance, report
+from wavebase import figures, provenance, report, terminal
 from wavebase.assembly import Pieces, measure, snapshot
 from wavebase.config import RunConfig
 from wavebase.probes import verdict
@@ -227,7 +227,7 @@ class Session:
         if self.single and sys.stderr.isatty():
             from tqdm import tqdm
 
-            return tqdm(steps, unit="step", leave=False, ncols=79)
+            return tqdm(steps, unit="step", leave=False, ncols=min(79, terminal.width(sys.stderr) - 1))
         return _LoggedProgress(steps, self.folder.path.name, lambda: self.values)
 
 

@@ -6,7 +6,6 @@ returns becomes outputs/studies/<name>/ with finding.json, table.csv and figure.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -25,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from wavebase import figures, provenance, records, report
+from wavebase import figures, provenance, records, report, terminal
 from wavebase import run as entrypoint
 from wavebase.report import Run
 
@@ -73,7 +72,7 @@ class Finding:
 def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     """The command line of a study: `python experiments/NAME.py [--full | --tiny]`."""
     question = doc.split("\n\n")[0].replace("\n", " ")
-    parser = argparse.ArgumentParser(description=question)
+    parser = terminal.Parser(description=question)
     sizes = parser.add_mutually_exclusive_group()
     for name, words in (("full", "more sizes, seeds and steps: hours"), ("tiny", "two steps of the least: a test")):
         sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, default="fast", help=words)
@@ -100,9 +99,10 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
         "figure.png": figures.png(finding.figure),
     }.items():
         records.write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    said = (textwrap.fill(str(record[key]), 80) for key in ("question", "says", "silent"))
-    print(next(said), table(rows), *said, sep="\n\n")
-    print(
+    wide = min(terminal.width(), 80)
+    said = (textwrap.fill(str(record[key]), wide) for key in ("question", "says", "silent"))
+    terminal.say("\n\n".join([next(said), table(rows), *said]))
+    terminal.say(
         f"\n{record['processor_seconds']:.0f} s of processor time; finding.json, table.csv, figure.png in {size.folder}"
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from wavebase import terminal
 from wavebase.report.runs import Run, grouped, swept
 from wavebase.report.table import ERROR, as_csv, number, row, table
 
@@ -28,7 +29,9 @@ keys=    what the rows of the table are, such as keys=model,T,optim.lr (configur
 value=   the number of summary.json that is compared (relative_error.final); small is good
 x= y=    the two keys of the heat map; without them the two with the most values
 tag=     of the learning curves (the training loss)
-out=     where to write (FOLDER)"""
+out=     where to write (FOLDER)
+
+exit status  0 written, whatever the runs came to; 1 nothing to report or a wrong word, and one line on standard error says why; 130 interrupted"""
 
 
 class SweepReport(Callback):
@@ -61,7 +64,7 @@ def main() -> None:
     """Report on the folder named on the command line. Exit status 1, with one line, if there is nothing to report."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        terminal.explain(USAGE)
         sys.exit(0 if words else 1)
     try:
         from wavebase import config
@@ -73,13 +76,14 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads it has seen enough; the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(
-            f"wavebase: the report must be writable, got {error}; free space there or give out=FOLDER", file=sys.stderr
-        )
+        terminal.complain(f"the report must be writable, got {error}; free space there or give out=FOLDER")
         sys.exit(1)
     except ValueError as error:
-        print(f"wavebase: {error}", file=sys.stderr)
+        terminal.complain(str(error))
         sys.exit(1)
+    except KeyboardInterrupt:
+        terminal.complain("interrupted; the same command writes the report anew")
+        sys.exit(130)
 
 
 def write(root: Path, options: Options | None = None) -> int:
@@ -116,12 +120,12 @@ def write(root: Path, options: Options | None = None) -> int:
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
     records.write_whole(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
     if rows:
-        print(table(rows, options.value))
+        terminal.say(table(rows, options.value, terminal.width()))
     for kind, lines in troubles.items():
         for path, why in lines:
-            print(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
+            terminal.say(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in troubles.items() if lines or kind == "failed")
-    print(f"{len(runs)} runs, {counts}; {', '.join([*files, 'report.html'])} in {out}")
+    terminal.say(f"{len(runs)} runs, {counts}; {', '.join([*files, 'report.html'])} in {out}")
     return len(troubles["failed"])
 
 

@@ -62,22 +62,39 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     end = "error_end" if value == ERROR else value
     verdict = max(len("verdict"), *(len(r["verdict"]) for r in rows))
     head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7}"
-    wide = max(width - len(head) - 1, 1)
+    wide = width - len(head) - 1
     what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
     lines = [
         f"{what}: medians of n runs; low, high hold that of the",
         "end with 95 % confidence (under 6 runs the range); drift of the watched weight",
-        f"{'':<{wide}} {head}",
     ]
+    if wide < 1:
+        return "\n".join([*lines, *(line for r in rows for line in _block(r, end))])
+    lines.append(f"{'':<{wide}} {head}")
     for r in rows:
         label = r["group"]
         if len(label) > wide:  # the name gets a line of its own
             lines.append(label)
             label = ""
-        shown = [r[k] for k in ("error_start_median", f"{end}_median", f"{end}_low", f"{end}_high", "drift_median")]
-        cells = " ".join(f"{number(v):>7}" for v in shown)
+        cells = " ".join(f"{number(v):>7}" for v in _cells(r, end))
         lines.append(f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells}")
     return "\n".join(lines)
+
+
+def _cells(line: dict[str, Any], end: str) -> list[float | None]:
+    return [line[k] for k in ("error_start_median", f"{end}_median", f"{end}_low", f"{end}_high", "drift_median")]
+
+
+def _block(line: dict[str, Any], end: str) -> list[str]:
+    """A row for a terminal that is too narrow for the table."""
+    start, last, low, high, drift = (number(value) for value in _cells(line, end))
+    failed = f", {line['failed']} failed" if line["failed"] else ""
+    return [
+        f"{line['group']}: {line['verdict']}",
+        f"  {line['runs']} runs{failed}",
+        f"  {start} -> {last} ({low}, {high})",
+        f"  drift {drift}",
+    ]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> bytes:

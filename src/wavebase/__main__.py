@@ -1,0 +1,93 @@
+"""The command `wavebase`, or `python -m wavebase`: one word chooses what `python -m wavebase.<word>` runs. Light to import."""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from wavebase import __version__
+from wavebase.terminal import complain, explain, say
+
+USAGE = """usage: wavebase COMMAND [words]
+
+run       train one net, or many with -m: wavebase run model=spectral optim=sgd
+report    tables, figures and one page of any folder of runs
+probe     judge a stored run, and read the spectrum of its weights
+analyze   read the spectrum of any recurrent weights, and judge nothing
+findings  run the studies and write docs/findings.md (in a clone)
+
+wavebase COMMAND --help   says more
+wavebase --version        says which
+
+exit status  0 done; 1 not done, and one line on standard error says why; 130 interrupted (a run has then saved a checkpoint, and the same command continues it)
+environment  NO_COLOR=1 leaves colours out, which only terminals get; COLUMNS overrides the terminal's width; HYDRA_FULL_ERROR=1 shows tracebacks"""
+
+
+def main() -> None:
+    """Run the command that the first word names, with the others as its own."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        explain(USAGE)
+        sys.exit(0 if words else 1)
+    if words[0] == "--version":
+        say(f"wavebase {__version__}")
+        sys.exit(0)
+    command = COMMANDS.get(words[0])
+    if command is None:
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "see wavebase --help"
+        complain(f"the command must be one of {', '.join(COMMANDS)}, got {words[0]!r}; {hint}")
+        sys.exit(1)
+    sys.argv = [f"wavebase {words[0]}", *words[1:]]
+    try:
+        command()
+    except KeyboardInterrupt:  # a run hears it itself, and has saved what it needs
+        complain("interrupted; the same command does it anew")
+        sys.exit(130)
+
+
+def _run() -> None:
+    from wavebase import run
+
+    run.main()
+
+
+def _report() -> None:
+    from wavebase import report
+
+    report.main()
+
+
+def _probe() -> None:
+    from wavebase import probe
+
+    probe.main()
+
+
+def _analyze() -> None:
+    from wavebase import probe
+
+    probe.main(judge=False)
+
+
+def _findings() -> None:
+    script = Path(__file__).parents[2] / "experiments" / "findings.py"
+    if not script.is_file():
+        complain(f"the studies must be there, got no {script}; use a clone of the repository, they are not installed")
+        sys.exit(1)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "run": _run,
+    "report": _report,
+    "probe": _probe,
+    "analyze": _analyze,
+    "findings": _findings,
+}
+
+if __name__ == "__main__":
+    main()

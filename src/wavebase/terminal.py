@@ -1,0 +1,105 @@
+"""What a terminal is told: lines that fit its width, verdicts and complaints in colour; everything else gets plain text.
+
+Colour is for terminals only, and not where NO_COLOR is set (https://no-color.org) or TERM is dumb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import shutil
+import sys
+import textwrap
+from typing import NoReturn, TextIO
+
+PLAIN_WIDTH = 80  # columns of what goes to a file or a pipe
+COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "drifted": 33, "broken": 31, "diverged": 31}
+VERDICTS = re.compile(rf"(?<![\w/.-])({'|'.join(COLOURS)})(?![\w/.-])")
+GAP = re.compile(r"(?<=\S) {2,}(?=\S)")
+
+
+def width(stream: TextIO | None = None) -> int:
+    """Columns to fill: the terminal's, else 80."""
+    columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if _is_terminal(stream or sys.stdout) else PLAIN_WIDTH
+    return max(columns, 20)
+
+
+def say(text: str) -> None:
+    """Print on standard output, as `shown` there."""
+    print(shown(text, sys.stdout))
+
+
+def explain(text: str) -> None:
+    """Print a help text on standard output, fitted wherever it goes."""
+    print(fitted(text, width()))
+
+
+def complain(text: str) -> None:
+    """Print one line on standard error, marked as ours."""
+    mark = _painted("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
+    print(f"{mark} {' '.join(text.split())}", file=sys.stderr)
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """The text as this stream should get it: untouched, or, on a terminal, fitted to its width and its verdicts in colour."""
+    if _is_terminal(stream):
+        text = fitted(text, width(stream))
+    return VERDICTS.sub(lambda found: _painted(found[1], COLOURS[found[1]]), text) if _in_colour(stream) else text
+
+
+def fitted(text: str, columns: int) -> str:
+    """The text with every longer line wrapped between words; a single longer word, such as a path, stays whole.
+
+    "name   prose" continues under the prose. A row of a table first gives up its alignment, and continues indented.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _wrapped(line.rstrip(), columns))
+
+
+def _wrapped(line: str, columns: int) -> list[str]:
+    if len(line) <= columns:
+        return [line]
+    lead = len(line) - len(line.lstrip())
+    if lead > columns // 4:  # the head of a table
+        line, lead = line.lstrip(), 0
+    gaps = list(GAP.finditer(line))
+    hang = lead or 4
+    if len(gaps) == 1 and gaps[0].end() <= columns // 2:
+        hang = gaps[0].end()
+    elif gaps:
+        line, hang = line[:lead] + GAP.sub("  ", line[lead:]), lead + 4
+    hang = min(hang, columns // 2)
+    wrapper = textwrap.TextWrapper(
+        columns, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.wrap(line)
+
+
+class Formatter(logging.Formatter):
+    """Formats log records for standard output, as `shown` there."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line or lines."""
+        return shown(super().format(record), sys.stdout)
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line and exit status 1, as everything here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end."""
+        complain(f"the words after the command must be known ones, got this: {message}; see --help")
+        sys.exit(1)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
+
+
+def _in_colour(stream: TextIO) -> bool:
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _painted(text: str, code: int) -> str:
+    return f"\033[{code}m{text}\033[0m"

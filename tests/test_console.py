@@ -1,0 +1,205 @@
+"""The command `wavebase`: it answers at once, fits the terminal, colours it only, and its exit statuses are those it documents."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from wavebase import __main__ as console
+from wavebase import __version__, probe, report, run, terminal
+
+RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")
+
+
+def on_terminal(columns, *words, folder=None, **environment):
+    """(exit status, what a terminal of so many columns showed, processor seconds) of `python -m wavebase <words>`."""
+    pid, terminal_end = pty.fork()
+    if pid == 0:
+        try:
+            os.chdir(folder or ".")
+            base = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+            fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            os.execve(
+                sys.executable, [sys.executable, "-m", "wavebase", *words], base | {"TERM": "xterm"} | environment
+            )
+        finally:
+            os._exit(99)
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal_end, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    _, status, usage = os.wait4(pid, 0)
+    os.close(terminal_end)
+    return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n"), usage.ru_utime + usage.ru_stime
+
+
+def lines(shown):
+    """What stays visible of each line: without colours, and of a progress bar its last state."""
+    return [re.sub(r"\x1b\[\d*m", "", line.rsplit("\r", 1)[-1]).rstrip() for line in shown.split("\n")]
+
+
+def overlong(shown, columns):
+    """Lines of ours that do not fit though they could be broken: matplotlib complains of fonts in lines of its own."""
+    ours = [line for line in lines(shown) if len(line.split()) > 1 and "/" not in line and "findfont" not in line]
+    return [line for line in ours if len(line) > columns]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_and_is_quick(columns):
+    status, shown, seconds = on_terminal(columns, "--help")
+    assert status == 0 and not overlong(shown, columns) and seconds < 0.5
+    assert all(f"\n{command} " in shown for command in console.COMMANDS)
+    assert re.search(r"exit status\s+0 done; 1 not done", shown) and "130" in shown
+
+
+def test_help_needs_no_torch():
+    script = "import sys; sys.argv[1:] = ['--help']\nfrom wavebase.__main__ import main\ntry: main()\nfinally: assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("command", list(console.COMMANDS))
+def test_every_command_documents_itself(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wavebase", command, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        console.main()
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and max(map(len, out.splitlines())) <= 80
+    assert command == "findings" or "exit status" in out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which a terminal of 40 columns saw a run, and what it saw."""
+    folder = tmp_path_factory.mktemp("console")
+    return folder, *on_terminal(40, "run", *RUN, folder=folder)
+
+
+def test_a_run_on_a_narrow_terminal(finished):
+    folder, status, shown, _ = finished
+    assert status == 0 and (folder / "one" / "summary.json").is_file()
+    assert not overlong(shown, 40) and "verdict         \x1b[32mpreserved\x1b[0m" in shown, shown
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_report_fits(finished, columns):
+    status, shown, _ = on_terminal(columns, "report", "one", folder=finished[0])
+    assert status == 0 and not overlong(shown, columns) and "\x1b[32mpreserved" in shown
+    status, shown, _ = on_terminal(columns, "report", "one", folder=finished[0], NO_COLOR="1")
+    assert status == 0 and "preserved" in shown and "\x1b[" not in shown
+
+
+def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):
+    for command in ("analyze", "probe"):
+        monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", f"out={tmp_path}"])
+        console.main()
+        out = capsys.readouterr().out
+        assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")
+        assert "cell.spectral_radius" in out and "\x1b" not in out, "no colour where there is no terminal"
+        narrow = terminal.fitted(out, 40)
+        assert not overlong(narrow, 40) and narrow.split() == out.split(), "the same words, in narrower lines"
+
+
+WRONG = {
+    ("rum",): "did you mean run?",
+    ("run", "--nope"): "--nope",
+    ("run", "modle=spectral"): "did you mean model",
+    ("report", "nowhere"): "must exist",
+    ("probe", "nothing.pt"): "must exist",
+    ("analyze", "nothing.pt"): "must exist",
+    ("findings", "--bogus"): "--bogus",
+}
+
+
+@pytest.mark.parametrize("words", list(WRONG), ids=" ".join)
+def test_a_wrong_word_is_one_line_and_status_1(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["wavebase", *words])
+    with pytest.raises(SystemExit) as stop:
+        console.main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and not out and err.startswith("wavebase: ") and err.count("\n") == 1
+    assert WRONG[words] in err and "got" in err
+
+
+def test_nothing_and_version(monkeypatch, capsys):
+    for words, status, said in (((), 1, "usage: wavebase"), (("--version",), 0, f"wavebase {__version__}\n")):
+        monkeypatch.setattr(sys, "argv", ["wavebase", *words])
+        with pytest.raises(SystemExit) as stop:
+            console.main()
+        assert stop.value.code == status and capsys.readouterr().out.startswith(said)
+
+
+@pytest.mark.parametrize("command,entry", [("report", report), ("probe", probe)])
+def test_interruption_of_a_reader_is_status_130(command, entry, monkeypatch, capsys):
+    def interrupted(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, {"report": "write", "probe": "probe"}[command], interrupted)
+    monkeypatch.setattr(sys, "argv", ["wavebase", command, "."])
+    with pytest.raises(SystemExit) as stop:
+        console.main()
+    assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_interruption_of_a_run_is_status_130_and_it_continues(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "wavebase",
+        "run",
+        *RUN[:1],
+        "train.steps=1000000",
+        "hydra.run.dir=long",
+        "probe.curvature=false",
+    ]
+    words += [*RUN[2:5], "optim=adam", "optim.lr=1e-9", "optim.lr_over_boundary=null"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("long/checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in err.splitlines()[-1]
+
+
+class TestFitting:
+    def test_prose_continues_under_prose(self):
+        text = terminal.fitted("verdict         a sentence that is longer than the line", 40)
+        assert text.split("\n") == ["verdict         a sentence that is", " " * 16 + "longer than the line"]
+
+    def test_a_path_stays_whole(self):
+        path = "/a/very/long/path/that/no/terminal/of/forty/columns/holds"
+        assert path in terminal.fitted(f"records         {path}", 40)
+
+    def test_what_fits_is_left_alone(self):
+        assert terminal.fitted("  a    b\n\n c", 40) == "  a    b\n\n c"
+
+    def test_only_verdicts_are_coloured(self, monkeypatch):
+        monkeypatch.setattr(terminal, "_is_terminal", lambda stream: True)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        shown = terminal.shown("x: broken in /a/broken/b", sys.stdout)
+        assert shown == "x: \x1b[31mbroken\x1b[0m in /a/broken/b"
+        for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                assert "\x1b" not in terminal.shown("broken", sys.stdout)
+
+
+def test_groups_of_the_help_are_those_of_conf():
+    assert {line.split("=")[0] for line in run._groups().splitlines()} == {
+        f.name for f in run.conf_folder().iterdir() if f.is_dir()
+    }
