@@ -28,13 +28,15 @@ from wavebase.training import schedule_factor
 T, HIDDEN = 10, 16
 
 
-def train(folder: Path, steps: int, batch: int, nets: int, saves: int) -> None:
+def train(folder: Path, steps: int, batch: int, nets: int, saves: int, identity: bool) -> None:
     """Train from scratch; folder/step_<s>.pt hold the stacked weights, of the start and `saves` doublings up to the end."""
     torch.set_num_threads(1)
     modules = [
         build(T, T, torch.float32, torch.Generator().manual_seed(seed), hidden_size=HIDDEN) for seed in range(nets)
     ]
     weights, _ = stack_module_state(modules)  # [nets, ...] each
+    if identity:
+        weights["weight_hh"].data.copy_(torch.eye(HIDDEN))
 
     def logits(x: torch.Tensor) -> torch.Tensor:
         """[nets, batch, T] to [nets, T, batch]. The recurrence takes a stack as it is, three times faster than by vmap."""
@@ -129,8 +131,9 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path)
     for name, default in (("steps", 300_000), ("batch", 512), ("nets", 5), ("saves", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--identity", action="store_true", help="start W_hh at the identity (Le, Jaitly and Hinton 2015)")
     chosen = parser.parse_args()
     if chosen.action == "train":
-        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves)
+        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves, chosen.identity)
     else:
         read(chosen.path)
