@@ -3,6 +3,7 @@ their nulls.
 
 Trains nets of conf/experiment/second_argmax.yaml together, as one program, and keeps their weights:
     python experiments/second_argmax.py train outputs/second_argmax --steps 300000 --batch 512 --nets 5
+(with --candidates 20, twenty start, and the five that stand best after a sixteenth of the run go on)
 and tells which statements about one such net (of the document "DFT-like Structure and the Nonlinear Oscillator") hold in
 how many of them, and in how many beyond what random weights of equal norm show:
     python experiments/second_argmax.py read outputs/second_argmax/step_00150000.pt
@@ -28,29 +29,47 @@ from wavebase.training import schedule_factor
 T, HIDDEN = 10, 16
 
 
-def train(folder: Path, steps: int, batch: int, nets: int, saves: int, identity: bool) -> None:
-    """Train from scratch; folder/step_<s>.pt hold the stacked weights, of the start and `saves` doublings up to the end."""
+def train(folder: Path, steps: int, batch: int, nets: int, saves: int, candidates: int | None) -> None:
+    """Train from scratch; folder/step_<s>.pt hold the stacked weights, of the start and `saves` doublings up to the end.
+
+    candidates: so many start; the `nets` with the least loss on numbers of their own go on after steps / 16."""
     torch.set_num_threads(1)
     modules = [
-        build(T, T, torch.float32, torch.Generator().manual_seed(seed), hidden_size=HIDDEN) for seed in range(nets)
+        build(T, T, torch.float32, torch.Generator().manual_seed(seed), hidden_size=HIDDEN)
+        for seed in range(candidates or nets)
     ]
     weights, _ = stack_module_state(modules)  # [nets, ...] each
-    if identity:
-        weights["weight_hh"].data.copy_(torch.eye(HIDDEN))
+    choosing = torch.randn(20000, T, generator=torch.Generator().manual_seed(10**6 + 2))
 
     def logits(x: torch.Tensor) -> torch.Tensor:
         """[nets, batch, T] to [nets, T, batch]. The recurrence takes a stack as it is, three times faster than by vmap."""
         return weights["readout.weight"] @ relu_states(x, weights["weight_ih"], weights["weight_hh"])[-1]
 
-    optimizer = torch.optim.AdamW(weights.values(), lr=0.04 / HIDDEN**0.5, weight_decay=1e-3, fused=True)
+    def adamw(stacked: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(stacked.values(), lr=0.04 / HIDDEN**0.5, weight_decay=1e-3, fused=True)
+
+    optimizer = adamw(weights)
     data = torch.Generator().manual_seed(nets)
     held_out = torch.randn(20000, T, generator=torch.Generator().manual_seed(10**6))
     began = time.monotonic()
     due = {0, steps, *(steps >> n for n in range(1, saves))}
     for step in range(steps + 1):
+        if step == steps >> 4 and len(weights["weight_hh"]) > nets:
+            with torch.no_grad():
+                scores = logits(choosing.expand(len(weights["weight_hh"]), -1, -1)).movedim(1, -1)
+                targets = answer(choosing, "second_argmax")
+                losses = torch.stack([torch.nn.functional.cross_entropy(score, targets) for score in scores])
+            kept = losses.argsort()[:nets].sort().values
+            print(f"step {step}, going on: {kept.tolist()} of {len(losses)}", flush=True)
+            old, before = optimizer, weights
+            weights = {name: weight.detach()[kept].requires_grad_() for name, weight in before.items()}
+            optimizer = adamw(weights)
+            for name, weight in weights.items():
+                state = old.state[before[name]]
+                optimizer.state[weight] = {k: v[kept] if v.ndim else v for k, v in state.items()}
         if step in due or step % 16384 == 0:
             with torch.no_grad():
-                chosen = logits(held_out.expand(nets, -1, -1)).argmax(-2)
+                chosen = logits(held_out.expand(len(weights["weight_hh"]), -1, -1)).argmax(-2)
             accuracy = (chosen == answer(held_out, "second_argmax")).float().mean(-1).tolist()
             print(
                 f"step {step}, {time.monotonic() - began:.0f} s ({time.process_time():.0f} s of CPU), accuracy {[round(a, 3) for a in accuracy]}",
@@ -67,10 +86,11 @@ def train(folder: Path, steps: int, batch: int, nets: int, saves: int, identity:
             write_whole(folder / f"step_{step:08d}.pt", lambda file, state=state: torch.save(state, file))
         for group in optimizer.param_groups:
             group["lr"] = 0.04 / HIDDEN**0.5 * schedule_factor("exponential", step, steps, 1 / 64)
-        x = torch.randn(nets, batch, T, generator=data)
+        n = len(weights["weight_hh"])
+        x = torch.randn(n, batch, T, generator=data)
         target = x.topk(2, -1).indices[..., 1]
         # the sum over nets of each net's mean: nobody's gradient depends on another
-        loss = torch.nn.functional.cross_entropy(logits(x), target) * nets
+        loss = torch.nn.functional.cross_entropy(logits(x), target) * n
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -131,9 +151,12 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path)
     for name, default in (("steps", 300_000), ("batch", 512), ("nets", 5), ("saves", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--identity", action="store_true", help="start W_hh at the identity (Le, Jaitly and Hinton 2015)")
+    parser.add_argument(
+        "--identity", action="store_true", help="start W_hh at the identity (Le, Jaitly and Hinton 2015)"
+    )
+    parser.add_argument("--candidates", type=int, help="start so many nets, go on with the best")
     chosen = parser.parse_args()
     if chosen.action == "train":
-        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves, chosen.identity)
+        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves, chosen.candidates)
     else:
         read(chosen.path)
