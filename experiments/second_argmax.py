@@ -151,9 +151,6 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path)
     for name, default in (("steps", 300_000), ("batch", 512), ("nets", 5), ("saves", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument(
-        "--identity", action="store_true", help="start W_hh at the identity (Le, Jaitly and Hinton 2015)"
-    )
     parser.add_argument("--candidates", type=int, help="start so many nets, go on with the best")
     chosen = parser.parse_args()
     if chosen.action == "train":

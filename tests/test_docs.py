@@ -19,7 +19,7 @@ from conftest import ROOT
 from wavebase import config
 
 DOCS = ROOT / "docs"
-DOCUMENTED = ("spectral_lstm", "power_spectrum", "analyze", "perturb", "verdict")
+DOCUMENTED = ("spectral_lstm", "power_spectrum", "analyze", "perturb", "verdict", "save_construction")
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
 
 

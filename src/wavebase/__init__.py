@@ -9,6 +9,8 @@ _PUBLIC = {
     "spectral_lstm": "wavebase.models.spectral",
     "cosine_transform": "wavebase.models.cosine",
     "spectral_construction": "wavebase.constructions.spectral",
+    "save_construction": "wavebase.constructions.files",
+    "load_construction": "wavebase.constructions.files",
     "perturb": "wavebase.constructions.perturbation",
     "Perturbation": "wavebase.constructions.perturbation",
     "verdict": "wavebase.judgement",
