@@ -235,9 +235,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     parser = terminal.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
-    parser.add_argument(
-        "--tiny", action="store_true", help="two steps of the least, below outputs/gallery_tiny: a test"
-    )
+    parser.add_argument("--tiny", action="store_true", help="a test: two steps of the least, in outputs/gallery_tiny")
     tiny = parser.parse_args().tiny
     torch.set_num_threads(1)  # as its runs
     filled("")  # a page without its marks is found before minutes are spent
@@ -251,4 +249,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        terminal.complain(str(error))
+        sys.exit(1)
