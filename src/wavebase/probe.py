@@ -118,7 +118,10 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     }
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report, options.panels.split(",") if options.panels else ())))
+        save(
+            f"spectrum{suffix}.png",
+            figures.png(spectrum_sheet.sheet(report, options.panels.split(",") if options.panels else ())),
+        )
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
