@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 DOCS := $(VENV)/.docs
 
-.PHONY: install run test bench findings docs notebook lint tensorboard clean
+.PHONY: install run test bench findings gallery docs notebook lint tensorboard clean
 
 install: $(STAMP)
 
@@ -31,6 +31,9 @@ bench: $(STAMP)
 
 findings: $(STAMP)
 	$(BIN)/python experiments/findings.py
+
+gallery: $(STAMP)
+	$(BIN)/python experiments/gallery.py
 
 $(DOCS): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'

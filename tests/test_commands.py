@@ -60,8 +60,10 @@ SCRIPTS = {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}
 ELSEWHERE = {
     "make test": "this very suite",
     "make findings": "ten minutes, and it writes docs/findings.md: tests/test_experiments.py runs each of the studies",
+    "make gallery": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, this page each command of it",
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
+    "make docs": "needs the package index; CI begins with it",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
     "make tensorboard": "a server that does not end",

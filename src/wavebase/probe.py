@@ -28,6 +28,7 @@ steps=       their length (as long, and as large, as the signals of its run; els
 seed=0       of the nulls
 draws=       of each null (by size)
 net=         which one of stacked weights
+panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all nine)
 out=         folder for spectrum.json and spectrum.png (beside what was read)
 roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
 
@@ -63,6 +64,7 @@ class Options:
     draws: int | None = None
     net: int | None = None
     out: str | None = None
+    panels: str = ""
     roles: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     }
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report)))
+        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report, options.panels.split(",") if options.panels else ())))
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,30 +17,30 @@ PSEUDOSPECTRUM_UNITS = 128
 LARGE = 40  # units over which single ones are not labelled
 
 
-def sheet(report: Report) -> Figure:
-    """Nine panels: eigenvalues, pseudospectrum, quantities against their null, readout spectrum, energy balance, mode growth, roles,
-    rotation pairs, impulse responses. A panel whose part was not measured says so."""
-    figure = Figure(figsize=(15, 13.5), layout="constrained")
+def sheet(report: Report, names: Sequence[str] = ()) -> Figure:
+    """The panels of `PANELS` with these names, all nine by default, three a row. One whose part was not measured says so.
+
+    Raises ValueError for a name that no panel has.
+    """
+    for name in names:
+        if name not in PANELS:
+            raise ValueError(f"panels must be some of {', '.join(PANELS)}, got {name!r}; leave them out for all")
+    shown = list(names) or list(PANELS)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(5 * columns, 4.4 * rows + 0.3), layout="constrained")
     words = "balanced coordinates" if report.balanced else "coordinates as given"
     figure.suptitle(
         f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}", fontsize=14
     )
-    panels: list[tuple[str, Callable[[Axes, Report], bool]]] = [
-        ("Eigenvalues", _eigenvalues),
-        ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
-        ("Quantities within their random null", _quantities),
-        ("Readout: largest share of one frequency, by unit", _readout),
-        ("Energy balance", _energy),
-        ("Modes: growth measured (solid) and linear (dashed)", _growth),
-        ("Clip rates and roles", _roles),
-        ("Rotation pairs", _rotations),
-        ("Impulse response, by position of the impulse", _impulse),
-    ]
-    for ax, (title, draw) in zip(figure.subplots(3, 3).flat, panels, strict=True):
+    for ax, name in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+        title, draw = PANELS[name]
         ax.set_title(title, fontsize=11)
         if not draw(ax, report):
             ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=GREY, transform=ax.transAxes)
             ax.set_axis_off()
+    for ax in figure.axes[len(shown) : rows * columns]:
+        ax.set_axis_off()
     return figure
 
 
@@ -254,6 +254,19 @@ def _impulse(ax: Axes, report: Report) -> bool:
     ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     ax.set(xlabel="position of the impulse", ylabel="unit")
     return True
+
+
+PANELS: dict[str, tuple[str, Callable[[Axes, Report], bool]]] = {
+    "eigenvalues": ("Eigenvalues", _eigenvalues),
+    "pseudospectrum": ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
+    "quantities": ("Quantities within their random null", _quantities),
+    "readout": ("Readout: largest share of one frequency, by unit", _readout),
+    "energy": ("Energy balance", _energy),
+    "growth": ("Modes: growth measured (solid) and linear (dashed)", _growth),
+    "roles": ("Clip rates and roles", _roles),
+    "rotations": ("Rotation pairs", _rotations),
+    "impulse": ("Impulse response, by position of the impulse", _impulse),
+}
 
 
 def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:

@@ -170,7 +170,7 @@ def loss_curves(
     axes[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11)
     handles, labels = axes[-1].get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) < 46 else 1  # wider ones would be cut off
+    columns = 2 if max(map(len, labels)) < 48 else 1  # wider ones would be cut off
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 

@@ -1,0 +1,256 @@
+"""What do the five systems show? Runs each one's commands (finished runs are not run again) and fills the marked part of
+README.md from the records: commands, a picture and a line of result, with zero or a classical answer beside it.
+
+    python experiments/gallery.py           outputs/gallery, README.md, docs/pictures/gallery_*.png
+    python experiments/gallery.py --tiny    a test: two steps of the least, all of it below outputs/gallery_tiny
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from wavebase import figures, records, terminal
+from wavebase.report import Run
+
+ROOT = Path(__file__).parents[1]
+HOME = Path("outputs/gallery")
+BEGIN, END = "<!-- make gallery writes from here -->\n", "<!-- to here -->"
+
+
+class System(NamedTuple):
+    """title; page: of docs/, its picture is gallery_<page>.png; commands, and what makes each of them tiny; result: what
+    the records say; picture: a file of theirs below outputs/gallery, or a figure drawn from them."""
+
+    title: str
+    page: str
+    commands: dict[str, str]
+    result: Callable[[], str]
+    picture: Callable[[], Path | Figure]
+
+
+def run(name: str, **settings: Any) -> Run:
+    """The run below outputs/gallery/<name> with these settings: a group's choice, or a dotted key with __ for its dot. Raises ValueError if not one."""
+    found = [Run(folder) for folder in records.find_runs(HOME / name)]
+    wanted = {key.replace("__", "."): value for key, value in settings.items()}
+    (only,) = (each for each in found if all(each.setting(key) == value for key, value in wanted.items()))
+    return only
+
+
+def moved(found: Run) -> str:
+    """Relative error at the start and at the end, and the verdict."""
+    start, end = (found.value("relative_error", when) for when in ("initial", "final"))
+    return f"{start:.2g} → {'not finite' if end is None else f'{end:.2g}'} ({found.verdict})"
+
+
+def spectral() -> str:
+    under, over = (run("spectral", model="spectral", optim__lr_over_boundary=rate) for rate in (0.5, 1.5))
+    random = run("spectral", model="random", optim__lr_over_boundary=0.5)
+    baseline = under.summary["baseline"]
+    return f"""Relative error in {under.summary["steps"]} steps: exact start at half the boundary {moved(under)}, at 1.5 times
+{moved(over)}; random start at half {moved(random)}; predicting the mean {(baseline["mean"] / baseline["zero"]) ** 0.5:.2g}, zero 1."""
+
+
+def cosine() -> str:
+    exact, off = (run("cosine", model__start=start) for start in ("exact", "perturbed"))
+    scale = off.setting("model.frequency_scale")
+    return f"""Relative error of the reconstruction in {exact.summary["steps"]} steps: exact DCT {moved(exact)}; frequencies up to
+{scale:g} of a bin off {moved(off)}; zero 1."""
+
+
+def extraction() -> str:
+    found = run("extraction")
+    known = {name: f"{value:.2g}" for name, value in found.summary["baseline"].items()}
+    return f"""Mean squared error after {found.summary["steps"]} steps {found.value("metrics", "mean_squared_error"):.2g} (the start of
+the stream aside, {found.value("metrics", "mean_squared_error_after"):.2g}); least squares, which is told the frequencies, {known["least_squares"]}, a matched
+filter {known["matched_filter"]}, the best answer without memory {known["memoryless"]}, zero {known["zero"]}."""
+
+
+FORECASTERS = {"zero": "zero", "dft": "the DFT's continuation", "linear_prediction": "linear prediction", "sparse_bayes": "sparse Bayes", "mlp_gru": "MLP and GRU"}  # fmt: skip
+
+
+def forecast() -> str:
+    found = {words: run("forecast", model=name) for name, words in FORECASTERS.items()}
+    said = [f"{words} {each.value('metrics', 'nmse'):.3g}" for words, each in found.items()]
+    net = found["MLP and GRU"]
+    return f"""Squared error of {net.setting("task.horizon")} samples ahead over the signal's power: {", ".join(said)}
+after {net.summary["steps"]} steps."""
+
+
+def forecasts() -> Figure:
+    """One held-out signal with every forecast, and everybody's errors with their 95 % intervals."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    for place, (name, words) in enumerate(FORECASTERS.items()):
+        found = run("forecast", model=name)
+        examples, metrics, colour = found.folder.examples(), found.summary["metrics"], figures.COLOURS[place]
+        past, future = examples["signal"][0], examples["target"][0]
+        after = np.arange(len(future)) + 1
+        if not place:
+            shown = past[-3 * len(future) :]
+            left.plot(np.arange(len(shown)) - len(shown) + 1, shown, color=figures.GREY, linewidth=2)
+            left.plot(after, future, color=figures.GREY, linewidth=4, alpha=0.5, label="what followed")
+        left.plot(after, examples["after"][0], ".-", color=colour, label=words)
+        right.barh(place, metrics["nmse"], color=colour)
+        reach = [[metrics["nmse"] - metrics["nmse_low"]], [metrics["nmse_high"] - metrics["nmse"]]]
+        right.errorbar(metrics["nmse"], place, xerr=reach, color="black", capsize=3)
+    left.axvline(0.5, color=figures.GREY, linewidth=0.8, linestyle=":")
+    left.set(xlabel="samples after the last one heard", ylabel="signal", title="One held-out signal")
+    right.axvline(1, color=figures.GREY, linewidth=0.8, linestyle=":")
+    right.set(
+        xlabel="squared error / power of the signal, 95 %", yticks=range(len(FORECASTERS)), title="All held-out signals"
+    )
+    right.set_yticklabels(FORECASTERS.values())
+    right.invert_yaxis()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+SAID = {
+    "spectral_radius": "spectral radius",
+    "svd_dominant_share": "share of one frequency in the readout's directions",
+}
+SHOWN = ("spectral_radius", "complex_share", "henrici", "best_pair_error", "best_dominant_share", "svd_dominant_share", "growth", "damping", "clipped_share", "survival_vs_omega", "product_rank")  # fmt: skip
+
+
+def quantities() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The net's one layer as read, and its quantities by name."""
+    (layer,) = json.loads((HOME / "reading/spectrum.json").read_text())["layers"].values()
+    return layer, layer["quantities"]
+
+
+def reading() -> str:
+    net = run("reading")
+    layer, read = quantities()
+    said = [f"{words} {read[name]['value']:.2f} (random nets {null['low']:.2f} to {null['high']:.2f}, p = {null['p_value']:.2g})"
+            for name, words in SAID.items() for null in read[name]["nulls"][:1]]  # fmt: skip
+    return f"""A ReLU net of {layer["hidden_size"]} units trained for {net.summary["steps"]} steps names the second largest of {net.setting("T")} numbers
+with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.setting("T"):.2g}): {", ".join(said)}; {len(layer["flagged"])} of {len(read)} quantities have p <= 0.05."""
+
+
+def nulls() -> Figure:
+    """Eigenvalues in the plane with the radii of random nets, and some quantities against random nets' 5 to 95 %."""
+    layer, read = quantities()
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    turn = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
+    null = read["spectral_radius"]["nulls"][0]
+    left.plot(turn.real, turn.imag, color=figures.GREY, linewidth=0.8, label="unit circle")
+    for n, radius in enumerate((null["low"], null["high"])):
+        left.plot(radius * turn.real, radius * turn.imag, ":", color=figures.GREY, label=None if n else "radius of random nets, 5 and 95 %")  # fmt: skip
+    modes = np.array([mode["eigenvalue"] for gate in layer["gates"].values() for mode in gate["modes"]])
+    left.plot(*modes.T, "o", color=figures.COLOURS[0], label="this net")
+    left.set(aspect="equal", xlabel="real part", ylabel="imaginary part", title="Eigenvalues")
+    right.axvspan(0, 1, color="#E5E5E5", label="random nets, 5 to 95 %")
+    for place, name in enumerate(SHOWN):
+        null = read[name]["nulls"][0]
+        colour = figures.COLOURS[1 if name in layer["flagged"] else 0]
+        right.plot((read[name]["value"] - null["low"]) / (null["high"] - null["low"]), place, "o", color=colour)
+    right.plot([], [], "o", color=figures.COLOURS[1], label="this net, p <= 0.05")
+    right.set_yticks(range(len(SHOWN)), [f"{name.replace('_', ' ')} {read[name]['value']:.2g}" for name in SHOWN])
+    right.set(
+        xlabel="place between random nets' 5 % (0) and 95 % (1)", ylim=(len(SHOWN) - 0.5, -0.5), title="Quantities"
+    )
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def inside(name: str, figure: str, **settings: Any) -> Path:
+    """A picture that a run left."""
+    return run(name, **settings).folder.path / "figures" / f"{figure}.png"
+
+
+SMALL = "train.steps=2 train.batch=4 task.held_out_count=8 probe.curvature_batch=16 "
+MIX = "T=100 signal.samples=1000 signal.duration=9.99 "  # a window of whole periods of its tones
+SYSTEMS = (
+    System("The exact spectral LSTM", "mathematics", {
+        f"run -m model=spectral,random optim.lr_over_boundary=0.5,1.5 hydra.sweep.dir={HOME}/spectral": SMALL + "T=4 probe.figures=[spectrum]",
+    }, spectral, lambda: inside("spectral", "spectrum", model="spectral", optim__lr_over_boundary=0.5)),
+    System("A trainable cosine transform", "cosine_transform", {
+        f"run -m experiment=cosine_reconstruction T=64 model.start=exact,perturbed model.frequency_scale=0.5 hydra.sweep.dir={HOME}/cosine": SMALL + "T=16 probe.figures=[cosine.frequencies]",
+    }, cosine, lambda: inside("cosine", "frequencies", model__start="perturbed")),
+    System("One tone out of a noisy mix", "frequency_extraction", {
+        f"run experiment=frequency_extraction_any_phase hydra.run.dir={HOME}/extraction": SMALL + MIX + "probe.figures=[extraction.error_over_time]",
+    }, extraction, lambda: inside("extraction", "error_over_time")),
+    System("Forecasting sums of harmonics", "harmonic_forecast", {
+        f"run -m experiment=harmonic_forecast task=forecast_b signal.noise=0.1 model={','.join(FORECASTERS).removesuffix(',mlp_gru')} hydra.sweep.dir={HOME}/forecast": "task.held_out_count=8 probe.figures=[]",
+        f"run experiment=forecast_mlp_gru train.steps=1500 hydra.run.dir={HOME}/forecast/mlp_gru": SMALL + "probe.figures=[]",
+    }, forecast, forecasts),
+    System("Reading the spectrum of any recurrent net", "reading_spectra", {
+        f"run experiment=second_argmax train.steps=16384 hydra.run.dir={HOME}/reading": SMALL + "probe.figures=[]",
+        f"analyze {HOME}/reading out={HOME}/reading": "draws=8 samples=16",
+    }, reading, nulls),
+)  # fmt: skip
+
+
+def execute(words: list[str]) -> None:
+    """`wavebase ...` in a forked process, which spares it the start of torch. Raises RuntimeError if it fails."""
+    process = multiprocessing.get_context("fork").Process(target=_launch, args=(words,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"every command of the gallery must finish, got exit status {process.exitcode} of wavebase {shlex.join(words)}")  # fmt: skip
+
+
+def _launch(words: list[str]) -> None:
+    sys.argv = ["wavebase", *words]
+    import_module("wavebase.__main__").main()
+
+
+def section(system: System) -> str:
+    """A system's part of the page; its picture goes to docs/pictures."""
+    name, picture = f"docs/pictures/gallery_{system.page}.png", system.picture()
+    content = picture.read_bytes() if isinstance(picture, Path) else figures.png(picture)
+    small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)  # half the size
+    records.write_whole(Path(name), lambda file: small.save(file, "png"))
+    commands = "\n".join(f"wavebase {command}" for command in system.commands)
+    result = textwrap.fill(
+        f"{' '.join(system.result().split())} [More](docs/{system.page}.md).", 120, break_long_words=False
+    )
+    return f"\n### {system.title}\n\n```\n{commands}\n```\n\n{result}\n\n![{system.title}]({name})\n"
+
+
+def filled(text: str) -> str:
+    """README.md with this between its marks. Raises ValueError if it has not both, once."""
+    parts = re.split(f"{re.escape(BEGIN)}|{re.escape(END)}", (ROOT / "README.md").read_text())
+    if len(parts) != 3:
+        raise ValueError(f"README.md must have the gallery's two marks once, got {len(parts) - 1} marks; restore {BEGIN.strip()} and {END}")  # fmt: skip
+    return f"{parts[0]}{BEGIN}{text}\n{END}{parts[2]}"
+
+
+def main() -> None:
+    parser = terminal.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
+    parser.add_argument("--tiny", action="store_true", help="a test: two steps of the least, in outputs/gallery_tiny")
+    tiny = parser.parse_args().tiny
+    torch.set_num_threads(1)  # as its runs
+    filled("")  # a page without its marks is found before minutes are spent
+    here = Path("outputs/gallery_tiny") if tiny else ROOT
+    here.mkdir(parents=True, exist_ok=True)
+    os.chdir(here)
+    for command, small in (pair for system in SYSTEMS for pair in system.commands.items()):
+        execute(shlex.split(f"{command} {small}" if tiny else command))
+    page = filled("".join(section(system) for system in SYSTEMS))
+    records.write_whole(Path("README.md"), lambda file: file.write(page.encode()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        terminal.complain(str(error))
+        sys.exit(1)
