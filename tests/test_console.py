@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,9 @@ def overlong(shown, columns):
     return [line for line in ours if len(line) > columns]
 
 
+CLONE = (Path(console.__file__).parents[2] / "experiments").is_dir()  # and not a wheel that is installed
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits_and_is_quick(columns):
     status, shown, seconds = on_terminal(columns, "--help")
@@ -72,6 +76,8 @@ def test_help_needs_no_torch():
 
 @pytest.mark.parametrize("command", list(console.COMMANDS))
 def test_every_command_documents_itself(command, monkeypatch, capsys):
+    if command == "findings" and not CLONE:
+        pytest.skip("the studies are not installed")
     monkeypatch.setattr(sys, "argv", ["wavebase", command, "--help"])
     with pytest.raises(SystemExit) as stop:
         console.main()
@@ -119,7 +125,7 @@ WRONG = {
     ("report", "nowhere"): "must exist",
     ("probe", "nothing.pt"): "must exist",
     ("analyze", "nothing.pt"): "must exist",
-    ("findings", "--bogus"): "--bogus",
+    ("findings", "--bogus"): "--bogus" if CLONE else "use a clone",
 }
 
 

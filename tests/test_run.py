@@ -94,6 +94,7 @@ class TestRecords:
         assert all(torch.equal(weight, theirs["net"][name]) for name, weight in ours["net"].items())
         events = EventAccumulator(str(cut.path)).Reload()
         assert [event.step for event in events.Scalars("loss/relative")] == [0, 3, 6]
+        assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     def test_a_broken_checkpoint_gives_way_to_an_older_one(self, ran, caplog):
         folder = ran(*QUICK, "train.checkpoint_every=2")

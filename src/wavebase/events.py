@@ -6,11 +6,20 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+# Charts of TensorBoard's custom scalars: title, and regular expressions that are matched from a tag's beginning.
+CHARTS = {
+    "loss beside its baselines": [r"loss/(train|held_out)$", r"baseline/"],
+    "relative error of each probe signal": [r"error/"],
+    "drift of each weight": [r"drift/[^/]+$"],
+    "lambda_max beside 2/learning rate": [r"curvature/(lambda_max|boundary)$"],
+}
 
 
 class Events:
@@ -41,6 +50,17 @@ class Events:
         width, height = Image.open(io.BytesIO(png)).size
         picture = self._Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
         self._add(step, self._Summary(value=[self._Summary.Value(tag=tag, image=picture)]), time.time())
+
+    def charts(self, tags: Collection[str]) -> None:
+        """The layout of the custom scalars: of `CHARTS`, those that one of these tags belongs to."""
+        from torch.utils.tensorboard.summary import custom_scalars
+
+        charts = {
+            title: ["Multiline", patterns]
+            for title, patterns in CHARTS.items()
+            if any(re.match(pattern, tag) for pattern in patterns for tag in tags)
+        }
+        self._add(0, custom_scalars({"wavebase": charts}), time.time())
 
     def text(self, tag: str, step: int, markdown: str) -> None:
         """A text."""

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -198,6 +198,11 @@ class RunFolder:
         """Put a text on the dashboard."""
         assert self._events is not None
         self._events.text(tag, step, markdown)
+
+    def log_charts(self, tags: Collection[str]) -> None:
+        """Arrange the scalars that have these tags in charts, on the dashboard's page of custom scalars."""
+        assert self._events is not None
+        self._events.charts(tags)
 
     def log_hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Put the run's settings and results into the hparams table, in the same events file."""

@@ -73,6 +73,8 @@ class Session:
         try:
             self.folder.log_text("parameters", self.first_step, parameter_table(self.pieces.net))
             self._image("weights/weight_hh_cell", self.first_step)
+            if self.start_values:
+                self._lay_out()
         except BaseException:
             self.folder.abandon()
             raise
@@ -103,7 +105,18 @@ class Session:
             if self.pieces.lambda_max is not None:
                 self.values.setdefault("curvature/lambda_max", self.pieces.lambda_max)
             self.start_values = dict(self.values)
-        self.folder.log(step, self.values)
+            self._lay_out()
+        self.folder.log(step, {**self.values, **self._references()})
+
+    def _references(self) -> dict[str, float]:
+        """What the values are to be seen beside: the losses of constant predictions, the curvature that is still stable."""
+        references = {f"baseline/{name}": loss for name, loss in self.pieces.task.baselines.items()}
+        if self.pieces.lambda_max is not None or "curvature/lambda_max" in self.values:
+            references["curvature/boundary"] = 2 / self.pieces.optimizer.param_groups[0]["lr"]
+        return references
+
+    def _lay_out(self) -> None:
+        self.folder.log_charts([*self.start_values, *self._references()])
 
     def end(self, status: Status, step: int) -> None:
         """Save that training has ended, with its last observation: a run continued from here has only to finish."""
