@@ -3,13 +3,12 @@
     python bench/sweeps.py [steps]
 
 Every launcher runs the same command in a process of its own, in a new folder: start-up, training, probes, figures and records
-included. The launchers take turns; a member of a stack is compared with the run alone by its recorded losses and its last
+included. The launchers take turns; a member of a stack is compared with the run alone by its last
 weights. Memory: what each further member of a stack of 8 and of 64 adds to the process.
 Writes bench/results/sweeps.md; the ratios are what is quoted.
 """
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,19 +34,16 @@ RESULT = Path(__file__).parent / "results" / "sweeps.md"
 
 def command(folder: Path, *words: str) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, peak MiB) of `python -m wavebase.run` with these words."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wavebase.run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder
-    )
-    assert process.stderr is not None
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    began = time.perf_counter()
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-m", "wavebase.run", *words], stdout=said, stderr=said, cwd=folder)
+        _, status, usage = os.wait4(process.pid, 0)  # the CPU time of processes of its own too
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"wavebase.run must end well, got {process.returncode}: {complaint.decode()[-500:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - began, cpu, usage.ru_maxrss / 1024
+        raise SystemExit(
+            f"wavebase.run must end well, got {process.returncode}: {(folder / 'said').read_text()[-500:]}"
+        )
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def ends(folder: Path) -> dict[str, RunFolder]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavebase import assembly, figures, records, stationary, study
+from wavebase import assembly, figures, records, stationary, study, terminal
 from wavebase.figures import forecast as pictures
 from wavebase.intervals import nmse, paired_difference
 from wavebase.signals.harmonics import Drawn, sinusoids
@@ -72,16 +72,19 @@ def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folders", nargs="+", type=Path)
     words.add_argument("--signals", type=int, help="judge on so many other signals instead of the fixed set")
     words.add_argument("--only", choices=sorted(SETTINGS.values()))
     asked = words.parse_args()
+    for folder in asked.folders:
+        if not folder.is_dir():
+            words.error(f"no folder {folder}")
     rows = [
         judged(run, asked.signals)
         for folder in asked.folders
         for run in records.find_runs(folder)
-        if run.checkpoint_steps() and setting(run) and asked.only in (None, setting(run))
+        if run.checkpoint_steps() and (about := setting(run)) and asked.only in (None, about)
     ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["setting"]): nmse(row["errors"], row["sizes"]) for row in rows}

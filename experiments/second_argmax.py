@@ -11,7 +11,6 @@ how many of them, and in how many beyond what random weights of equal norm show:
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 from torch.func import stack_module_state
 
-from wavebase import analyze
+from wavebase import analyze, terminal
 from wavebase.models.relu_rnn import build
 from wavebase.records import write_whole
 from wavebase.recurrence import relu_states
@@ -29,47 +28,60 @@ from wavebase.training import schedule_factor
 T, HIDDEN = 10, 16
 
 
-def train(folder: Path, steps: int, batch: int, nets: int, saves: int, candidates: int | None) -> None:
+Weights = dict[str, torch.Tensor]  # of a stack: [nets, ...] each
+
+
+def adamw(weights: Weights) -> torch.optim.Optimizer:
+    """The published recipe's optimiser."""
+    return torch.optim.AdamW(weights.values(), lr=0.04 / HIDDEN**0.5, weight_decay=1e-3, fused=True)
+
+
+def logits(weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    """[batch, T] for all or [nets, batch, T] to [nets, T, batch]. The recurrence takes a stack as it is, three times faster than by vmap."""
+    x = x.expand(len(weights["weight_hh"]), -1, -1)
+    return weights["readout.weight"] @ relu_states(x, weights["weight_ih"], weights["weight_hh"])[-1]
+
+
+def best(
+    weights: Weights, optimizer: torch.optim.Optimizer, nets: int
+) -> tuple[Weights, torch.optim.Optimizer, list[int]]:
+    """The `nets` of least loss on numbers drawn for this choice alone, their optimiser's state with them, and which they are."""
+    x = torch.randn(20000, T, generator=torch.Generator().manual_seed(10**6 + 2))
+    target = answer(x, "second_argmax")
+    with torch.no_grad():
+        losses = torch.stack([torch.nn.functional.cross_entropy(each.mT, target) for each in logits(weights, x)])
+    kept = losses.argsort()[:nets].sort().values
+    chosen = {name: weight.detach()[kept].requires_grad_() for name, weight in weights.items()}
+    following = adamw(chosen)
+    for name, weight in chosen.items():
+        state = optimizer.state[weights[name]]
+        following.state[weight] = {key: value[kept] if value.ndim else value.clone() for key, value in state.items()}
+    return chosen, following, kept.tolist()
+
+
+def train(folder: Path, steps: int, batch: int, nets: int, saves: int, candidates: int) -> None:
     """Train from scratch; folder/step_<s>.pt hold the stacked weights, of the start and `saves` doublings up to the end.
 
-    candidates: so many start; the `nets` with the least loss on numbers of their own go on after steps / 16."""
+    candidates: so many start, and the best `nets` go on after a sixteenth of the steps.
+    """
     torch.set_num_threads(1)
     modules = [
         build(T, T, torch.float32, torch.Generator().manual_seed(seed), hidden_size=HIDDEN)
-        for seed in range(candidates or nets)
+        for seed in range(candidates)
     ]
-    weights, _ = stack_module_state(modules)  # [nets, ...] each
-    choosing = torch.randn(20000, T, generator=torch.Generator().manual_seed(10**6 + 2))
-
-    def logits(x: torch.Tensor) -> torch.Tensor:
-        """[nets, batch, T] to [nets, T, batch]. The recurrence takes a stack as it is, three times faster than by vmap."""
-        return weights["readout.weight"] @ relu_states(x, weights["weight_ih"], weights["weight_hh"])[-1]
-
-    def adamw(stacked: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(stacked.values(), lr=0.04 / HIDDEN**0.5, weight_decay=1e-3, fused=True)
-
+    weights, _ = stack_module_state(modules)
     optimizer = adamw(weights)
     data = torch.Generator().manual_seed(nets)
     held_out = torch.randn(20000, T, generator=torch.Generator().manual_seed(10**6))
     began = time.monotonic()
     due = {0, steps, *(steps >> n for n in range(1, saves))}
     for step in range(steps + 1):
-        if step == steps >> 4 and len(weights["weight_hh"]) > nets:
-            with torch.no_grad():
-                scores = logits(choosing.expand(len(weights["weight_hh"]), -1, -1)).movedim(1, -1)
-                targets = answer(choosing, "second_argmax")
-                losses = torch.stack([torch.nn.functional.cross_entropy(score, targets) for score in scores])
-            kept = losses.argsort()[:nets].sort().values
-            print(f"step {step}, going on: {kept.tolist()} of {len(losses)}", flush=True)
-            old, before = optimizer, weights
-            weights = {name: weight.detach()[kept].requires_grad_() for name, weight in before.items()}
-            optimizer = adamw(weights)
-            for name, weight in weights.items():
-                state = old.state[before[name]]
-                optimizer.state[weight] = {k: v[kept] if v.ndim else v for k, v in state.items()}
+        if step == steps >> 4 and candidates > nets:
+            weights, optimizer, kept = best(weights, optimizer, nets)
+            print(f"step {step}, going on: {kept} of {candidates}", flush=True)
         if step in due or step % 16384 == 0:
             with torch.no_grad():
-                chosen = logits(held_out.expand(len(weights["weight_hh"]), -1, -1)).argmax(-2)
+                chosen = logits(weights, held_out).argmax(-2)
             accuracy = (chosen == answer(held_out, "second_argmax")).float().mean(-1).tolist()
             print(
                 f"step {step}, {time.monotonic() - began:.0f} s ({time.process_time():.0f} s of CPU), accuracy {[round(a, 3) for a in accuracy]}",
@@ -90,7 +102,7 @@ def train(folder: Path, steps: int, batch: int, nets: int, saves: int, candidate
         x = torch.randn(n, batch, T, generator=data)
         target = x.topk(2, -1).indices[..., 1]
         # the sum over nets of each net's mean: nobody's gradient depends on another
-        loss = torch.nn.functional.cross_entropy(logits(x), target) * n
+        loss = torch.nn.functional.cross_entropy(logits(weights, x), target) * n
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -146,14 +158,19 @@ def read(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = terminal.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "read"))
     parser.add_argument("path", type=Path)
     for name, default in (("steps", 300_000), ("batch", 512), ("nets", 5), ("saves", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--candidates", type=int, help="start so many nets, go on with the best")
+    parser.add_argument("--candidates", type=int, help="start so many nets, go on with the best (as many as nets)")
     chosen = parser.parse_args()
+    candidates = chosen.nets if chosen.candidates is None else chosen.candidates
+    if min(chosen.steps, chosen.batch, chosen.nets, chosen.saves) < 1 or candidates < chosen.nets:
+        parser.error("all numbers must be at least 1 and candidates at least nets")
     if chosen.action == "train":
-        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves, chosen.candidates)
+        train(chosen.path, chosen.steps, chosen.batch, chosen.nets, chosen.saves, candidates)
+    elif not chosen.path.is_file():
+        parser.error(f"no file {chosen.path}")
     else:
         read(chosen.path)

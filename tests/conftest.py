@@ -1,5 +1,6 @@
 """Shared ways into the program: a composed configuration, and the command line in this process."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,15 @@ SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "prob
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging():
+    """Hydra points the root logger at the standard output of the moment, which is that of one test."""
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -105,6 +105,17 @@ def test_the_command_judges_runs_and_checkpoints(ran, monkeypatch, capsys):
     assert stored["verdict"] == "broken" and stored["first_failed"]["error/training"] in (10, 20, 30, 40)
 
 
+def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):
+    folder = ran(*RUN)
+    before = {file.name for file in folder.path.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["wavebase.probe", str(folder.path), "panels=roles,eigen"])
+    with pytest.raises(SystemExit) as stop:
+        probe.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.count("\n") == 1 and "panels must be some of" in said and "'eigen'" in said
+    assert {file.name for file in folder.path.iterdir()} == before
+
+
 def test_a_run_without_recurrent_weights_is_judged_all_the_same(ran, monkeypatch, capsys):
     words = ("experiment=cosine_reconstruction", "T=8", "train.steps=2", "task.held_out_count=8", "probe.figures=[]")
     folder = ran(*words)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from test_experiments import EXPERIMENTS, load
 from wavebase.models.relu_rnn import ReluRNN, build
 from wavebase.recurrence import relu_states
 from wavebase.signals.generators import WhiteNoise
@@ -92,3 +93,28 @@ def test_the_exact_net_is_right_wherever_the_second_largest_is_not_negative(n: i
     x = torch.randn(5000, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     possible = x.topk(2).values[:, 1] >= 0
     assert (net(x).argmax(-1) == answer(x, "second_argmax"))[possible].all()
+
+
+def test_the_best_of_many_go_on_as_they_were() -> None:
+    """Of an exact net and two random ones of its size the exact one is chosen, and steps as it would have alone."""
+    study = load(EXPERIMENTS / "second_argmax.py")
+    exact = build(10, 10, torch.float32, torch.Generator(), start="exact")
+    others = [build(10, 10, torch.float32, torch.Generator().manual_seed(s), hidden_size=exact.weight_hh.shape[0]) for s in (0, 1)]  # fmt: skip
+    for other in others:
+        other.readout.weight.data *= 1e5  # sure of what it does not know
+    weights, _ = torch.func.stack_module_state([others[0], exact, others[1]])
+    x = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+
+    def step(stack: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        study.logits(stack, x).square().sum().backward()
+        optimizer.step()
+
+    optimizer = study.adamw(weights)
+    step(weights, optimizer)
+    chosen, following, kept = study.best(weights, optimizer, 1)
+    assert kept == [1]
+    step(chosen, following)
+    step(weights, optimizer)
+    for name, weight in chosen.items():
+        torch.testing.assert_close(weight[0], weights[name][1])

@@ -213,6 +213,14 @@ def test_frozen_weights_stay_and_only_they(ran):
     assert folder.summary()["drift"]["weight_hh_input"] == 0
 
 
+def test_a_weight_in_which_the_loss_is_flat_has_no_boundary(ran):
+    """The output gates of the exact net are saturated, to the last digit."""
+    optim = ran(*SMALL, "train.parameters=[weight_hh_output]", "optim.lr=0.1", "probe.curvature=true").summary()[
+        "optim"
+    ]
+    assert optim["lambda_max"] == 0 and optim["boundary"] is None and optim["lr_over_boundary"] is None
+
+
 @pytest.mark.parametrize(
     "words,complaint",
     [

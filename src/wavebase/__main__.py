@@ -6,6 +6,7 @@ import difflib
 import runpy
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from wavebase import __version__
@@ -49,28 +50,9 @@ def main() -> None:
         sys.exit(130)
 
 
-def _run() -> None:
-    from wavebase import run
-
-    run.main()
-
-
-def _report() -> None:
-    from wavebase import report
-
-    report.main()
-
-
-def _probe() -> None:
-    from wavebase import probe
-
-    probe.main()
-
-
-def _analyze() -> None:
-    from wavebase import probe
-
-    probe.main(judge=False)
+def _of(module: str, **words: bool) -> Callable[[], None]:
+    """Its `main`, imported when it is called: some take a second."""
+    return lambda: import_module(module).main(**words)
 
 
 def _findings() -> None:
@@ -82,10 +64,10 @@ def _findings() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    "run": _run,
-    "report": _report,
-    "probe": _probe,
-    "analyze": _analyze,
+    "run": _of("wavebase.run"),
+    "report": _of("wavebase.report"),
+    "probe": _of("wavebase.probe"),
+    "analyze": _of("wavebase.probe", judge=False),
     "findings": _findings,
 }
 

@@ -90,6 +90,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         raise ValueError(f"every word after the path must be key=value, got {overrides}; see --help") from error
     options = config.call(Options, node, "")  # type: ignore[arg-type]
     thresholds = config.call(RoleThresholds, options.roles, "roles")
+    panels = spectrum_sheet.named_panels(options.panels)
     source = _source(path)
     torch.set_num_threads(1)  # matrices of a few dozen units are slower with more
     out = Path(options.out) if options.out else source.out
@@ -118,10 +119,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     }
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        save(
-            f"spectrum{suffix}.png",
-            figures.png(spectrum_sheet.sheet(report, options.panels.split(",") if options.panels else ())),
-        )
+        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report, panels)))
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}

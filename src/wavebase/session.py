@@ -153,7 +153,9 @@ class Session:
         folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
-        boundary = None if pieces.lambda_max is None else 2 / pieces.lambda_max
+        boundary = (
+            2 / pieces.lambda_max if pieces.lambda_max and pieces.lambda_max > 0 else None
+        )  # a flat loss has none
         error = {"initial": self.start_values["error/training"], "final": self.values["error/training"]}
         summary = {
             "choices": dict(self.choices),

@@ -17,15 +17,17 @@ PSEUDOSPECTRUM_UNITS = 128
 LARGE = 40  # units over which single ones are not labelled
 
 
-def sheet(report: Report, names: Sequence[str] = ()) -> Figure:
-    """The panels of `PANELS` with these names, all nine by default, three a row. One whose part was not measured says so.
-
-    Raises ValueError for a name that no panel has.
-    """
+def named_panels(text: str) -> list[str]:
+    """The names in a list with commas, all of `PANELS` for an empty one. Raises ValueError for a name that no panel has."""
+    names = text.split(",") if text else list(PANELS)
     for name in names:
         if name not in PANELS:
             raise ValueError(f"panels must be some of {', '.join(PANELS)}, got {name!r}; leave them out for all")
-    shown = list(names) or list(PANELS)
+    return names
+
+
+def sheet(report: Report, shown: Sequence[str]) -> Figure:
+    """These panels of `PANELS`, three a row. One whose part was not measured says so."""
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(5 * columns, 4.4 * rows + 0.3), layout="constrained")
