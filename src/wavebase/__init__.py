@@ -1,6 +1,7 @@
 """wavebase: recurrent nets that start at an exact spectral algorithm, and whether gradient descent keeps it."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -18,9 +19,26 @@ _PUBLIC = {
 }
 __all__ = list(_PUBLIC)
 
+if TYPE_CHECKING:  # the same names for type checkers and editors, which run nothing; tests/test_types.py compares
+    from wavebase.analysis.report import analyze as analyze
+    from wavebase.constructions.files import load_construction as load_construction
+    from wavebase.constructions.files import save_construction as save_construction
+    from wavebase.constructions.perturbation import Perturbation as Perturbation
+    from wavebase.constructions.perturbation import perturb as perturb
+    from wavebase.constructions.spectral import spectral_construction as spectral_construction
+    from wavebase.judgement import verdict as verdict
+    from wavebase.models.cosine import cosine_transform as cosine_transform
+    from wavebase.models.spectral import spectral_lstm as spectral_lstm
+    from wavebase.spectrum import power_spectrum as power_spectrum
+else:
 
-def __getattr__(name: str) -> object:
-    """Public names are imported at first use, so that `import wavebase` stays light."""
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'wavebase' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Public names are imported at first use, so that `import wavebase` stays light."""
+        if name in _PUBLIC:
+            return getattr(import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module 'wavebase' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers: also what nobody has used yet."""
+    return sorted({*globals(), *__all__})

@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 class RunFolder:
     """One run's files. Opening it writes nothing."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | str):
         self.path = Path(path)
         self._metrics: BinaryIO | None = None
         self._events: Events | None = None
@@ -308,7 +308,7 @@ def load_weights(file: Path) -> dict[str, Any]:
     return found.get("weights", found)
 
 
-def find_runs(root: Path) -> list[RunFolder]:
+def find_runs(root: Path | str) -> list[RunFolder]:
     """Every run folder at or below `root`, in the order of their paths."""
     if not Path(root).is_dir():
         raise RecordsError(

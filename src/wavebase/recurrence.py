@@ -177,7 +177,7 @@ def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
         and inputs.ndim >= 3
         and not _plain_asked.get()
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         and native.available()
     )
 
@@ -203,7 +203,7 @@ class _Function(torch.autograd.Function):
     def apply(cls, *arguments: Any) -> Any:
         """As ever; but outside torch.func without the inspection of signatures by which torch prepares for it."""
         if torch._C._are_functorch_transforms_active():
-            return super().apply(*arguments)
+            return super().apply(*arguments)  # type: ignore[no-untyped-call]
         return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
 

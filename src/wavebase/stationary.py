@@ -24,7 +24,7 @@ def solve(correlation: Tensor, x: Tensor) -> Tensor:
 
     Raises torch.linalg.LinAlgError where C is not positive definite.
     """
-    return _Solve.apply(correlation, x)[0]
+    return _Solve.apply(correlation, x)[0]  # type: ignore[no-untyped-call]
 
 
 def forecast(correlation: Tensor, solved: Tensor) -> Tensor:

@@ -24,9 +24,10 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from wavebase import figures, provenance, records, report, terminal
+from wavebase import figures, provenance, records, terminal
 from wavebase import run as entrypoint
 from wavebase.report import Run
+from wavebase.report.table import as_csv
 
 FOLDER = Path("outputs/studies")
 # what a study of many short runs needs no more of
@@ -95,7 +96,7 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     text = json.dumps(records.plain(record), indent=1, allow_nan=False)
     for name, content in {
         "finding.json": text.encode() + b"\n",
-        "table.csv": report.as_csv(rows),
+        "table.csv": as_csv(rows),
         "figure.png": figures.png(finding.figure),
     }.items():
         records.write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]

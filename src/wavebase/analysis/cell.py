@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from wavebase.recurrence import GATES, GRU_GATES
 
+Array = ArrayLike | torch.Tensor
 Activation = Literal["relu", "tanh", "gru", "lstm", "lstm_signed"]
 GATES_OF: dict[str, tuple[str, ...]] = {
     "relu": ("recurrent",),
@@ -82,14 +84,14 @@ class Cell:
 
 
 def make_cell(
-    w_hh: Any,
-    w_ih: Any = None,
-    w_out: Any = None,
+    w_hh: Array | Mapping[str, Array],
+    w_ih: Array | Mapping[str, Array] | None = None,
+    w_out: Array | None = None,
     activation: str | None = None,
-    bias_ih: Any = None,
-    bias_hh: Any = None,
-    hidden_0: Any = None,
-    cell_0: Any = None,
+    bias_ih: Array | Mapping[str, Array] | None = None,
+    bias_hh: Array | Mapping[str, Array] | None = None,
+    hidden_0: Array | None = None,
+    cell_0: Array | None = None,
 ) -> Cell:
     """A checked Cell from arrays or tensors, gates stacked in torch's order or as a mapping by gate name.
 
@@ -111,7 +113,7 @@ def make_cell(
         wanted = f"{len(gates)} for {chosen}" if chosen else "1 (relu, tanh), 3 (gru) or 4 (lstm)"
         raise ValueError(f"w_hh must hold {wanted} gates, got {count} of {H} units; choose the activation= that fits")
 
-    def split(value: Any, name: str, width: int | None) -> dict[str, np.ndarray]:
+    def split(value: Array | Mapping[str, Array], name: str, width: int | None) -> dict[str, np.ndarray]:
         stacked = _stacked(value, name)
         if name == "w_ih" and stacked.ndim == 1:
             stacked = stacked[:, None]
@@ -121,7 +123,7 @@ def make_cell(
             )
         return dict(zip(gates, np.split(stacked, count), strict=True))
 
-    def vector(value: Any, name: str) -> np.ndarray:
+    def vector(value: Array | None, name: str) -> np.ndarray:
         found = np.zeros(H) if value is None else _stacked(value, name).ravel()
         if found.shape != (H,):
             raise ValueError(
@@ -145,7 +147,7 @@ def make_cell(
     )
 
 
-def check_inputs(inputs: Any, cell: Cell) -> np.ndarray:
+def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
     """Inputs as float64 [samples, steps, I]; [samples, steps] is taken for I = 1. Raises ValueError."""
     x = _stacked(inputs, "inputs")
     x = x[..., None] if x.ndim == 2 else x
@@ -156,7 +158,7 @@ def check_inputs(inputs: Any, cell: Cell) -> np.ndarray:
     return x
 
 
-def _stacked(value: Any, name: str) -> np.ndarray:
+def _stacked(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
     """float64 array of an array, a tensor or a mapping from gate to one. Raises ValueError."""
     if isinstance(value, Mapping):
         return np.concatenate([_stacked(part, f"{name}[{gate}]") for gate, part in value.items()])

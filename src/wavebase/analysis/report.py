@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from wavebase.analysis import effective, impulse, modes, nonnormality, nulls, readout, rotations, trajectory
-from wavebase.analysis.cell import Cell, check_inputs, make_cell
+from wavebase.analysis.cell import Array, Cell, check_inputs, make_cell
 from wavebase.analysis.effective import Effective
 from wavebase.analysis.impulse import Impulse
 from wavebase.analysis.modes import Mode, SelfRecurrence
@@ -91,16 +91,16 @@ class Report:
 
 
 def analyze(
-    w_hh: Any,
-    w_ih: Any = None,
-    w_out: Any = None,
-    inputs: Any = None,
+    w_hh: Array | Mapping[str, Array],
+    w_ih: Array | Mapping[str, Array] | None = None,
+    w_out: Array | None = None,
+    inputs: Array | None = None,
     activation: str | None = None,
     *,
-    bias_ih: Any = None,
-    bias_hh: Any = None,
-    hidden_0: Any = None,
-    cell_0: Any = None,
+    bias_ih: Array | Mapping[str, Array] | None = None,
+    bias_hh: Array | Mapping[str, Array] | None = None,
+    hidden_0: Array | None = None,
+    cell_0: Array | None = None,
     roles: RoleThresholds | None = None,
     draws: int | None = None,
     generator: torch.Generator | None = None,
