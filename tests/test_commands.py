@@ -61,6 +61,7 @@ ELSEWHERE = {
     "make test": "this very suite",
     "make findings": "ten minutes, and it writes docs/findings.md: tests/test_experiments.py runs each of the studies",
     "make gallery": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, this page each command of it",
+    "python experiments/screenshots.py": "needs a browser and writes docs/pictures: tests/test_dashboard.py tries its photographer",
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
     "make docs": "needs the package index; CI begins with it",

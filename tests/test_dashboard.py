@@ -1,6 +1,7 @@
 """The dashboard as TensorBoard serves it: charts that show what they are called after, hyper-parameters that sort as numbers."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -8,8 +9,10 @@ import urllib.parse
 import urllib.request
 
 import pytest
+from PIL import Image
 
 from conftest import SMALL
+from test_experiments import EXPERIMENTS, load
 
 RUN = (
     "train.steps=4",
@@ -117,3 +120,24 @@ def test_a_chart_is_left_out_where_nothing_was_recorded_for_it(ran, served):
     ran(*SMALL, "probe.measure=[function.held_out_error]", "optim.lr=0.1")
     (category,) = served()("custom_scalars/layout")["category"]
     assert [chart["title"] for chart in category["chart"]] == ["loss beside its baselines", "relative error of each probe signal"]  # fmt: skip
+
+
+def test_the_photographer(monkeypatch, tmp_path):
+    """What experiments/screenshots.py looks at is what it leaves, of the size that it asked for; without a browser it says so."""
+    photographer = load(EXPERIMENTS / "screenshots.py")
+    monkeypatch.setattr(photographer, "PICTURES", tmp_path)
+    if any(map(shutil.which, photographer.BROWSERS)):
+        browser = photographer.Browser(tmp_path / "profile")
+        browser.look(321, 123)
+        browser.ask("Page.navigate", url="data:text/html,<title>blue</title><body style='background: rgb(0, 0, 255)'>")
+        assert browser.value("new Promise(done => setTimeout(() => done(document.title), 200))") == "blue"
+        browser.photograph("page")
+        picture = Image.open(tmp_path / "page.png").convert("RGB")
+        assert picture.size == (321, 123) and picture.getcolors() == [(321 * 123, (0, 0, 255))]
+        with pytest.raises(RuntimeError, match="the browser must do Page"):
+            browser.ask("Page.nothing")
+        browser.say.close()
+        assert browser.process.wait(20) == 0
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="must be installed, got none"):
+        photographer.Browser(tmp_path / "profile")
