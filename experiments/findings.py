@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
     parser.add_argument("--read", action="store_true", help="run nothing: the findings that are there")
     chosen = parser.parse_args()
+    if chosen.parallel < 1:
+        parser.error(f"--parallel must be at least 1, got {chosen.parallel}")
     words = ["--full"] if chosen.full else []
     if not chosen.read:
         with ThreadPoolExecutor(chosen.parallel) as pool:

@@ -97,9 +97,9 @@ class Browser:
         return self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)["result"]["value"]
 
     def photograph(self, name: str) -> None:
-        """docs/pictures/<name>.png, in 128 colours, half the size."""
+        """docs/pictures/<name>.png, in 256 colours, half the size."""
         content = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
-        small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)
+        small = Image.open(io.BytesIO(content)).convert("RGB").quantize(256)
         records.write_whole(PICTURES / f"{name}.png", lambda file: small.save(file, "png"))
 
 

@@ -245,6 +245,8 @@ def test_a_weight_in_which_the_loss_is_flat_has_no_boundary(ran):
         (["train.parameters=[weight_hh_sell]"], "did you mean weight_hh_cell"),
         (["optim.lr=-1"], "optim.lr must be positive"),
         (["optim.lr_over_boundary=null"], "optim.lr or optim.lr_over_boundary must be given"),
+        (["optim=adam", "optim.lr_over_boundary=0.5"], "optim.lr must be null where"),
+        (["T=[4"], "what Hydra understands"),
         (["optim.momentum=-3"], "momentum"),
         (["optim._target_=os.system"], "must name something in wavebase., torch.optim., torch.nn."),
         (["optim._target_=torch.optim.SDG"], "must name what exists"),

@@ -41,7 +41,7 @@ def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        terminal.explain(USAGE)
+        terminal.explain(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
         sys.exit(0 if words else 1)
     try:
         terminal.say(probe(Path(words[0]), words[1:], judge))
@@ -200,9 +200,9 @@ def _weights(file: Path) -> Mapping[str, Any]:
                 return dict(arrays)
         found = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # numpy and torch raise many kinds for a broken file; all mean the same to the user
-        reason = str(error).splitlines()[0]
+        library, reason = "numpy" if file.suffix == ".npz" else "torch", (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"{file} must be readable weights, got {reason[:120]}; save a state_dict with torch.save"
+            f"{file} must be readable weights, got what {library} cannot read ({type(error).__name__}: {reason[:120]}); save a state_dict with torch.save"
         ) from error
     for key in ("weights", "state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -15,7 +15,7 @@ import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -121,11 +121,17 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def session_job(cfg: DictConfig) -> Any:
-    """The job that Hydra is about to run, as `jobs` wants it."""
+    """The job that Hydra is about to run, as `jobs` wants it. Raises ConfigError for a fraction of the boundary that was asked
+    for beside a learning rate, which would win: only here it can be told from the default."""
+    from wavebase.config import ConfigError
     from wavebase.jobs import Job
 
-    node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    return Job(node, *whereabouts())  # type: ignore[arg-type]
+    node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    asked = any(word.lstrip("+").startswith("optim.lr_over_boundary=") for word in HydraConfig.get().overrides.task)
+    rate, fraction = (node["optim"].get(name) for name in ("lr", "lr_over_boundary"))
+    if asked and rate is not None and fraction is not None:
+        raise ConfigError(f"optim.lr must be null where optim.lr_over_boundary is given, got {rate}; add optim.lr=null")
+    return Job(node, *whereabouts())
 
 
 def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
@@ -225,8 +231,10 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, yaml.YAMLError):
         return f"every file of conf/ must be readable YAML, got {text}; repair that line"
-    if _in_hydra(error) and not isinstance(error, HydraException | OmegaConfBaseException | OSError):
-        return f"every override must be what Hydra understands, got {text}; see --cfg job and --hydra-help"
+    if isinstance(error, OverrideParseException) or (
+        _in_hydra(error) and not isinstance(error, HydraException | OmegaConfBaseException | OSError)
+    ):
+        return f"every override must be what Hydra understands, got {text.partition(' See https')[0]}; see --cfg job and --hydra-help"
     if _no_memory(error):
         return f"the run must fit into memory, got {text or 'none left'}; use a smaller T, train.batch, task.held_out_count or probe.curvature_batch"
     if isinstance(error, OSError) and not isinstance(error, HydraException):

@@ -14,7 +14,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } td, th { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; } td:first-child, th:first-child, td.word, th.word { text-align: left; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; } td:first-child, th:first-child, td.word, th.word { text-align: left; }
 td:not(:first-child) { white-space: nowrap; } td.bad { color: #b3261e; font-weight: 600; } img { max-width: 100%; height: auto; }
 code { font-size: .9em; overflow-wrap: anywhere; } li { margin: .3rem 0; } p.note { color: #555; }
 """
