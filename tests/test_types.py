@@ -6,6 +6,9 @@ import subprocess
 import sys
 from importlib import import_module
 
+import pytest
+import torch
+
 import wavebase
 from conftest import ROOT
 from test_commands import PAGES, printed
@@ -72,3 +75,26 @@ def test_what_the_documentation_prints_checks_and_wrong_programs_do_not(tmp_path
     assert not holes, holes
     rest = [line for line in said if ": note: Revealed" not in line and line not in of_wrong]
     assert not rest, "\n".join(rest)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda net: wavebase.power_spectrum([1.0] * 8, 8), "x must be a real tensor .*, got list; use"),
+        (lambda net: wavebase.power_spectrum(torch.ones(8) * 1j, 8), r"got torch.complex64 \[8\]; use"),
+        (lambda net: wavebase.verdict(net, net.construction), "weights must be a mapping .*, got SpectralLSTM; give"),
+        (lambda net: wavebase.save_construction(net, "x"), "must be a Construction, got SpectralLSTM; give"),
+        (
+            lambda net: wavebase.perturb(net.construction, wavebase.Perturbation(), 0),
+            "generator must be .*, got 0; use",
+        ),
+        (
+            lambda net: wavebase.analyze(torch.nn.LSTM(1, 2).state_dict()),
+            "w_hh must map every gate .*, got weight_ih_l0, ",
+        ),
+    ],
+)
+def test_who_does_not_check_types_is_told_in_one_line(wrong, words):
+    with pytest.raises(ValueError, match=words) as refusal:
+        wrong(wavebase.spectral_lstm(4))
+    assert "\n" not in str(refusal.value)

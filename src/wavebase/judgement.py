@@ -55,6 +55,8 @@ def verdict(
     >>> wavebase.verdict({**start.weights, "readout.weight": 0 * start.weights["readout.weight"]}, start).name
     'broken'
     """
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"weights must be a mapping from name to tensor, got {type(weights).__name__}; give net.named_weights()")  # fmt: skip
     for name, weight in start.weights.items():
         if name not in weights or weights[name].shape != weight.shape:
             got = list(weights[name].shape) if name in weights else "nothing"

@@ -21,16 +21,23 @@ def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
     "full" is 0..T-1; "half" is 0..T//2, all that a real signal needs; a list is taken as it stands.
     Raises ValueError for T < 2, an unknown word, or bins that are empty, repeated or outside 0..T-1.
     """
-    if T < 2:
-        raise ValueError(f"T must be a window of at least 2 samples, got {T}; use T=2 or more")
+    if not hasattr(T, "__index__") or T < 2:
+        raise ValueError(f"T must be a window of at least 2 samples, got {T!r}; use a whole number, T=2 or more")
     if isinstance(bins, str):
         if bins not in ("full", "half"):
             raise ValueError(f"bins must be 'full', 'half' or a list of bin numbers, got {bins!r}; use bins=half")
         return tuple(range(T if bins == "full" else T // 2 + 1))
-    chosen = tuple(int(k) for k in bins)
-    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0 or max(chosen) >= T:
+    listed = list(bins)
+    chosen = tuple(int(k) for k in listed if hasattr(k, "__index__"))
+    if (
+        not chosen
+        or len(chosen) < len(listed)
+        or len(set(chosen)) != len(chosen)
+        or min(chosen) < 0
+        or max(chosen) >= T
+    ):
         raise ValueError(
-            f"bins must be distinct numbers in 0..{T - 1} for T={T}, got {list(chosen)}; use bins=full or a shorter list"
+            f"bins must be distinct numbers in 0..{T - 1} for T={T}, got {listed}; use bins=full or a shorter list"
         )
     return chosen
 
@@ -53,7 +60,7 @@ def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normal
         P_j[k] = factor * | sum_t x[jT + t] exp(-2 pi i k t / T) |^2
 
     x: [..., samples] real; samples past the last whole window are ignored. Returns float64 [..., windows, bins],
-    whatever the dtype of x. Raises ValueError if not one window fits.
+    whatever the dtype of x. Raises ValueError if not one window fits, or x is no real tensor.
 
     >>> import torch, wavebase
     >>> t = torch.arange(16, dtype=torch.float64)
@@ -64,6 +71,9 @@ def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normal
     [[9.0], [9.0]]
     """
     chosen = resolve_bins(T, bins)
+    if not isinstance(x, Tensor) or x.is_complex() or not x.ndim:
+        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a real tensor [..., samples], got {got}; use torch.as_tensor")
     windows = x.shape[-1] // T
     if windows < 1:
         raise ValueError(f"x must hold at least one window of T={T} samples, got {x.shape[-1]}; use a smaller T")

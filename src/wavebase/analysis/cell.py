@@ -161,7 +161,10 @@ def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
 def _stacked(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
     """float64 array of an array, a tensor or a mapping from gate to one. Raises ValueError."""
     if isinstance(value, Mapping):
-        return np.concatenate([_stacked(part, f"{name}[{gate}]") for gate, part in value.items()])
+        parts = [_stacked(part, f"{name}[{gate}]") for gate, part in value.items()]
+        if len({part.shape for part in parts}) != 1:
+            raise ValueError(f"{name} must map every gate to an array of one shape, got {', '.join(value)}; give the recurrent matrix alone")  # fmt: skip
+        return np.concatenate(parts)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
     try:

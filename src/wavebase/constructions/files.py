@@ -25,7 +25,8 @@ NUMBERS = tuple(field.name for field in fields(Construction) if field.name not i
 
 
 def save_construction(construction: Construction, path: str | Path) -> None:
-    """Write a construction to one .safetensors file, whole or not at all; raises OSError where the disk does.
+    """Write a construction to one .safetensors file, whole or not at all; raises OSError where the disk does, ValueError for
+    what is no construction.
 
     Tensors: the weights under their own names (`Construction.weights`), `mask.weight_hh_<gate>` [H, H] bool, `level` [H].
     Metadata: format, sha256, and as JSON blocks ({name: [start, stop]}), bins, T, input_gate, gains and the other numbers.
@@ -39,6 +40,8 @@ def save_construction(construction: Construction, path: str | Path) -> None:
     """
     from safetensors.torch import save
 
+    if not isinstance(construction, Construction):
+        raise ValueError(f"construction must be a Construction, got {type(construction).__name__}; give net.construction")  # fmt: skip
     masks = {f"mask.{name}": mask for name, mask in construction.mask.items()}
     tensors = {**construction.weights, **masks, "level": construction.level}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

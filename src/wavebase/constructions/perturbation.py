@@ -59,6 +59,10 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
     >>> noisy.error_bound  # nothing is promised of it
     inf
     """
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {generator!r}; use torch.Generator().manual_seed(0)"
+        )
     weights = dict(construction.weights)
     if perturbation.kind in ("rotation", "modulus"):
         name = "weight_hh_cell"

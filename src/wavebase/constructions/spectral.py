@@ -36,8 +36,10 @@ Preset = Literal["exact", "trainable"]
 def linearity_bound(dtype: torch.dtype) -> float:
     """Largest power of two eps for which tanh(u) rounds to u for |u| <= eps: u^2/3 is under a quarter of the dtype's eps.
 
-    2^-27 in float64, 2^-12 in float32.
+    2^-27 in float64, 2^-12 in float32. Raises ValueError for a dtype of another kind.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}; use torch.float64")
     return 2.0 ** math.floor(math.log2(math.sqrt(0.75 * torch.finfo(dtype).eps)))
 
 
