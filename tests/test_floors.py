@@ -23,6 +23,7 @@ FLOORS = {
     "records": 1,
     "tasks": 2,
     "models": 2,
+    "stacks": 2,
     "training": 3,
     "figures": 3,
     "config": 4,

@@ -17,7 +17,8 @@ from wavebase.assembly import assemble
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.records import RunFolder
 from wavebase.session import Session
-from wavebase.training import Status, saved_bytes, train
+from wavebase.stacks import saved_bytes
+from wavebase.training import Status, train
 
 log = logging.getLogger("wavebase")
 
