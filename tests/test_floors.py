@@ -29,6 +29,7 @@ FLOORS = {
     "config": 4,
     "assembly": 4,
     "interruption": 4,
+    "forking": 4,
     "provenance": 4,
     "judgement": 4,
     "session": 4,
