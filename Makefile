@@ -39,9 +39,10 @@ $(DOCS): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
-# the variable: Material for MkDocs announces at every start that its support ends in May 2027
+# from nothing: the pages are also made of docstrings and of conf/
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	rm -rf site
+	$(BIN)/sphinx-build -qWE --keep-going -d $(VENV)/.doctrees docs site
 
 notebook: $(DOCS)
 	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace docs/construction_to_verdict.ipynb

@@ -15,9 +15,10 @@ from wavebase.models import lock_in, stateful
 from wavebase.models.stateful import StatefulLSTM
 from wavebase.records import RunFolder
 from wavebase.signals.jittered_mix import JitteredMix
+from wavebase.stacks import Member
 from wavebase.tasks.extraction import Extraction, Lanes
 from wavebase.tasks.extraction_references import least_squares, matched_filter
-from wavebase.training import Member, TrainSettings, train
+from wavebase.training import TrainSettings, train
 
 SHORT = ("T=100", "signal.samples=1000", "signal.duration=9.99", "task.held_out_count=2", "probe.figures=[]")
 

@@ -22,6 +22,12 @@ def numbers(folder):
 
 
 class TestRecords:
+    @pytest.mark.parametrize("model", ["spectral", "random"])
+    def test_float32_has_every_figure_too(self, model, ran):
+        folder = ran(*QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01")
+        figures = {file.stem for file in (folder.path / "figures").iterdir()}
+        assert figures >= {"weight_hh_init", "train_loss", "spectrum"}, figures
+
     def test_a_run_leaves_what_the_contract_says(self, ran):
         folder = ran(
             "T=4",

@@ -1,5 +1,6 @@
 """hydra/launcher=stacked: many jobs as one program, each with the very records that it would have written alone."""
 
+import copy
 import json
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from conftest import SMALL
 from wavebase import assembly, config, interruption, jobs, session
 from wavebase.records import RunFolder, find_runs
-from wavebase.training import Member, TrainSettings, loss_gradients, saved_bytes, train
+from wavebase.stacks import ELEMENTWISE, Member, program, saved_bytes
+from wavebase.training import LearningRate, TrainSettings, train
 
 SWEEP = (
     "T=4",
@@ -161,7 +163,7 @@ def test_memory_of_one_forward_pass_is_measured(composed):
     # at least the states of every step: batch * steps * units * 8 bytes; and no more than a few dozen such
     states = 56 * 6 * 28 * 8
     assert states < large - small < 40 * states
-    assert loss_gradients([made])([made.task.sample_batch(8, torch.Generator())]).shape == (1,)
+    assert program([made]).losses([made.task.sample_batch(8, torch.Generator())]).shape == (1,)
 
 
 class Leaky(torch.nn.Module):
@@ -208,3 +210,66 @@ def test_a_carried_state_and_inputs_of_several_tensors_stack():
         assert losses == pytest.approx(stacked, rel=1e-6) and losses[0] > 0.1
         assert torch.allclose(one.net.state, other.net.state) and one.net.state.min() > 1
         assert torch.allclose(one.net.gain, other.net.gain) and (one.net.gain != 1).all()
+
+
+OPTIMIZERS = {kind.__name__: {} for kind in ELEMENTWISE} | {"Adafactor": {}, "SGD": {"momentum": 0.9, "nesterov": True}}
+
+
+class Line(torch.nn.Module):
+    """y = x W^T + b."""
+
+    def __init__(self, seed):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(2, 3, generator=draw, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x):
+        return x @ self.weight.mT + self.bias
+
+
+class Sines:
+    """Fresh targets at every step."""
+
+    def sample_batch(self, batch, generator, step=0):
+        x = torch.randn(batch, 3, generator=generator, dtype=torch.float64)
+        return x, torch.sin(x[:, :2])
+
+    def loss(self, output, target):
+        return (output - target).square().mean()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_equal_settings_are_stepped_together(name, clip_norm, monkeypatch):
+    """Rates 0.01, 0.02, 0.01, 0.02, 0.01: two groups. With every optimiser, across a checkpoint, and a net that diverges."""
+    kind, steps = getattr(torch.optim, name), []
+    saved = {}
+
+    def member(n, key):
+        net, rate = Line(n), LearningRate((0.01, 0.02)[n % 2], "cosine", 20, 2)
+        optimizer = kind(net.parameters(), lr=rate.base, **OPTIMIZERS[name])
+        if n == 4:
+            net.bias.data += 1e200  # its squares are not finite
+        return Member(
+            net, Sines(), dict(net.named_parameters()), optimizer, rate, clip_norm, torch.Generator().manual_seed(n),
+            lambda step, values: None, lambda step: None,
+            lambda step: saved.setdefault((key, n), []).append(copy.deepcopy(optimizer.state_dict())),
+        )  # fmt: skip
+
+    settings = TrainSettings(steps=20, batch=4, log_every=5, checkpoint_every=10)
+    alone, together = ([member(n, key) for n in range(5)] for key in ("alone", "together"))
+    ends = [train([made], settings, 100, range(21))[0] for made in alone]
+    step = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
+    assert train(together, settings, 100, range(21)) == ends == [("done", 20)] * 4 + [("diverged", 1)]
+    groups = 2 if kind in ELEMENTWISE else 5
+    assert len(steps) == groups + 19 * (2 if kind in ELEMENTWISE else 4)
+    for one, other in zip(alone[:4], together[:4], strict=True):
+        for name, parameter in one.trained.items():
+            torch.testing.assert_close(parameter, other.trained[name], rtol=1e-12, atol=0)
+            assert not torch.equal(parameter, Line(0).get_parameter(name))
+    for n in range(4):
+        for one, other in zip(saved["alone", n], saved["together", n], strict=True):
+            assert one["param_groups"] == other["param_groups"]
+            torch.testing.assert_close(one["state"], other["state"], rtol=1e-12, atol=0)

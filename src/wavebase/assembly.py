@@ -31,7 +31,7 @@ class Pieces(NamedTuple):
 
 
 def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
-    """Build task, net and optimiser; measure the learning rate's boundary unless both are given. Raises ConfigError."""
+    """Build task, net and optimiser; measure lambda_max where it is needed and neither number is given. Raises ConfigError."""
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
     source = config.build(cfg.signal, "signal")
     context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
@@ -42,7 +42,9 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
     if learning_rate is None:
-        if cfg.probe.curvature or settings.lr is None:
+        if not cfg.probe.curvature and settings.lr is not None:
+            lambda_max = None  # a run alone would not know it
+        elif lambda_max is None:
             lambda_max = _lambda_max(net, task, cfg, trained)
         learning_rate = settings.lr
         if learning_rate is None:

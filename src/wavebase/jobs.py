@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +15,12 @@ from omegaconf import OmegaConf
 
 from wavebase import config, report
 from wavebase.assembly import assemble
+from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.records import RunFolder
 from wavebase.session import Session
-from wavebase.training import Status, saved_bytes, train
+from wavebase.stacks import saved_bytes
+from wavebase.training import Status, train
 
 log = logging.getLogger("wavebase")
 
@@ -45,25 +48,53 @@ def run(job: Job, single: bool = True) -> float | None:
         return _train_and_finish([session], interruption)[0]
 
 
-def run_stacked(jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None]) -> list[float | None]:
+def run_stacked(
+    jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None], processes: int = 1
+) -> list[float | None]:
     """Run jobs, those that agree in all but numbers together as one program; each leaves what it would have left alone.
 
     Stacks hold at most `max_stack` members, and at most as many as fit into half of the free memory by the measured
     size of one. A job that cannot run, or whose folder another process writes (Busy), is handed to `failed`, and the
-    others go on. Raises Interrupted.
+    others go on. processes: forked ones that the jobs are dealt to; `failed` is called in them. Raises Interrupted.
     """
     with Interruption() as interruption:
-        return _run_stacked(jobs, max_stack, failed, interruption)
+        processes = min(processes, len(jobs))
+        if processes < 2:
+            return _run_stacked(jobs, max_stack, failed, interruption)
+
+        def part(n: int) -> list[float | None]:
+            return _run_stacked(jobs[n::processes], max_stack, failed, interruption, processes)
+
+        errors: list[float | None] = [None] * len(jobs)
+        for n, finals in enumerate(forked(part, processes, interruption)):
+            errors[n::processes] = finals
+        return errors
+
+
+def usable_processes(jobs: list[Job]) -> int:
+    """How many processes keep the machine busy with these jobs: a core for each of their threads. One where they train on
+    CUDA, leave the number of threads to torch, or the system is no Linux (where a process with torch in it may be forked)."""
+    threads = [job.node["threads"] for job in jobs]
+    on_cuda = torch.cuda.is_available() and any(job.node["device"] != "cpu" for job in jobs)
+    if sys.platform != "linux" or on_cuda or not all(isinstance(count, int) for count in threads):
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // max(threads, default=1))
 
 
 def _run_stacked(
-    jobs: list[Job], max_stack: int, failed: Callable[[Job, Exception], None], interruption: Interruption
+    jobs: list[Job],
+    max_stack: int,
+    failed: Callable[[Job, Exception], None],
+    interruption: Interruption,
+    sharing: int = 1,
 ) -> list[float | None]:
+    """sharing: the processes that the memory is for."""
     errors: dict[int, float | None] = {}
     stacks: dict[Any, list[tuple[int, Session]]] = {}
+    curvatures: dict[str, float | None] = {}
     for n, job in enumerate(jobs):
         try:
-            session = _prepare(job, single=False)
+            session = _prepare(job, single=False, curvatures=curvatures)
         except Exception as error:
             failed(job, error)
             continue
@@ -72,7 +103,7 @@ def _run_stacked(
         else:
             stacks.setdefault(session.stack_key(n), []).append((n, session))
     for stack in (part for together in stacks.values() for part in _in_step(together, jobs)):
-        size = min(max_stack, _members_that_fit(stack[0][1]))
+        size = min(max_stack, _members_that_fit(stack[0][1], sharing))
         for first in range(0, len(stack), size):
             part = []
             for n, session in stack[first : first + size]:
@@ -106,10 +137,13 @@ def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tup
     return list(parts.values())
 
 
-def _prepare(job: Job, single: bool, until: int | None = None) -> Session | dict[str, Any]:
+def _prepare(
+    job: Job, single: bool, until: int | None = None, curvatures: dict[str, float | None] | None = None
+) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
 
-    until: continue from no later step."""
+    until: continue from no later step. curvatures: lambda_max of starts that are measured already, by all of a
+    configuration that it depends on, which the optimiser is no part of."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -124,7 +158,13 @@ def _prepare(job: Job, single: bool, until: int | None = None) -> Session | dict
         False  # its rounding rivals what we measure
     )
     state = folder.newest_checkpoint(until)
-    pieces = assemble(cfg) if state is None else assemble(cfg, state["learning_rate"], state["lambda_max"])
+    if state is not None:
+        pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
+    else:
+        known = {} if curvatures is None else curvatures
+        start = config_text({key: value for key, value in job.node.items() if key != "optim"})
+        pieces = assemble(cfg, lambda_max=known.get(start))
+        known[start] = pieces.lambda_max
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 
@@ -168,13 +208,13 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
     return finals
 
 
-def _members_that_fit(session: Session) -> int:
+def _members_that_fit(session: Session, sharing: int) -> int:
     device = next(session.pieces.net.parameters()).device
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, int(free / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
+    return max(1, int(free / sharing / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
 
 
 def config_text(node: Mapping[str, Any]) -> str:

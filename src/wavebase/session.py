@@ -18,7 +18,8 @@ from wavebase.assembly import Pieces, measure, snapshot
 from wavebase.config import RunConfig
 from wavebase.probes import verdict
 from wavebase.records import RunFolder
-from wavebase.training import Member, Status, schedule_factor, stack_key
+from wavebase.stacks import Member, stack_key
+from wavebase.training import LearningRate, Status
 
 log = logging.getLogger("wavebase")
 
@@ -84,11 +85,9 @@ class Session:
         cfg, pieces = self.cfg, self.pieces
         settings = pieces.settings
 
-        def learning_rate(step: int) -> float:
-            return pieces.learning_rate * schedule_factor(settings.schedule, step, cfg.train.steps, settings.warmup)
-
         return Member(
-            net=pieces.net, task=pieces.task, trained=pieces.trained, optimizer=pieces.optimizer, learning_rate=learning_rate,
+            net=pieces.net, task=pieces.task, trained=pieces.trained, optimizer=pieces.optimizer,
+            learning_rate=LearningRate(pieces.learning_rate, settings.schedule, cfg.train.steps, settings.warmup),
             clip_norm=settings.clip_norm, data=self.data, record=self.folder.log, observe=self._observe, save=self._save,
         )  # fmt: skip
 

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from wavebase.stacks import Member, program
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Status = Literal["done", "diverged", "interrupted"]
-
-
-class Task(Protocol):
-    """What the loop asks of a task."""
-
-    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> tuple[Any, Tensor]:
-        """The (input, target) of a training step: fresh ones from the generator, or the step's place in a fixed order.
-
-        An input is a tensor or a tuple of tensors, whatever the net's forward takes.
-        """
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """A scalar."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +49,18 @@ def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: float) ->
     }[schedule]
 
 
-class Member(NamedTuple):
-    """One net under training, and what is to be done with it on the way. A run alone is a stack of one member."""
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each step; equal where its settings are."""
 
-    net: nn.Module
-    task: Task
-    trained: Mapping[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    learning_rate: Callable[[int], float]
-    clip_norm: float | None
-    data: torch.Generator
-    record: Callable[[int, dict[str, float]], None]
-    observe: Callable[[int], None]
-    save: Callable[[int], None]
+    base: float
+    schedule: Schedule
+    steps: int
+    warmup: float
+
+    def __call__(self, step: int) -> float:
+        """At a step."""
+        return self.base * schedule_factor(self.schedule, step, self.steps, self.warmup)
 
 
 def train(
@@ -95,12 +79,15 @@ def train(
     """
     outcome: dict[int, tuple[Status, int]] = {}
     running = list(range(len(members)))
-    gradients = loss_gradients(members)
+    together = program(members)
     for step in steps:
         last = step == settings.steps
         stop = interrupted()
+        saving = stop or (step % settings.checkpoint_every == 0 and not last)
+        if saving or last:
+            together.settle()
         for n in running:
-            if stop or (step % settings.checkpoint_every == 0 and not last):
+            if saving:
                 members[n].save(step)
             if not stop and (step % observe_every == 0 or last):
                 members[n].observe(step)
@@ -109,114 +96,22 @@ def train(
             break
 
         batches = [members[n].task.sample_batch(settings.batch, members[n].data, step) for n in running]
-        losses = gradients(batches)
-        for n in running:
-            update(members[n], step)
+        losses = together.losses(batches)
+        together.update(step)
 
         if step % settings.log_every == 0:
             values = losses.tolist()
+            finite = all(map(math.isfinite, values))
+            if not finite:
+                together.settle()
             for n, value in zip(running, values, strict=True):
                 members[n].record(step, {"loss/train": value, "optim/lr": members[n].learning_rate(step)})
                 if not math.isfinite(value):
                     members[n].observe(step + 1)  # its update has been taken
                     outcome[n] = "diverged", step + 1
-            if any(not math.isfinite(value) for value in values):
+            if not finite:
                 running = [n for n in running if n not in outcome]
                 if not running:
                     break
-                gradients = loss_gradients([members[n] for n in running])
+                together = program([members[n] for n in running])
     return [outcome[n] for n in range(len(members))]
-
-
-def update(member: Member, step: int) -> None:
-    """Clip the member's gradients, set its learning rate and let its optimiser take one step."""
-    for group in member.optimizer.param_groups:
-        group["lr"] = member.learning_rate(step)
-    if member.clip_norm is not None:
-        # not in place, as torch's clip_grad_norm_: gradients of two biases that are added may share their storage
-        norm = nn.utils.get_total_norm([p.grad for p in member.trained.values() if p.grad is not None])
-        factor = (member.clip_norm / (norm + 1e-6)).clamp(max=1)
-        for parameter in member.trained.values():
-            if parameter.grad is not None:
-                parameter.grad = parameter.grad * factor
-    member.optimizer.step()
-
-
-def loss_gradients(members: Sequence[Member]) -> Callable[[Sequence[tuple[Any, Tensor]]], Tensor]:
-    """A function from one batch a member to their losses [S], which leaves each member's gradients in its parameters.
-
-    Several members run as one program: their parameters become views on storage with a leading stack axis, and the
-    net's own forward is batched over it (torch.func.vmap). They must agree in everything but the values of tensors. A net
-    that carries a state from step to step keeps it in buffers and writes them in place.
-    """
-    if len(members) == 1:
-        member = members[0]
-
-        def alone(batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
-            inputs, target = batches[0]
-            loss = member.task.loss(member.net(inputs), target)
-            member.optimizer.zero_grad()
-            loss.backward()
-            return loss.detach()[None]
-
-        return alone
-
-    net, task = members[0].net, members[0].task
-    every = [{**dict(m.net.named_parameters()), **dict(m.net.named_buffers())} for m in members]
-    stacked = {name: torch.stack([tensors[name].detach() for tensors in every]) for name in every[0]}
-    leaves = {name: stacked.pop(name).requires_grad_() for name in members[0].trained}
-    storage = {**stacked, **{name: leaf.detach() for name, leaf in leaves.items()}}
-    for n, tensors in enumerate(every):
-        for name, tensor in tensors.items():
-            tensor.data = storage[name][n]
-
-    def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
-        return task.loss(torch.func.functional_call(net, {**leaf, **fixed}, (inputs,)), target)
-
-    def together(batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
-        inputs, targets = tree_map(lambda *parts: torch.stack(parts), *batches)
-        losses = torch.func.vmap(one)(leaves, stacked, inputs, targets)
-        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        for name, gradient in zip(leaves, gradients, strict=True):
-            for n, member in enumerate(members):
-                member.trained[name].grad = gradient[n]
-        return losses.detach()
-
-    return together
-
-
-def stack_key(member: Member) -> Hashable:
-    """Members with equal keys can be trained as one stack: same classes, plain attributes and shapes of tensors."""
-    plain = (bool, int, float, str, tuple, type(None), torch.dtype)
-
-    def attributes(thing: object) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if isinstance(v, plain)))
-
-    shapes = tuple(
-        (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
-    )
-    return (
-        type(member.net),
-        attributes(member.net),
-        type(member.task),
-        attributes(member.task),
-        shapes,
-        tuple(member.trained),
-    )
-
-
-def saved_bytes(member: Member, batch: int) -> int:
-    """Bytes that one forward pass of the member keeps for its backward pass, measured."""
-    sizes: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    generator = torch.Generator().manual_seed(0)
-    inputs, target = member.task.sample_batch(batch, generator)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = member.task.loss(member.net(inputs), target)
-    del loss
-    return sum(sizes.values())

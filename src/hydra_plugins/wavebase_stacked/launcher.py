@@ -13,10 +13,12 @@ from omegaconf import DictConfig
 
 @dataclass
 class StackedLauncherConf:
-    """max_stack: most members of one stack; fewer where memory does not hold them."""
+    """max_stack: most members of one stack; fewer where memory does not hold them. processes: that the jobs are dealt to,
+    each with stacks of its own; null for as many as the machine has cores for (`jobs.usable_processes`)."""
 
     _target_: str = "hydra_plugins.wavebase_stacked.launcher.StackedLauncher"
     max_stack: int = 64
+    processes: int | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="wavebase")
@@ -25,11 +27,13 @@ ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=Stacke
 class StackedLauncher(BasicLauncher):
     """Collects a sweep's jobs through the basic launcher, which makes their folders, and runs them together."""
 
-    def __init__(self, max_stack: int):
+    def __init__(self, max_stack: int, processes: int | None = None):
         super().__init__()
         if max_stack < 1:
             raise HydraException(f"hydra.launcher.max_stack must be at least 1, got {max_stack}; use 64")
-        self.max_stack, self.launching = max_stack, False
+        if processes is not None and processes < 1:
+            raise HydraException(f"hydra.launcher.processes must be at least 1, got {processes}; use null")
+        self.max_stack, self.processes, self.launching = max_stack, processes, False
 
     def setup(self, **pieces: Any) -> None:
         """As ever; but a job's configuration, which Hydra composes once to check it and once to run it (0.1 s each), is
@@ -80,7 +84,9 @@ class StackedLauncher(BasicLauncher):
         def failed(job: Any, error: Exception) -> None:
             run.mark_failed(configs[id(job)], error, job.path, job.choices)
 
-        errors = jobs.run_stacked([job for _, job in collected], self.max_stack, failed)
+        wanted = [job for _, job in collected]
+        processes = self.processes or jobs.usable_processes(wanted)
+        errors = jobs.run_stacked(wanted, self.max_stack, failed, processes)
         for done, place in zip(returns, places, strict=True):
             done.return_value = None if place is None else errors[place]
         return returns

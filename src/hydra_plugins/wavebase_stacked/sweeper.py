@@ -40,7 +40,7 @@ class StackTask:
         """The final relative errors of the part's jobs."""
         from wavebase import run
 
-        stacked = StackedLauncher(self.size)
+        stacked = StackedLauncher(self.size, processes=1)  # the launcher of the parts has the others
         stacked.setup(hydra_context=self.hydra_context, task_function=run.job, config=self.config)
         return [done.return_value for done in stacked.launch(self.parts[HydraConfig.get().job.num], 0)]
 

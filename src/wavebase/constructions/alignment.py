@@ -62,8 +62,9 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError("weights must be finite to be aligned, got inf or nan; align an earlier checkpoint")
     search = _Search(weights, start, signal)
-    found = [search.descend(element) for element in (search.by_behaviour(), identity_element(start.hidden_size))]
-    element = min(found, key=search.reached)
+    known, identity = search.by_behaviour(), identity_element(start.hidden_size)
+    same = all(map(torch.equal, vars(known).values(), vars(identity).values()))
+    element = min(map(search.descend, [known] if same else [known, identity]), key=search.reached)
     aligned = act(element, weights)
     return Alignment(element, aligned, distance(aligned, start))
 
@@ -117,11 +118,10 @@ def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tenso
         hidden, cell, _ = lstm_step(x[:, t, None] * w_ih.mT + bias + hidden @ w_hh.mT, cell, start.input_gate)
         states.append(hidden.requires_grad_())
     outputs = torch.cat([h @ w["readout.weight"].mT for h in states[start.T - 1 + start.latency :: start.T]], 1)
-    attributions = []
-    for output in outputs.sum(0):
-        gradients = torch.autograd.grad(output, states, retain_graph=True, materialize_grads=True, allow_unused=True)
-        attributions.append(torch.stack([h.detach() * g for h, g in zip(states, gradients, strict=True)]))
-    features = torch.stack(attributions).movedim(-1, 0).flatten(1)
+    each = torch.eye(outputs.shape[1], dtype=torch.float64)
+    gradients = torch.autograd.grad(outputs.sum(0), states, each, is_grads_batched=True, materialize_grads=True)
+    attributions = torch.stack([h.detach() * g for h, g in zip(states, gradients, strict=True)], 1)
+    features = attributions.movedim(-1, 0).flatten(1)
     size = features.norm() / len(features) ** 0.5
     return features / size.clamp_min(TINY), torch.stack(states).detach().movedim(-1, 0).flatten(1)
 

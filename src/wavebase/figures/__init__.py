@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
@@ -26,9 +27,10 @@ GREY = "#666666"
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG. The same bytes as savefig's, which draws a figure with a layout twice."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
+    figure.set_dpi(120)
+    FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
 
 
@@ -52,6 +54,7 @@ def weight_image(weight: np.ndarray, blocks: Mapping[str, slice], title: str) ->
 
 
 def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, slice], title: str) -> None:
+    weight = weight.astype(np.float64)  # the bounds below are none of float32's
     size = np.abs(weight[np.isfinite(weight) & (weight != 0)])
     top = size.max(initial=1e-300)
     norm = SymLogNorm(linthresh=max(np.min(size, initial=top), top * 1e-12) / 2, vmin=-top, vmax=top)

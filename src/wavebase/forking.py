@@ -1,0 +1,66 @@
+"""Work dealt to forked processes: they share what this one has loaded, hear of an interruption, and die with it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing import connection
+from typing import Any
+
+from wavebase.interruption import Interrupted, Interruption
+
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent dies
+
+
+def forked(work: Callable[[int], Any], count: int, interruption: Interruption) -> list[Any]:
+    """work(0), ..., work(count - 1), each in a process of its own; all have ended when this returns or raises. Linux only.
+
+    What `interruption` hears is passed on as SIGTERM. Raises Interrupted if a process did; MemoryError for one that was
+    killed, as the kernel does where memory ran out; what the work raised otherwise.
+    """
+    context = multiprocessing.get_context("fork")
+    ends = [context.Pipe(duplex=False) for _ in range(count)]
+    processes = [context.Process(target=_child, args=(work, n, end), daemon=True) for n, (_, end) in enumerate(ends)]
+    outcomes: list[Any] = [None] * count
+    told = False
+    try:
+        for process, (_, end) in zip(processes, ends, strict=True):
+            process.start()
+            end.close()  # so that its end is seen here
+        waiting: dict[Any, int] = {receiver: n for n, (receiver, _) in enumerate(ends)}
+        while waiting:
+            if interruption() and not told:
+                told = True
+                for process in processes:
+                    process.terminate()
+            for receiver in connection.wait(list(waiting), timeout=0.2):
+                n = waiting.pop(receiver)
+                with contextlib.suppress(EOFError):  # it died
+                    outcomes[n] = ends[n][0].recv()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+    errors = []
+    for process, outcome in zip(processes, outcomes, strict=True):
+        if outcome is None:
+            kind = MemoryError if process.exitcode == -signal.SIGKILL else RuntimeError
+            errors.append(kind(f"a process of the sweep that ended with status {process.exitcode}"))
+        elif outcome[1] is not None:
+            errors.append(outcome[1])
+    if errors:
+        raise next((error for error in errors if isinstance(error, Interrupted)), errors[0])
+    return [result for result, _ in outcomes]
+
+
+def _child(work: Callable[[int], Any], n: int, end: Any) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        end.send((work(n), None))
+    except BaseException as error:
+        end.send((None, error))
