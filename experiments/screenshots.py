@@ -7,7 +7,6 @@ in a headless Chromium: a minute or two.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from PIL import Image
 from tensorboard import program
 
 from wavebase import records, terminal
@@ -97,10 +95,9 @@ class Browser:
         return self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)["result"]["value"]
 
     def photograph(self, name: str) -> None:
-        """docs/pictures/<name>.png, in 256 colours, half the size."""
+        """docs/pictures/<name>.png."""
         content = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
-        small = Image.open(io.BytesIO(content)).convert("RGB").quantize(256)
-        records.write_whole(PICTURES / f"{name}.png", lambda file: small.save(file, "png"))
+        records.write_whole(PICTURES / f"{name}.png", lambda file: file.write(content))
 
 
 def run(words: str) -> None:
