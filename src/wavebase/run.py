@@ -43,9 +43,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing several lines and a traceback
     words = [word for word in sys.argv[1:] if not word.startswith(("-", "hydra"))]
     os.environ["WAVEBASE_SWEEP"] = _short_hash(json.dumps(sorted(words)))
-    logging.getLogger("matplotlib").setLevel(
-        logging.WARNING
-    )  # at first use it tells that it has looked through the fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # not that it has looked through the fonts
     _failures.clear()
     report.SweepReport.folder = None
     status = _told(_start, verbose)

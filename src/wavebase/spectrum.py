@@ -19,7 +19,7 @@ def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
     """The bin numbers that `bins` asks for, in order.
 
     "full" is 0..T-1; "half" is 0..T//2, all that a real signal needs; a list is taken as it stands.
-    Raises ValueError for T < 2, an unknown word, or bins that are empty, repeated or outside 0..T-1.
+    Raises ValueError for T < 2, an unknown word, or bins that are empty, repeated, no whole numbers or outside 0..T-1.
     """
     if not hasattr(T, "__index__") or T < 2:
         raise ValueError(f"T must be a window of at least 2 samples, got {T!r}; use a whole number, T=2 or more")
@@ -28,18 +28,12 @@ def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
             raise ValueError(f"bins must be 'full', 'half' or a list of bin numbers, got {bins!r}; use bins=half")
         return tuple(range(T if bins == "full" else T // 2 + 1))
     listed = list(bins)
-    chosen = tuple(int(k) for k in listed if hasattr(k, "__index__"))
-    if (
-        not chosen
-        or len(chosen) < len(listed)
-        or len(set(chosen)) != len(chosen)
-        or min(chosen) < 0
-        or max(chosen) >= T
-    ):
+    whole = {int(k) for k in listed if hasattr(k, "__index__")}
+    if not listed or len(whole) < len(listed) or not whole <= {*range(T)}:
         raise ValueError(
             f"bins must be distinct numbers in 0..{T - 1} for T={T}, got {listed}; use bins=full or a shorter list"
         )
-    return chosen
+    return tuple(int(k) for k in listed)
 
 
 def normalisation_factor(T: int, normalisation: str = "power") -> float:
