@@ -111,17 +111,8 @@ def dashboard(browser: Browser) -> None:
     for name, rate in RATES.items():
         run(f"{WATCHED} optim.lr_over_boundary={rate} hydra.run.dir=outputs/watched/{name}")
     server = program.TensorBoard()
-    server.configure(
-        argv=[
-            None,
-            "--logdir",
-            "outputs/watched",
-            "--load_fast=false",
-            "--reload_interval=0",
-            "--host=127.0.0.1",
-            "--port=0",
-        ]
-    )
+    words = ["--logdir", "outputs/watched", "--load_fast=false", "--reload_interval=0", "--host=127.0.0.1", "--port=0"]
+    server.configure(argv=[None, *words])
     address = server.launch()
     read: list[str] = []
     while len(read) < len(RATES):
