@@ -7,13 +7,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import runpy
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
+from conftest import ROOT
 from test_recurrence import arguments, distance, loss
 from wavebase import recurrence
 from wavebase.native import build, triton_lstm
@@ -187,6 +192,19 @@ def test_what_is_in_the_way_is_said_once(interpreted, monkeypatch, caplog):
     assert len(caplog.records) == 3 and "WAVEBASE_NATIVE=0" in caplog.text
 
 
+def test_cuda_tensors_are_served_by_it(monkeypatch):
+    with FakeTensorMode():
+        tensors = [torch.empty(t.shape, device="cuda") for t in arguments((2,), 5, 4, 1, 7, torch.float32)]
+    asked = []
+    monkeypatch.setattr(triton_lstm, "available", lambda inputs, units, *more: asked.append(units) or len(asked) == 1)
+    assert recurrence._backend(tuple(tensors), True) is triton_lstm
+    assert recurrence._backend(tuple(tensors), True) is None
+    assert recurrence._backend((*tensors[:5], torch.zeros(2, 28)), True) is None  # one is on the CPU
+    with plain():
+        assert recurrence._backend(tuple(tensors), True) is None
+    assert asked == [7, 7]
+
+
 def compiled(module, name, units, dtype, capability, monkeypatch):
     """A kernel as `triton_lstm` would have it compiled on a device of that capability."""
     monkeypatch.setattr(triton_lstm, "_shared_memory", lambda device: SHARED[capability])
@@ -234,6 +252,47 @@ def test_tensor_cores_would_be_seen(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     (tmp_path / "rounded.py").write_text(SOURCE.read_text().replace('"ieee"', '"tf32"'))
     assert "tf32" in compiled(kernels(tmp_path / "rounded.py"), "forward", 7, torch.float32, 80, monkeypatch).asm["ptx"]
+
+
+def test_one_launch_each_way(monkeypatch, tmp_path):
+    """The way to a launch, up to a driver of triton's that notes it: arguments bound, compiled, memory found enough."""
+    launches = []
+
+    def launcher(source, metadata):
+        return lambda *grid_and_more: launches.append((source.fn.__name__, grid_and_more[:3], metadata.num_warps))
+
+    utilities = SimpleNamespace(
+        get_device_properties=lambda device: {"max_shared_mem": SHARED[90]},
+        load_binary=lambda name, kernel, shared, device: (1, 1, 0, 0, 1024),
+    )
+    driver = SimpleNamespace(
+        launcher_cls=launcher,
+        utils=utilities,
+        get_current_device=lambda: 0,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+    )
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    module = kernels(SOURCE)
+    monkeypatch.setattr(triton_lstm, "_kernels", lambda: module)
+    triton_lstm._shared_memory.cache_clear()
+    try:
+        tensors = [t.detach() for t in arguments((2, 3), 33, 4, 1, 24, torch.float32)]
+        states, last_cell, *kept = triton_lstm.forward(*tensors, True, True)
+        gradients = triton_lstm.backward(*tensors, *kept, states, last_cell, True, True, True)
+    finally:
+        triton_lstm._shared_memory.cache_clear()
+    assert launches == [("forward", (6, 3, 1), 4), ("backward", (6, 3, 1), 4)]
+    assert [g.shape for g in gradients] == [t.shape for t in tensors]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
+def test_the_bench_says_that_there_is_no_device(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.setattr(sys, "argv", ["stack_on_cuda.py"])
+    with pytest.raises(SystemExit, match="wants a CUDA device, and there is none"):
+        runpy.run_path(str(ROOT / "bench" / "stack_on_cuda.py"), run_name="__main__")
 
 
 # ---- on a device ----

@@ -171,7 +171,8 @@ def _works(
             reason = f"it disagrees with the plain loop by {error:.1e} (at most {TOLERANCE[dtype]:.0e})"
         except Exception as failure:  # whatever import, compiler or driver raise: nothing of it is the caller's
             said = str(failure).strip().splitlines() or [""]
-            reason = f"{type(failure).__name__}: {said[0]}"
+            line = said[-1] if said[0].startswith("at ") else said[0]  # triton's compiler begins with the source
+            reason = f"{type(failure).__name__}: {line.strip()}"
     log.warning(
         "the recurrence's CUDA kernel is not used for %d units in %s, so its plain loop runs, many times slower: %s",
         units,
