@@ -62,10 +62,14 @@ def interpreted(monkeypatch):
         asked = recurrence._plain_asked
         monkeypatch.setattr(recurrence, "_backend", lambda *_: None if asked.get() else triton_lstm)
 
-    triton_lstm._works.cache_clear()
+    def forget():
+        triton_lstm._works.cache_clear()
+        triton_lstm._warn.cache_clear()
+
+    forget()
     use()
     yield use
-    triton_lstm._works.cache_clear()
+    forget()
 
 
 def errors(tensors, input_gate="tanh"):
@@ -107,6 +111,7 @@ def test_a_wrong_kernel_is_noticed(interpreted, tmp_path, right, wrong):
     (tmp_path / "wrong.py").write_text(text.replace(right, wrong))
     interpreted(tmp_path / "wrong.py")
     assert max(errors(arguments((), 5, 4, 1, 7, torch.float32))) > 1e-2
+    assert not available()
 
 
 @pytest.mark.parametrize("shared", [0, 60_000, 90_000])
@@ -178,9 +183,9 @@ def test_what_is_in_the_way_is_said_once(interpreted, monkeypatch, caplog):
 
     with caplog.at_level(logging.WARNING, "wavebase"):
         assert not available(triton_lstm.LARGEST + 1) and not available(triton_lstm.LARGEST + 1)
-        assert len(caplog.records) == 1 and "at most 128 units, got 129" in caplog.text
+        assert len(caplog.records) == 1 and "at most 128 units, wanted 129" in caplog.text
         monkeypatch.setattr(triton_lstm, "_kernels", missing)
-        assert not available(9) and not available(9)
+        assert not available(8) and not available(9) and not available(9)
         assert len(caplog.records) == 2 and "ImportError: No module named 'triton'" in caplog.text
         monkeypatch.setenv("WAVEBASE_NATIVE", "0")
         build.forbidden.cache_clear()

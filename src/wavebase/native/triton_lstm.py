@@ -130,9 +130,8 @@ def _sizes(units: int, columns: int, gates: int, chunk: int, like: Tensor) -> di
     padded = max(16, 1 << (units - 1).bit_length())
     chunks, weights = -(-columns // chunk), chunk * gates * padded * like.itemsize
     free = _shared_memory(like.device) - 2 * ROWS * padded * like.itemsize  # where numbers change threads
-    kept = (
-        chunks if chunks * weights <= free else max(0, free // weights - 1)
-    )  # room for one of those read in each step
+    everything_fits = chunks * weights <= free
+    kept = chunks if everything_fits else max(0, free // weights - 1)  # one's room is for those read in every step
     sizes = {"H": units, "UNITS": padded, "ROWS": ROWS, "CHUNK": chunk, "KEPT": kept}
     return sizes | {"num_warps": min(16, max(4, padded // 8)), "num_stages": 1}
 
@@ -160,7 +159,7 @@ def _works(
 ) -> bool:
     """Whether the kernels of this size agree with the plain loop there; one warning where not."""
     if units > LARGEST:
-        reason = f"wanted at most {LARGEST} units, got {units}"
+        reason = f"it has at most {LARGEST} units, wanted {units}"
     else:
         try:
             # a thread of its own has neither torch.func's transforms nor the caller's modes
@@ -168,18 +167,21 @@ def _works(
                 error = thread.submit(_error, device, dtype, inputs, units, tanh_input_gate, plain_loop).result()
             if error <= TOLERANCE[dtype]:
                 return True
-            reason = f"it disagrees with the plain loop by {error:.1e} (at most {TOLERANCE[dtype]:.0e})"
+            reason = f"for {units} units in {dtype} it disagrees with the plain loop by {error:.1e}"
         except Exception as failure:  # whatever import, compiler or driver raise: nothing of it is the caller's
             said = str(failure).strip().splitlines() or [""]
             line = said[-1] if said[0].startswith("at ") else said[0]  # triton's compiler begins with the source
             reason = f"{type(failure).__name__}: {line.strip()}"
+    _warn(reason)
+    return False
+
+
+@cache
+def _warn(reason: str) -> None:
     log.warning(
-        "the recurrence's CUDA kernel is not used for %d units in %s, so its plain loop runs, many times slower: %s",
-        units,
-        dtype,
+        "the recurrence's CUDA kernel is not used, so its plain loop runs, many times slower: %s",
         reason,
     )
-    return False
 
 
 def _error(
@@ -194,7 +196,7 @@ def _error(
     S, B, N, I, H = 2, ROWS + 1, 3, inputs, units  # noqa: E741
     shapes = ((S, B, N, I), (S, B, H), (S, B, H), (S, 4 * H, I), (S, 4 * H, H), (S, 4 * H), (S, B, N, H), (S, B, H))
     scales = (1.0, 0.5, 0.5, I**-0.5, H**-0.5, 0.1, 1.0, 1.0)
-    drawn = []
+    drawn = []  # quasi-random, for a generator would need a seed of ours
     for seed, (shape, scale) in enumerate(zip(shapes, scales, strict=True), start=1):
         numbers = torch.arange(math.prod(shape), dtype=torch.float64, device=device)
         drawn.append((scale * torch.sin((numbers + 1).square() * 0.1 * seed)).to(dtype).view(shape))
