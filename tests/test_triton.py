@@ -10,7 +10,6 @@ import re
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -326,21 +325,3 @@ def test_the_device_agrees_with_the_cpu(shape, dtype, input_gate):
     want = torch.autograd.grad(wanted[0].sin().sum() + wanted[2].sum(), tensors)
     for g, w in zip((*results, *got), (*wanted, *want), strict=True):
         assert distance(g.cpu(), w) < BOUND[dtype]
-
-
-@needs_device
-def test_the_kernel_is_faster_than_the_loop():
-    tensors = [t.detach().cuda().requires_grad_() for t in arguments((8,), 64, 16, 1, 35, torch.float32)]
-
-    def seconds():
-        torch.autograd.grad(lstm_sequence(*tensors)[0].sum(), tensors)
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(10):
-            torch.autograd.grad(lstm_sequence(*tensors)[0].sum(), tensors)
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    kernel = seconds()
-    with plain():
-        assert kernel < seconds() / 2
