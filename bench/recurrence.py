@@ -52,7 +52,7 @@ class Packed(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         """The last hidden state, of the one net that vmap leaves to see."""
-        zero = torch.zeros(len(signal), self.weight_hh.shape[-1])
+        zero = signal.new_zeros(len(signal), self.weight_hh.shape[-1])
         return lstm_sequence(signal, zero, zero, self.weight_ih, self.weight_hh, self.bias)[0][..., -1, :]
 
 
@@ -112,8 +112,8 @@ class CellLoop(nn.Module):
         self.cell, self.H = cell, int(cell.H)
 
     def forward(self, signal: Tensor) -> Tensor:
-        hidden = torch.zeros(signal.size(0), self.H)
-        cell = torch.zeros(signal.size(0), self.H)
+        hidden = torch.zeros(signal.size(0), self.H, device=signal.device)
+        cell = torch.zeros(signal.size(0), self.H, device=signal.device)
         outputs: list[Tensor] = []
         for step in range(signal.size(1)):
             hidden, cell = self.cell(signal[:, step], hidden, cell)

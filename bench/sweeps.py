@@ -1,14 +1,16 @@
-"""A whole sweep of 64 runs (4 learning rates x 16 seeds, T = 8): wall time, memory and numbers by launcher.
+"""A whole sweep of 64 runs (4 learning rates x 16 seeds, T = 8): wall time and numbers by launcher; memory of a stack.
 
-    python bench/sweeps.py [steps]
+    python bench/sweeps.py [--steps 500] [--turns 3]
 
-Every launcher runs the same command in a process of its own, in a new folder: start-up, training, probes, figures and records
-included. The launchers take turns; a member of a stack is compared with the run alone by its last
-weights. Memory: what each further member of a stack of 8 and of 64 adds to the process.
-Writes bench/results/sweeps.md; the ratios are what is quoted.
+Every launcher runs the same command in a process of its own, in a new folder: start-up, training, probes, figures, records and
+the report at the end. The launchers take turns. Each run of the first sweep through the stacked launcher is compared with the one
+through the basic launcher by its last weights. Memory: what a stack of 1, 8 and 64 adds to the peak of a process that has run
+something tiny, without figures. Writes bench/results/sweeps.md; the ratios are what is quoted.
 """
 
+import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,22 +20,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from wavebase import provenance
+from wavebase import jobs, provenance
 from wavebase.records import RunFolder, find_runs
+from wavebase.run import conf_folder
 
-RATES = "0.03,0.1,0.3,0.5"
-SWEEP = ("-m", "model=random", f"optim.lr_over_boundary={RATES}", "seed=range(0,16)", "T=8", "threads=1")
+SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", "seed=range(0,16)", "T=8", "threads=1")
 LAUNCHERS = {
     "stacked": ("hydra/launcher=stacked",),
+    "stacked, one process": ("hydra/launcher=stacked", "hydra.launcher.processes=1"),
     "basic": (),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
+STACKS = (1, 8, 64)
 RESULT = Path(__file__).parent / "results" / "sweeps.md"
 
 
-def command(folder: Path, *words: str) -> tuple[float, float, float]:
-    """(wall seconds, CPU seconds, peak MiB) of `python -m wavebase.run` with these words."""
+def command(folder: Path, *words: str) -> tuple[float, float]:
+    """(wall seconds, CPU seconds) of `python -m wavebase.run` with these words."""
     began = time.perf_counter()
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen([sys.executable, "-m", "wavebase.run", *words], stdout=said, stderr=said, cwd=folder)
@@ -43,7 +49,7 @@ def command(folder: Path, *words: str) -> tuple[float, float, float]:
         raise SystemExit(
             f"wavebase.run must end well, got {process.returncode}: {(folder / 'said').read_text()[-500:]}"
         )
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime
 
 
 def ends(folder: Path) -> dict[str, RunFolder]:
@@ -67,45 +73,61 @@ def difference(one: dict[str, RunFolder], other: dict[str, RunFolder]) -> tuple[
     return worst, equal
 
 
+def memory(members: int) -> float:
+    """MiB that training this many as one stack adds to the peak of this process, a new one."""
+
+    def job(name: str, *words: str) -> jobs.Job:
+        plain = ("model=random", "optim.lr=0.01", "train.steps=50", "probe.figures=[]", "probe.curvature=false")
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            cfg = compose("config", [*plain, *words, "hydra.run.dir=unused"])
+        return jobs.Job(OmegaConf.to_container(cfg, resolve=True), Path(folder) / name, {})  # type: ignore[arg-type]
+
+    def failed(job: jobs.Job, error: Exception) -> None:
+        raise error
+
+    with tempfile.TemporaryDirectory() as folder:
+        jobs.run_stacked([job("tiny", "T=3", "train.batch=1")], 1, failed)
+        stack = [job(str(seed), "T=8", f"seed={seed}") for seed in range(members)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        jobs.run_stacked(stack, members, failed)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
 def main() -> None:
     """Measure, print and write."""
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    turns = 3
-    words = [*SWEEP, f"train.steps={steps}"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--memory", type=int, metavar="MEMBERS", help="only that of one stack, in MiB")
+    asked = parser.parse_args()
+    if asked.memory:
+        print(memory(asked.memory))
+        return
     offered = {k: v for k, v in LAUNCHERS.items() if k != "joblib" or find_spec("hydra_plugins.hydra_joblib_launcher")}
     walls: dict[str, list[float]] = {name: [] for name in offered}
     cpus: dict[str, list[float]] = {name: [] for name in offered}
     with tempfile.TemporaryDirectory() as root:
-        for turn in range(turns):
-            for name, launcher in offered.items():
-                folder = Path(root) / f"{name}{turn}"
+        for turn in range(asked.turns):
+            for n, (name, launcher) in enumerate(offered.items()):
+                folder = Path(root) / f"{n}-{turn}"
                 folder.mkdir()
-                wall, cpu, _ = command(folder, *words, *launcher, f"hydra.sweep.dir={folder}/sweep")
+                sweep = (*SWEEP, f"train.steps={asked.steps}", *launcher, f"hydra.sweep.dir={folder}/sweep")
+                wall, cpu = command(folder, *sweep)
                 walls[name].append(wall)
                 cpus[name].append(cpu)
                 print(f"turn {turn}: {name} {wall:.1f} s wall, {cpu:.1f} s CPU", flush=True)
-        worst, equal = difference(ends(Path(root) / "basic0"), ends(Path(root) / "stacked0"))
-        memory = {}
-        for members in (1, 8, 64):
-            folder = Path(root) / f"memory{members}"
-            folder.mkdir()
-            seeds = f"seed=range(0,{members})" if members > 1 else "seed=0"
-            plain = [
-                "-m",
-                "model=random",
-                seeds,
-                "T=8",
-                "threads=1",
-                f"train.steps={min(steps, 50)}",
-                "probe.figures=[]",
-            ]
-            memory[members] = command(folder, *plain, "hydra/launcher=stacked", f"hydra.sweep.dir={folder}/sweep")[2]
+        basic = list(offered).index("basic")
+        worst, equal = difference(ends(Path(root) / f"{basic}-0"), ends(Path(root) / "0-0"))
+    added = {}
+    for members in STACKS:
+        measure = [sys.executable, __file__, "--memory", str(members)]
+        added[members] = float(subprocess.run(measure, capture_output=True, text=True, check=True).stdout.split()[-1])
     median = {name: statistics.median(values) for name, values in walls.items()}
-    each = {members: (memory[members] - memory[1]) / (members - 1) for members in (8, 64)}
     lines = [
-        f"# A sweep of 64 runs: 4 learning rates x 16 seeds, T = 8, {steps} steps, float64, two cores",
+        f"# A sweep of 64 runs: 4 learning rates x 16 seeds, T = 8, {asked.steps} steps, float64, two cores",
         "",
-        f"`python bench/sweeps.py {steps}`, medians of {turns}; {provenance.versions()}".replace("'", ""),
+        f"`python bench/sweeps.py --steps {asked.steps}`, medians of {asked.turns}; "
+        + ", ".join(f"{name} {version}" for name, version in provenance.versions().items()),
         "",
         "| launcher | wall s | CPU s | basic / this, wall |",
         "|---|---|---|---|",
@@ -115,8 +137,10 @@ def main() -> None:
         ),
         "",
         f"Stacked against basic: last weights of all 64 runs differ by at most {worst:.2g} relative; {equal} of 64 agree bit for bit.",
-        f"Peak memory of the process: {memory[1]:.0f} MiB with one member, {memory[8]:.0f} with 8, {memory[64]:.0f} with 64: "
-        f"{each[8]:.2f} MiB for each further one of 8, {each[64]:.2f} of 64.",
+        "",
+        "| members of a stack | MiB added to the process | per member, in units of one alone |",
+        "|---|---|---|",
+        *(f"| {n} | {added[n]:.1f} | {added[n] / n / added[1]:.2f} |" for n in STACKS),
     ]
     RESULT.write_text("\n".join(lines) + "\n")
     print(RESULT.read_text())

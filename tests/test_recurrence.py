@@ -267,7 +267,7 @@ def test_a_broken_compiler_is_named(monkeypatch, tmp_path, caplog):
 def test_what_the_kernel_does_not_know_runs_plainly():
     tensors = [t.detach().to(torch.bfloat16) for t in arguments((), 3, 4, 1, 5, torch.float64)]
     assert lstm_sequence(*tensors)[0].dtype == torch.bfloat16
-    assert not recurrence._native_fits(tuple(tensors))
+    assert recurrence._backend(tuple(tensors), True) is None
 
 
 @needs_native

@@ -1,8 +1,9 @@
 """One step and one sequence of a long short-term memory cell whose input gate may be signed; one step of a GRU.
 
 Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
-`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. On the
-CPU it runs a native kernel (`wavebase.native`); elsewhere, and where that cannot be built, the plain loop, its oracle.
+`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. It runs
+a compiled kernel for the tensors' device (`wavebase.native`); where there is none, or it cannot be built, the plain loop,
+its oracle.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from wavebase.native import lstm as native
+from wavebase.native import triton_lstm
 
 GATES = ("input", "forget", "cell", "output")
 GRU_GATES = ("reset", "update", "new")
@@ -65,16 +68,17 @@ def lstm_sequence(
     Returns hidden states [..., B, N, H], last hidden and last cell [..., B, H].
     With input_gate="sigmoid" the cell is torch.nn.LSTM's. All are of one dtype and device.
 
-    float32 and float64 on the CPU run natively: one call for the sequence and the whole stack, forward and backward.
+    float32 and float64 run in compiled kernels: one call for the sequence and the whole stack, forward and backward.
     Differentiable twice (create_graph, torch.func) and batched by torch.func.vmap as one more stack axis. Forward-mode
-    derivatives need `plain`. The hidden states returned are a view with the batch innermost in memory.
+    derivatives need `plain`. The hidden states returned are a view, on the CPU with the batch innermost in memory.
     Raises ValueError for shapes that do not fit together.
     """
     arguments = (inputs, hidden, cell, weight_ih, weight_hh, bias)
-    if not _native_fits(arguments):
+    backend = _backend(arguments, input_gate == "tanh")
+    if backend is None:
         return _plain_sequence(*arguments, input_gate)
     stacked = _one_stack(arguments)
-    states, last_cell, *_ = _Sequence.apply(*stacked, input_gate == "tanh", _any_needs_gradient(stacked))
+    states, last_cell, *_ = _Sequence.apply(*stacked, backend, input_gate == "tanh", _any_needs_gradient(stacked))
     return states, states.select(-2, -1), last_cell
 
 
@@ -163,23 +167,30 @@ def _plain_sequence(
     return torch.stack(outputs, -2), hidden, cell
 
 
-# ---- the native path ----
+# ---- the compiled path ----
 
 _plain_asked: ContextVar[bool] = ContextVar("plain_asked", default=False)
 
 
-def _native_fits(arguments: tuple[Tensor, ...]) -> bool:
-    """Whether the kernel computes this: CPU, one of its dtypes, something to compute, not inside a tracer."""
-    inputs, dtype = arguments[0], arguments[0].dtype
-    return (
-        dtype in (torch.float32, torch.float64)
-        and all(a.dtype == dtype and a.is_cpu and a.numel() for a in arguments)
-        and inputs.ndim >= 3
-        and not _plain_asked.get()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        and native.available()
-    )
+def _backend(arguments: tuple[Tensor, ...], tanh_input_gate: bool) -> ModuleType | None:
+    """The compiled recurrence for this: where there is one for the device, it has the dtype, there is something to
+    compute, and no tracer is looking.
+    """
+    inputs, device, dtype = arguments[0], arguments[0].device, arguments[0].dtype
+    if (
+        dtype not in (torch.float32, torch.float64)
+        or not all(a.dtype == dtype and a.device == device and a.numel() for a in arguments)
+        or inputs.ndim < 3
+        or _plain_asked.get()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    ):
+        return None
+    if inputs.is_cpu and native.available():
+        return native
+    if inputs.is_cuda and triton_lstm.available(inputs, arguments[1].shape[-1], tanh_input_gate, _plain_sequence):
+        return triton_lstm
+    return None
 
 
 def _one_stack(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -208,17 +219,18 @@ class _Function(torch.autograd.Function):
 
 
 class _Sequence(_Function):
-    """The six arguments, whether the input gate is tanh, whether to keep what backward needs; to the hidden states, the
-    last cell, and what is kept.
+    """The six arguments, the compiled recurrence, whether the input gate is tanh, whether to keep what backward needs; to
+    the hidden states, the last cell, and what is kept.
     """
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return native.forward(*arguments)
+        *tensors, backend, tanh_input_gate, keep = arguments
+        return backend.forward(*tensors, tanh_input_gate, keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.tanh_input_gate, ctx.keep = inputs
+        *tensors, ctx.backend, ctx.tanh_input_gate, ctx.keep = inputs
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
         if ctx.keep:
@@ -229,13 +241,14 @@ class _Sequence(_Function):
         saved, (of_inputs, of_hidden) = ctx.saved_tensors, ctx.needs_input_grad[:2]
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         gradient = _SequenceGradient.apply if again else _SequenceGradient.forward  # apply costs, forward suffices
-        return *gradient(*saved, grad_states, grad_cell, ctx.tanh_input_gate, of_inputs, of_hidden), None, None
+        how = ctx.backend, ctx.tanh_input_gate, of_inputs, of_hidden
+        return *gradient(*saved, grad_states, grad_cell, *how), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        *tensors, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
+        *tensors, backend, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
         keep = keep or _any_needs_gradient(tensors)  # what is mapped hides whether it needs a gradient
-        return _Sequence.apply(*tensors, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
+        return _Sequence.apply(*tensors, backend, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
 
 
 class _SequenceGradient(_Function):
@@ -246,11 +259,12 @@ class _SequenceGradient(_Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
-        return native.backward(*arguments)
+        *tensors, backend, tanh_input_gate, of_inputs, of_hidden = arguments
+        return backend.backward(*tensors, tanh_input_gate, of_inputs, of_hidden)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, _, _, grad_states, grad_cell, ctx.tanh_input_gate, _, _ = inputs
+        *tensors, _, _, grad_states, grad_cell, _, ctx.tanh_input_gate, _, _ = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, grad_states, grad_cell)
 
@@ -274,7 +288,7 @@ class _SequenceGradient(_Function):
         along = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
         *second, of_states, of_cell = torch.func.vjp(gradient, *tensors, of_states, of_cell)[1](along)
         of_grads = None if grad_states is None else of_states, None if grad_cell is None else of_cell
-        return *second, None, None, *of_grads, None, None, None
+        return *second, None, None, *of_grads, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -226,8 +226,8 @@ class _Search:
         rest = np.setdiff1d(np.arange(len(pool)), match)
         step = identity_element(len(self.everything))
         step.permutation[pool] = pool[torch.from_numpy(np.concatenate([match, rest]))]
-        for n, unit in enumerate(block.tolist()):
-            step.swap[unit], step.sign_input[unit], step.sign_cell[unit] = choices[which[n, match[n]]]
+        chosen = torch.tensor(choices, dtype=torch.float64)[which[torch.arange(len(block)), torch.from_numpy(match)]]
+        step.swap[block], step.sign_input[block], step.sign_cell[block] = chosen[:, 0] > 0, chosen[:, 1], chosen[:, 2]
         return step
 
 

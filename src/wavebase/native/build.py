@@ -22,14 +22,22 @@ OPENMP = "-fopenmp"
 
 
 @cache
+def forbidden() -> bool:
+    """Whether WAVEBASE_NATIVE=0 forbids compiled parts; one warning where it does."""
+    chosen = os.environ.get("WAVEBASE_NATIVE") == "0"
+    if chosen:
+        log.warning("WAVEBASE_NATIVE=0: the recurrence runs its plain loop, several times slower")
+    return chosen
+
+
+@cache
 def library() -> ctypes.CDLL | None:
     """The built library; None, with one warning, where it cannot be built or WAVEBASE_NATIVE=0 forbids it.
 
     Built at first use (some seconds) with $CXX, g++, clang++ or c++, and kept in $WAVEBASE_CACHE, by default
     ~/.cache/wavebase, under a name that depends on sources, flags and processor; loading it then needs no compiler.
     """
-    if os.environ.get("WAVEBASE_NATIVE") == "0":
-        log.warning("WAVEBASE_NATIVE=0: the recurrence runs its plain loop, several times slower")
+    if forbidden():
         return None
     try:
         return ctypes.CDLL(str(_built()))

@@ -1,0 +1,141 @@
+"""hydra/launcher=stacked deals a sweep to forked processes: the same numbers, the same signals, the same end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import SMALL
+from wavebase import assembly, jobs
+from wavebase.durable import holder
+from wavebase.forking import forked
+from wavebase.interruption import Interrupted, Interruption
+from wavebase.records import RunFolder, find_runs
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+
+LONG = ("T=4", "train.steps=100000", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false",
+        "train.checkpoint_every=20", "optim.lr=0.01", "threads=1")  # fmt: skip
+STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=2", "hydra.sweep.dir=sweep")
+
+
+def numbers(run):
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def started(folder, *words):
+    """A sweep under way, with the first checkpoints of all of its four runs."""
+    command = [sys.executable, "-m", "wavebase.run", "-m", *STACKED, *words, "seed=0,1,2,3"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while len(list(folder.glob("sweep/*/checkpoints/step_00000020.pt"))) < 4 and time.monotonic() < until:
+        time.sleep(0.02)
+    return process
+
+
+def writers(folder):
+    """The processes that write runs of the sweep."""
+    return {int(holder(path.parent).split()[1]) for path in folder.glob("sweep/*/config.yaml") if holder(path.parent)}
+
+
+def gone(processes):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if not any(os.path.exists(f"/proc/{process}") for process in processes):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_processes_change_no_number(cli, tmp_path):
+    words = ("-m", *SMALL, "model=perturbed", "seed=0,1,2,3,4", "hydra/launcher=stacked")
+    for count in (1, 3):
+        status, out, _ = cli(*words, f"hydra.launcher.processes={count}", f"hydra.sweep.dir={count}")
+        assert status == 0 and "5 runs, 0 failed" in out
+    one, three = ({run.path.name: numbers(run) for run in find_runs(tmp_path / name)} for name in "13")
+    assert one.keys() == three.keys() and len({json.dumps(lines) for lines in one.values()}) == 5
+    for name, lines in one.items():  # a stack's last bits may depend on who is in it
+        for ours, theirs in zip(lines, three[name], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
+
+
+def test_a_failed_job_of_another_process_is_told(cli, tmp_path):
+    status, out, _ = cli("-m", *STACKED, *SMALL, "T=4,1,5", "model=perturbed")
+    assert status == 1 and "3 runs, 1 failed" in out
+    assert sorted(run.summary()["status"] for run in find_runs(tmp_path / "sweep")) == ["done", "done", "failed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_between_two_steps(number, tmp_path):
+    process = started(tmp_path, *LONG)
+    assert len(writers(tmp_path)) == 2 and process.pid not in writers(tmp_path)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues it" in err, out + err
+    states = [run.summary() for run in find_runs(tmp_path / "sweep")]
+    assert [state["status"] for state in states] == ["interrupted"] * 4 and min(s["steps"] for s in states) >= 20
+    for run in find_runs(tmp_path / "sweep"):
+        assert run.checkpoint_steps()[-1] == run.summary()["steps"], "interrupted runs have saved where they were"
+
+
+def test_they_die_with_the_process_that_forked_them(tmp_path):
+    process = started(tmp_path, *LONG)
+    children = writers(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(children) == 2 and gone(children) and not writers(tmp_path)
+
+
+def test_one_that_is_killed_is_told_and_the_others_finish(tmp_path):
+    process = started(tmp_path, *LONG, "train.steps=400")
+    os.kill(next(iter(writers(tmp_path))), signal.SIGKILL)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 1 and "must fit into memory" in err and "Traceback" not in err, out + err
+    done = [run.path.name for run in find_runs(tmp_path / "sweep") if (run.summary() or {}).get("status") == "done"]
+    assert len(done) == 2, out + err
+    again = subprocess.run(
+        [sys.executable, "-m", "wavebase.run", "-m", *STACKED, *LONG, "train.steps=400", "seed=0,1,2,3"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert again.returncode == 0 and "4 runs, 0 failed" in again.stdout and "continues from step" in again.stdout
+
+
+def test_results_and_errors_come_back():
+    with Interruption() as interruption:
+        assert forked(lambda n: n * n, 3, interruption) == [0, 1, 4]
+        with pytest.raises(ZeroDivisionError):
+            forked(lambda n: 1 // n, 2, interruption)
+        with pytest.raises(RuntimeError, match="ended with status 3"):
+            forked(lambda n: os._exit(3), 2, interruption)
+
+        def stop(n):
+            raise Interrupted("told") if n else ValueError("other")
+
+        with pytest.raises(Interrupted, match="told"):
+            forked(stop, 2, interruption)
+
+
+def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
+    measured = []
+    real = assembly._lambda_max
+    monkeypatch.setattr(assembly, "_lambda_max", lambda *given: measured.append(1) or real(*given))
+
+    def refuse(job, error):
+        raise error
+
+    words = [word for word in SMALL if "curvature" not in word]
+    settings = [
+        (*words, f"optim.lr_over_boundary={rate}", f"seed={seed}", "model=random", f"probe.curvature={known}")
+        for rate in (0.1, 0.2) for seed in (0, 1) for known in ("true", "false")
+    ]  # fmt: skip
+    settings.append((*words, "optim.lr=0.1", "seed=0", "model=random", "probe.curvature=false"))
+    listed = [jobs.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
+    jobs.run_stacked(listed, 64, refuse)
+    assert len(measured) == 4, "two seeds, and as many configurations of the probe"
+    found = [RunFolder(job.path).summary()["optim"]["lambda_max"] for job in listed]
+    assert found[:4] == found[4:8] and found[0] == found[1] != found[2] and found[8] is None
