@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import SMALL
-from wavebase import assembly, jobs
+from wavebase import assembly, jobs, report
 from wavebase.durable import holder
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
@@ -68,6 +68,23 @@ def test_a_failed_job_of_another_process_is_told(cli, tmp_path):
     status, out, _ = cli("-m", *STACKED, *SMALL, "T=4,1,5", "model=perturbed")
     assert status == 1 and "3 runs, 1 failed" in out
     assert sorted(run.summary()["status"] for run in find_runs(tmp_path / "sweep")) == ["done", "done", "failed"]
+
+
+def test_a_failure_that_left_nothing_behind_is_a_failure_all_the_same(cli, monkeypatch, tmp_path):
+    def full(*given):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(report, "mark_failed", full)
+    assert cli("-m", *STACKED, *SMALL, "T=4,1,5", "model=perturbed")[0] == 1
+    assert [run.summary()["status"] for run in find_runs(tmp_path / "sweep")] == ["done", "done"]
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_wrong_threads_are_refused_in_one_line(threads, cli):
+    status, out, err = cli(
+        "-m", *SMALL, "hydra/launcher=stacked", "hydra.sweep.dir=sweep", "seed=0,1", f"threads={threads}"
+    )
+    assert status == 1 and "threads must be" in out + err and "Traceback" not in out + err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

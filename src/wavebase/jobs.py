@@ -78,7 +78,7 @@ def usable_processes(jobs: list[Job]) -> int:
     on_cuda = torch.cuda.is_available() and any(job.node["device"] != "cpu" for job in jobs)
     if sys.platform != "linux" or on_cuda or not all(isinstance(count, int) for count in threads):
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // max(threads, default=1))
+    return max(1, len(os.sched_getaffinity(0)) // max([1, *threads]))
 
 
 def _run_stacked(

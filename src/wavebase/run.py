@@ -34,7 +34,7 @@ USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
 
 exit status  0 done (a verdict, a diverged run's too, is a result and no failure); 1 it could not run, or a job of a sweep failed, and a line on standard error says why; 130 interrupted by SIGINT, SIGTERM or SIGUSR2: the step was ended and a checkpoint saved, and the same command continues it"""
 
-_failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
+failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith(("-", "hydra"))]
     os.environ["WAVEBASE_SWEEP"] = _short_hash(json.dumps(sorted(words)))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # not that it has looked through the fonts
-    _failures.clear()
+    failures.clear()
     report.SweepReport.folder = None
     status = _told(_start, verbose)
     if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
@@ -67,9 +67,9 @@ def _start() -> int:
         print(origins.show(str(conf_folder()), asked.overrides))
         return 0
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-    if _failures and report.SweepReport.folder is None:
-        raise _failures[0]
-    return int(bool(_failures))
+    if failures and report.SweepReport.folder is None:
+        raise failures[0]
+    return int(bool(failures))
 
 
 def _unknown_words(message: str) -> NoReturn:
@@ -115,7 +115,7 @@ def job(cfg: DictConfig) -> float | None:
         return jobs.run(session_job(cfg), single)
     except Exception as error:
         if single:
-            _failures.append(error)
+            failures.append(error)
             _remove_if_empty(whereabouts()[0])
         else:
             mark_failed(cfg, error, *whereabouts())
@@ -143,7 +143,7 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
     print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
     if isinstance(error, Busy):
         return
-    _failures.append(error)
+    failures.append(error)
     try:
         report.mark_failed(folder, _readable(cfg), line, details, choices)
     except (RecordsError, OSError) as second:

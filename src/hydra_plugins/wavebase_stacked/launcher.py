@@ -1,5 +1,6 @@
 """The launcher: Hydra's own lets every job announce itself, then all are trained as stacks."""
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,17 @@ class StackedLauncher(BasicLauncher):
         self.task_function = own
 
         configs = {id(job): cfg for cfg, job in collected}
+        failures = multiprocessing.Value("i", 0)  # the jobs may run in forked processes
 
         def failed(job: Any, error: Exception) -> None:
             run.mark_failed(configs[id(job)], error, job.path, job.choices)
+            failures.value = len(run.failures)
 
         wanted = [job for _, job in collected]
         processes = self.processes or jobs.usable_processes(wanted)
         errors = jobs.run_stacked(wanted, self.max_stack, failed, processes)
+        if failures.value and not run.failures:
+            run.failures.append(HydraException("a job of another process failed, and said why"))
         for done, place in zip(returns, places, strict=True):
             done.return_value = None if place is None else errors[place]
         return returns
