@@ -131,9 +131,16 @@ def test_a_job_named_twice_is_composed_for_each_and_once_only(cli, monkeypatch):
     assert len(composed) == 3, "to check and to run are one composition"
 
 
-def test_a_stack_needs_room_for_one(cli):
-    status, _, err = cli("-m", *SMALL, "hydra/launcher=stacked", "hydra.launcher.max_stack=0", "hydra.sweep.dir=sweep")
-    assert status == 1 and "max_stack must be at least 1, got 0" in err and "Traceback" not in err
+@pytest.mark.parametrize(
+    "wrong,said",
+    [
+        ("max_stack=0", "max_stack must be at least 1, got 0; use 64"),
+        ("processes=-1", "processes must be at least 1, got -1; use null"),
+    ],
+)
+def test_a_stack_needs_room_for_one(wrong, said, cli):
+    status, _, err = cli("-m", *SMALL, "hydra/launcher=stacked", f"hydra.launcher.{wrong}", "hydra.sweep.dir=sweep")
+    assert status == 1 and err == f"wavebase: hydra.launcher.{said}\n"
 
 
 def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):

@@ -231,6 +231,8 @@ def _one_line(error: BaseException) -> str:
     import re
 
     text = " ".join(str(error).split())
+    if inner := re.search(r"Error in call to target '[^']+': \w+\((['\"])(.+)\1\)", text):
+        return inner[2]  # a plugin's own complaint
     if isinstance(error, yaml.YAMLError):
         return f"every file of conf/ must be readable YAML, got {text}; repair that line"
     if isinstance(error, OverrideParseException) or (
