@@ -22,24 +22,26 @@ def forked(work: Callable[[int], Any], count: int, interruption: Interruption) -
     killed, as the kernel does where memory ran out; what the work raised otherwise.
     """
     context = multiprocessing.get_context("fork")
-    ends = [context.Pipe(duplex=False) for _ in range(count)]
-    processes = [context.Process(target=_child, args=(work, n, end), daemon=True) for n, (_, end) in enumerate(ends)]
+    processes = []
+    waiting: dict[Any, int] = {}
     outcomes: list[Any] = [None] * count
     told = False
     try:
-        for process, (_, end) in zip(processes, ends, strict=True):
-            process.start()
-            end.close()  # so that its end is seen here
-        waiting: dict[Any, int] = {receiver: n for n, (receiver, _) in enumerate(ends)}
+        for n in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            processes.append(context.Process(target=_child, args=(work, n, sender), daemon=True))
+            processes[n].start()
+            sender.close()  # no other process has it, so that this one's end is seen here
+            waiting[receiver] = n
         while waiting:
             if interruption() and not told:
                 told = True
                 for process in processes:
                     process.terminate()
-            for receiver in connection.wait(list(waiting), timeout=0.2):
-                n = waiting.pop(receiver)
+            for ready in connection.wait(list(waiting), timeout=0.2):
+                n = waiting.pop(ready)
                 with contextlib.suppress(EOFError):  # it died
-                    outcomes[n] = ends[n][0].recv()
+                    outcomes[n] = ready.recv()  # type: ignore[call-arg, union-attr]  # ours are connections
         for process in processes:
             process.join()
     finally:

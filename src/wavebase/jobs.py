@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -162,7 +163,7 @@ def _prepare(
         pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
     else:
         known = {} if curvatures is None else curvatures
-        start = config_text({key: value for key, value in job.node.items() if key != "optim"})
+        start = json.dumps({key: value for key, value in job.node.items() if key != "optim"}, default=str)
         pieces = assemble(cfg, lambda_max=known.get(start))
         known[start] = pieces.lambda_max
     return Session(cfg, pieces, folder, state, text, job.choices, single)

@@ -89,7 +89,7 @@ class Alone:
     def update(self, step: int) -> None:
         """See `Program`."""
         member = self.member
-        _set_rate([member], step)
+        _set_rate([member.optimizer], member.learning_rate(step))
         if member.clip_norm is not None:
             parameters = [parameter for parameter in member.trained.values() if parameter.grad is not None]
             factor = _clipping([parameter.grad for parameter in parameters], member.clip_norm)  # type: ignore[misc]
@@ -177,14 +177,14 @@ class _Part:
                 )
 
     def update(self, step: int, gradients: Sequence[Tensor]) -> None:
-        _set_rate(self.members, step)
+        steppers = [self.optimizer] if self.together else []
+        _set_rate([*steppers, *(member.optimizer for member in self.members)], self.members[0].learning_rate(step))
         if self.members[0].clip_norm is not None:
             factors = torch.stack(
                 [_clipping([g[n] for g in gradients], m.clip_norm) for n, m in enumerate(self.members)]  # type: ignore[arg-type]
             )
             gradients = [g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
         if self.together:
-            self.optimizer.param_groups[0]["lr"] = self.members[0].learning_rate(step)
             for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
@@ -214,10 +214,10 @@ def _settings(member: Member) -> tuple[Any, ...]:
     return type(member.optimizer).__name__, groups, member.learning_rate, member.clip_norm
 
 
-def _set_rate(members: Iterable[Member], step: int) -> None:
-    for member in members:
-        for group in member.optimizer.param_groups:
-            group["lr"] = member.learning_rate(step)
+def _set_rate(optimizers: Iterable[optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def _clipping(gradients: Sequence[Tensor], most: float) -> Tensor:

@@ -57,6 +57,7 @@ def forward(
     TANH: tl.constexpr,
     TAPE: tl.constexpr,
 ):
+    """All steps of ROWS rows of one member: states, the last cell, and the tape where TAPE."""
     member = tl.program_id(0).to(tl.int64)
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
     unit = tl.arange(0, UNITS)[None, :]
@@ -117,6 +118,7 @@ def backward(
     CHUNK: tl.constexpr,
     TANH: tl.constexpr,
 ):
+    """The way back over the tape: gradients of pre-activations at every step, and of the first states."""
     member = tl.program_id(0).to(tl.int64)
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
     unit = tl.arange(0, UNITS)[None, :]
