@@ -62,6 +62,9 @@ def test_processes_change_no_number(cli, tmp_path):
     for name, lines in one.items():  # a stack's last bits may depend on who is in it
         for ours, theirs in zip(lines, three[name], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
+    assert all(run.summary()["relative_error"]["final"] < 0.2 for run in find_runs(tmp_path / "3")), (
+        "a zero output has 1"
+    )
 
 
 def test_a_failed_job_of_another_process_is_told(cli, tmp_path):

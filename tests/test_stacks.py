@@ -61,7 +61,7 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
     together = listed(composed, tmp_path / "together", *settings)
     finals = jobs.run_stacked(together, 64, refuse)
     for job, alone, final in zip(together, listed(composed, tmp_path / "alone", *settings), finals, strict=True):
-        assert jobs.run(alone, single=False) == pytest.approx(final, rel=1e-6)
+        assert jobs.run(alone, single=False) == pytest.approx(final, rel=1e-6) and final < 0.9, "a zero output has 1"
         one, two = RunFolder(job.path), RunFolder(alone.path)
         for ours, theirs in zip(numbers(one), numbers(two), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
