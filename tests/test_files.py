@@ -78,8 +78,8 @@ def test_other_files_are_refused(tmp_path):
     assert "format None" in refused(file)
     save_file({"w": torch.ones(2)}, file, {"format": FORMAT})
     assert "checksum" in refused(file)
-    save_file({"w": torch.ones(2)}, file, {"format": "wavebase construction, version 2"})
-    assert "version 2" in refused(file)
+    save_file({"w": torch.ones(2)}, file, {"format": "wavebase construction, version 3"})
+    assert "version 3" in refused(file)
     refused(tmp_path)
 
 

@@ -119,10 +119,13 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
     folder = ran(*SMALL, "model=random", "optim.lr=0.1")
     torch.save(folder.load_checkpoint(0)["weights"], folder.path / "weights.pt")
     for file, step in ((f"{folder.path}/checkpoints/step_00000002.pt", 2), (f"{folder.path}/weights.pt", 0)):
-        net = assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}")), learning_rate=1e-3).net
         expected = folder.load_checkpoint(step)["weights"]
-        assert all(torch.equal(weight, expected[name]) for name, weight in net.named_weights().items())
-        assert not torch.equal(net.hidden_0, wavebase.spectral_construction(4).weights["hidden_0"])
+        for parametrization, rtol in (("raw", 0), ("unit_scaled", 4e-16)):
+            words = (*SMALL, f"model.start_from={file}", f"model.parametrization={parametrization}")
+            found = assembly.assemble(config.parse(composed(*words)), learning_rate=1e-3).net.named_weights()
+            for name, weight in found.items():
+                torch.testing.assert_close(weight, expected[name], rtol=rtol, atol=0)
+            assert not torch.equal(found["hidden_0"], wavebase.spectral_construction(4).weights["hidden_0"])
     for words, complaint in (
         (("T=5",), r"must hold weight_ih_input \[35, 1\], got \[28, 1\]"),
         (("model.start_from=none.pt",), "none.pt must be a readable checkpoint"),

@@ -38,7 +38,7 @@ def snapshot(net, start=None, learning_rate=1e-3):
 
 
 def exact():
-    return wavebase.spectral_lstm(T, dtype=torch.float64)
+    return wavebase.spectral_lstm(T, dtype=torch.float64, parametrization="raw")
 
 
 def test_function_error_of_exact_and_of_zero():

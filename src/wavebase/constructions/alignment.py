@@ -9,11 +9,9 @@ only: an assignment of one block's units with all others fixed, and the signs of
 are it descends too, and takes the nearer of the two. Planted elements are found exactly, also under small noise; beyond
 a distance of about 0.3 what is found is good, but need not be the nearest.
 
-The distance is relative and natural: every entry is measured by what it does to its row's argument. With level_j the
-largest |h_j| of the construction and drive_i the sum of |weight| * level over a gate's row, its input and its bias,
-an entry W_ij counts as W_ij level_j / drive_i, so that each row of each gate weighs the same, whatever the gains; a raw
-norm would see nothing but the largest gains, which are 1e10 times the smallest. Biases count by their sum, which is all
-that the cell sees.
+The distance is relative and in unit-scaled coordinates: an entry counts as W_ij / unit_ij (`construction.unit_scales`), by
+what it does to its row's argument, so that each row of each gate weighs the same, whatever the gains; a raw norm would see
+nothing but the largest gains, which are 1e10 times the smallest. Biases count by their sum, which is all that the cell sees.
 """
 
 from __future__ import annotations
@@ -70,22 +68,24 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
 
 
 def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
-    """||weights - start|| / ||start|| in natural units (the file's head); zero weights have 1, unrelated ones 1 or more."""
+    """||weights - start|| / ||start|| in unit-scaled coordinates (the file's head); zero weights have 1, unrelated ones 1 or more."""
     units, origin = natural_units(start), _rows(start.weights)
     return (_norm(_rows(weights), origin, units) / _norm(origin, Rows(*(0 * part for part in origin)), units)).item()
 
 
 def natural_units(start: Construction) -> Rows:
-    """What each entry is multiplied with to count as a share of its row's drive; a row that has none counts as it is."""
-    origin, level = _rows(start.weights), start.level.to(torch.float64)
-    of_gates = torch.cat([level, torch.tensor([start.amplitude, 1.0], dtype=torch.float64)])
-    of_readout = torch.cat([level, torch.ones(1, dtype=torch.float64)])
-    return Rows(_shares(origin.gates, of_gates), (1 / level).expand(2, -1), _shares(origin.readout, of_readout))
-
-
-def _shares(rows: Tensor, level: Tensor) -> Tensor:
-    drive = rows.abs() @ level
-    return level / torch.where(drive > 0, drive, 1.0)[..., None]
+    """What each entry is multiplied with to count in its unit, one over `Construction.unit_scale`."""
+    unit = {name: scale.to("cpu", torch.float64).reciprocal() for name, scale in start.unit_scale.items()}
+    both = 2**-0.5  # each of two biases has 1/sqrt(2) of the unit of their sum
+    gates = [
+        torch.cat([unit[f"weight_hh_{g}"], unit[f"weight_ih_{g}"], both * unit[f"bias_ih_{g}"][:, None]], 1)
+        for g in GATES
+    ]
+    return Rows(
+        torch.stack(gates),
+        torch.stack([unit[name] for name in STATE_NAMES]),
+        torch.cat([unit["readout.weight"], unit["readout.bias"][:, None]], 1),
+    )
 
 
 def _rows(weights: Mapping[str, Tensor]) -> Rows:

@@ -29,6 +29,8 @@ class Construction:
     the rival algorithms in `rivals`; dead (`pad`).
     `level` [H] is the largest |h| that each unit reaches for inputs within `amplitude`: the scale of its column.
     `mask` marks, for each weight_hh_<gate>, the entries that the algorithm uses; all others are zero by intention.
+    `unit_scale` is the natural size of every entry, by the names of `weights` (`unit_scales`); other weights in the place of
+    the exact ones keep it.
     `output_gain` is kappa: a window's power is h_spec / kappa, read `latency` steps after its last sample; outputs are `scale`
     times the power.
     `error_bound`, for up to `bound_windows` windows in a stream of inputs within `amplitude`, bounds
@@ -40,6 +42,7 @@ class Construction:
     blocks: Mapping[str, slice]
     mask: Mapping[str, Tensor]
     level: Tensor
+    unit_scale: Mapping[str, Tensor]
     gains: Mapping[str, float]
     T: int
     bins: tuple[int, ...]
@@ -62,13 +65,76 @@ class Construction:
         """The dtype that the weights were chosen for."""
         return self.weights["hidden_0"].dtype
 
-    def packed(self) -> dict[str, Tensor]:
-        """The weights under torch.nn.LSTM's names: weight_ih_l0 [4H, 1], weight_hh_l0 [4H, H], bias_ih_l0, bias_hh_l0."""
-        return {f"{kind}_l0": torch.cat([self.weights[f"{kind}_{gate}"] for gate in GATES]) for kind in WEIGHT_KINDS}
-
     def replace_weights(self, weights: Mapping[str, Tensor]) -> Construction:
         """The same construction with other weights: no longer exact, so its error bound is infinite."""
         return replace(self, weights=dict(weights), error_bound=float("inf"))
+
+
+def unit_scales(
+    weights: Mapping[str, Tensor], level: Tensor, amplitude: float, blocks: Mapping[str, slice]
+) -> dict[str, Tensor]:
+    """The natural size of every entry of exact weights: W = unit * theta leaves theta of order one, whatever the gains.
+
+    unit_ij = drive_i / level_j: level_j is the largest |value| of what column j reads (`level` for a unit, `amplitude` for
+    the signal, 1 for other inputs and for a bias), drive_i the largest argument that row i can reach, the sum of |W| level
+    over its recurrent, input and bias entries. A change of theta_ij by 1 % thus changes the argument of row i by at most
+    1 % of its own drive. A row without drive (the sine of bin 0, say) has the largest of its block's rows in that gate, or 1
+    where they have none either; an initial state has its unit's level. The two
+    biases of a gate are added, so each has 1/sqrt(2) of the unit: a step of gradient descent along both moves their sum
+    as far as a single bias would move.
+
+    Args:
+        weights: Exact weights by the names of `Construction`.
+        level: Largest |h| of each unit, [H].
+        amplitude: Bound on the signal, the first input.
+        blocks: Units by name.
+
+    Returns:
+        Tensors by the names, shapes and dtypes of `weights`. Each is moved by a few units in its last place, so that
+        unit * (W / unit) is W bit for bit, and an algorithm that is exact to rounding stays so in these coordinates.
+    """
+    level = level.to("cpu", torch.float64)
+    w = {name: weight.detach().to("cpu", torch.float64).abs() for name, weight in weights.items()}
+    scales = {name: level.clone() for name in STATE_NAMES}
+
+    def add_rows(recurrent: str, inputs: str | None, biases: tuple[str, ...]) -> None:
+        drive = w[recurrent] @ level + sum(w[bias] for bias in biases)
+        if inputs is not None:
+            reads = torch.ones(w[inputs].shape[1], dtype=torch.float64)
+            reads[0] = amplitude
+            drive = drive + w[inputs] @ reads
+        for units in blocks.values() if inputs else [slice(0, len(drive))]:
+            most = drive[units].max() if drive[units].any() else 1.0
+            drive[units] = torch.where(drive[units] > 0, drive[units], most)
+        scales[recurrent] = drive[:, None] / level
+        if inputs is not None:
+            scales[inputs] = drive[:, None] / reads
+        for bias in biases:
+            scales[bias] = drive / len(biases) ** 0.5
+
+    for gate in GATES:
+        add_rows(f"weight_hh_{gate}", f"weight_ih_{gate}", (f"bias_ih_{gate}", f"bias_hh_{gate}"))
+    add_rows("readout.weight", None, ("readout.bias",))
+    units = {name: _without_rounding(weight, scales[name].to(weight)) for name, weight in weights.items()}
+    return {name: units[name.replace("bias_hh", "bias_ih")] for name in weights}  # the two are added, so one unit
+
+
+def _without_rounding(weight: Tensor, unit: Tensor) -> Tensor:
+    """The unit moved until rounding of W / unit and of its product with the unit cancel."""
+    first, eps = unit, torch.finfo(unit.dtype).eps
+    for attempt in range(1, 65):
+        missed = weight / unit * unit != weight
+        if not missed.any():
+            break
+        unit = torch.where(missed, first * (1 + attempt**2 * eps), unit)
+    return unit
+
+
+def packed(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names of `Construction.weights` under torch.nn.LSTM's names: weight_ih_l0 [4H, I], weight_hh_l0
+    [4H, H], bias_ih_l0, bias_hh_l0; the readout keeps its own."""
+    joined = {f"{kind}_l0": torch.cat([named[f"{kind}_{gate}"] for gate in GATES]) for kind in WEIGHT_KINDS}
+    return joined | {name: named[name] for name in READOUT_NAMES}
 
 
 class Draft:
@@ -116,11 +182,13 @@ class Draft:
         spec = self.blocks["spec"]
         readout = torch.zeros(spec.stop - spec.start, self.H, dtype=torch.float64)
         readout[:, spec] = scale / kappa * torch.eye(len(readout), dtype=torch.float64)
+        weights = self.in_dtype(dtype, readout)
         return Construction(
-            weights=self.in_dtype(dtype, readout),
+            weights=weights,
             blocks=self.blocks,
             mask=self.mask,
             level=level,
+            unit_scale=unit_scales(weights, level, fields["amplitude"], self.blocks),
             output_gain=kappa,
             scale=scale,
             **fields,
@@ -163,10 +231,14 @@ def pad(construction: Construction, hidden_size: int) -> Construction:
         rows = 0 if name.startswith("readout") else more
         return torch.nn.functional.pad(weight, (0, columns, 0, rows) if weight.ndim == 2 else (0, rows))
 
+    weights = {name: grown(name, weight) for name, weight in construction.weights.items()}
+    level = torch.nn.functional.pad(construction.level, (0, more), value=1.0)
+    blocks = {**construction.blocks, "dead": slice(H, hidden_size)}
     return replace(
         construction,
-        weights={name: grown(name, weight) for name, weight in construction.weights.items()},
+        weights=weights,
         mask={name: grown(name, mask) for name, mask in construction.mask.items()},
-        level=torch.nn.functional.pad(construction.level, (0, more), value=1.0),
-        blocks={**construction.blocks, "dead": slice(H, hidden_size)},
+        level=level,
+        unit_scale=unit_scales(weights, level, construction.amplitude, blocks),
+        blocks=blocks,
     )

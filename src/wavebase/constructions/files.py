@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.constructions.construction import Construction
+from wavebase.constructions.construction import Construction, unit_scales
 from wavebase.durable import RecordsError, write_whole
 
-FORMAT = "wavebase construction, version 1"
-TENSORS = ("weights", "mask", "level")
+FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
+TENSORS = ("weights", "mask", "level", "unit_scale")
 NUMBERS = tuple(field.name for field in fields(Construction) if field.name not in (*TENSORS, "blocks", "bins"))
 
 
@@ -28,7 +28,8 @@ def save_construction(construction: Construction, path: str | Path) -> None:
     """Write a construction to one .safetensors file, whole or not at all; raises OSError where the disk does, ValueError for
     what is no construction.
 
-    Tensors: the weights under their own names (`Construction.weights`), `mask.weight_hh_<gate>` [H, H] bool, `level` [H].
+    Tensors: the weights under their own names (`Construction.weights`), `mask.weight_hh_<gate>` [H, H] bool, `level` [H],
+    `unit_scale.<weight>`.
     Metadata: format, sha256, and as JSON blocks ({name: [start, stop]}), bins, T, input_gate, gains and the other numbers.
 
     >>> import tempfile, wavebase
@@ -43,8 +44,11 @@ def save_construction(construction: Construction, path: str | Path) -> None:
     if not isinstance(construction, Construction):
         raise ValueError(f"construction must be a Construction, got {type(construction).__name__}; give net.construction")  # fmt: skip
     masks = {f"mask.{name}": mask for name, mask in construction.mask.items()}
-    tensors = {**construction.weights, **masks, "level": construction.level}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    scales = {f"unit_scale.{name}": scale for name, scale in construction.unit_scale.items()}
+    tensors = {**construction.weights, **masks, **scales, "level": construction.level}
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+    }  # no shared storage
     about = {name: json.dumps(getattr(construction, name)) for name in NUMBERS if name != "gains"}
     about |= {
         "gains": json.dumps(dict(construction.gains)),
@@ -65,19 +69,28 @@ def load_construction(path: str | Path) -> Construction:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _refused(path, " ".join(str(error).split())) from error
-    if about.get("format") != FORMAT:
+    if about.get("format") not in (FORMAT, FORMAT_1):
         raise _refused(path, f"a file of format {about.get('format')!r}")
     if about.pop("sha256", None) != _digest(tensors, about):
         raise _refused(path, "other content than its checksum vouches for")
     known: dict[str, Any] = {name: json.loads(about[name]) for name in NUMBERS}
+    level, mask, scales = tensors.pop("level"), _taken(tensors, "mask."), _taken(tensors, "unit_scale.")
+    blocks = {name: slice(*units) for name, units in json.loads(about["blocks"]).items()}
     return Construction(
-        weights={name: tensor for name, tensor in tensors.items() if name != "level" and not name.startswith("mask.")},
-        mask={name.removeprefix("mask."): tensor for name, tensor in tensors.items() if name.startswith("mask.")},
-        level=tensors["level"],
-        blocks={name: slice(*units) for name, units in json.loads(about["blocks"]).items()},
+        weights=tensors,
+        mask=mask,
+        level=level,
+        unit_scale=scales or unit_scales(tensors, level, known["amplitude"], blocks),
+        blocks=blocks,
         bins=tuple(json.loads(about["bins"])),
         **known,
     )
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors of a prefix out of the mapping, by their names without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

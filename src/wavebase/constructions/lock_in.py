@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from wavebase.constructions.construction import Construction, Draft
+from wavebase.constructions.construction import Construction, Draft, unit_scales
 from wavebase.spectrum import rotation_blocks
 
 PERIOD_TOLERANCE = 0.01  # how far from whole a tone's periods in a window may be
@@ -115,13 +115,14 @@ def lock_in_construction(
     readout = torch.zeros(1, draft.H, dtype=torch.float64)
     readout[0, prod] = 1 / gain
     levels = {"gen": eps, "clock": level, "sum": eps / s3, "hold": eps, "prod": eps**2}
+    weights = draft.in_dtype(dtype, readout)
+    each = torch.cat([torch.full((u.stop - u.start,), levels[n], dtype=torch.float64) for n, u in draft.blocks.items()])
     return Construction(
-        weights=draft.in_dtype(dtype, readout),
+        weights=weights,
         blocks=draft.blocks,
         mask=draft.mask,
-        level=torch.cat(
-            [torch.full((u.stop - u.start,), levels[n], dtype=torch.float64) for n, u in draft.blocks.items()]
-        ),
+        level=each,
+        unit_scale=unit_scales(weights, each, signal.peak, draft.blocks),
         gains={"a": eps, "s2": s2, "s3": s3},
         T=T,
         bins=bins,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from wavebase.constructions.construction import Construction
+from wavebase.constructions.construction import STATE_NAMES, Construction
 
-Kind = Literal["gaussian", "rotation", "modulus", "leakage"]
+Kind = Literal["unit", "gaussian", "rotation", "modulus", "leakage"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -20,28 +22,26 @@ class Perturbation:
     """How far, in which direction, and which weights.
 
     kind       what changes                                                  unit of `scale`
+    unit       every entry, plus normal                                      share of the row's own drive (below)
+    leakage    recurrent entries outside the mask, plus normal               the same
     gaussian   every entry that is not zero, times 1 + normal                standard deviation, relative
-    leakage    recurrent entries outside the mask, plus normal               share of the row's own drive (below)
     rotation   each oscillator's angle, normal                               standard deviation, radians per sample
     modulus    each oscillator's eigenvalue modulus, times 1 + normal        standard deviation, relative
 
     A construction's weights differ by many orders from block to block, so noise of one size everywhere would only hit
-    the most sensitive rows. Leakage is therefore measured where it acts: entry (i, j) has standard deviation
-    scale * drive_i / (level_j sqrt(H)), with level_j the largest |h_j| and drive_i the largest argument that row i has
-    by intention, so that a row's stray input is about `scale` of its own.
-    weights: names, for gaussian and leakage (default weight_hh_cell); rotation and modulus act on the oscillators in
-    weight_hh_cell: the block gen, or resonator.
+    the most sensitive rows. unit and leakage are measured where they act: an entry of a row of n has standard deviation
+    scale * unit / sqrt(n) (`Construction.unit_scale`), so that a row's stray input is about `scale` of its own drive.
+    weights: names or patterns (*), for unit (by default all but the initial state), gaussian and leakage (by default
+    weight_hh_cell); rotation and modulus act on the oscillators in weight_hh_cell: the block gen, or resonator.
     """
 
     kind: Kind = "gaussian"
     scale: float = 0.01
-    weights: Sequence[str] = ("weight_hh_cell",)
+    weights: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("gaussian", "rotation", "modulus", "leakage"):
-            raise ValueError(
-                f"perturbation.kind must be gaussian, rotation, modulus or leakage, got {self.kind!r}; use gaussian"
-            )
+        if self.kind not in KINDS:
+            raise ValueError(f"perturbation.kind must be one of {', '.join(KINDS)}, got {self.kind!r}; use unit")
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"perturbation.scale must be finite and not negative, got {self.scale}; use 0.01")
 
@@ -68,32 +68,46 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
         name = "weight_hh_cell"
         weights[name] = _turn(construction, perturbation, generator)
     else:
-        for name in perturbation.weights:
+        for name in _chosen(construction, perturbation):
             weights[name] = _add_noise(construction, name, perturbation, generator)
     return construction.replace_weights(weights)
 
 
+def _chosen(construction: Construction, perturbation: Perturbation) -> list[str]:
+    """Names of the weights to perturb, each once, in the order of the patterns."""
+    patterns = perturbation.weights
+    if patterns is None:
+        if perturbation.kind == "unit":
+            return [name for name in construction.weights if name not in STATE_NAMES]
+        patterns = ("weight_hh_cell",)
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        names = fnmatch.filter(construction.weights, pattern)
+        if not names:
+            raise ValueError(
+                f"perturbation.weights must name weights, got {pattern!r}; use one of {', '.join(construction.weights)}"
+            )
+        chosen |= dict.fromkeys(names)
+    return list(chosen)
+
+
 def _add_noise(construction: Construction, name: str, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
-    if name not in construction.weights:
-        raise ValueError(
-            f"perturbation.weights must name weights, got {name!r}; use one of {', '.join(construction.weights)}"
-        )
     weight = construction.weights[name].to(torch.float64)
     noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    if perturbation.kind == "gaussian":
+        if not weight.any():
+            raise ValueError(f"perturbation.weights: {name} is zero, so noise relative to it has no size; leave it out")
+        return (weight * (1 + perturbation.scale * noise)).to(construction.dtype)
+    noise = noise * perturbation.scale * construction.unit_scale[name].double()
+    if weight.ndim == 2:
+        noise = noise / weight.shape[1] ** 0.5
     if perturbation.kind == "leakage":
         if name not in construction.mask:
             raise ValueError(
                 f"perturbation.weights must be recurrent for kind=leakage, got {name!r}; use weight_hh_cell"
             )
-        gate = name.removeprefix("weight_hh_")
-        others = (construction.weights[f"{kind}_{gate}"].double() for kind in ("weight_ih", "bias_ih", "bias_hh"))
-        from_input, *biases = (other.abs() for other in others)
-        drive = weight.abs() @ construction.level + from_input.sum(1) * construction.amplitude + sum(biases)
-        size = perturbation.scale * drive[:, None] / (construction.level * len(drive) ** 0.5)
-        return (weight + (noise * size).masked_fill(construction.mask[name], 0)).to(construction.dtype)
-    if not weight.any():
-        raise ValueError(f"perturbation.weights: {name} is zero, so noise relative to it has no size; leave it out")
-    return (weight * (1 + perturbation.scale * noise)).to(construction.dtype)
+        noise = noise.masked_fill(construction.mask[name], 0)
+    return (weight + noise).to(construction.dtype)
 
 
 def _turn(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,8 @@ holds for any n.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -59,3 +61,20 @@ def second_argmax_construction(n: int, sharpness: float = 1.0) -> tuple[dict[str
     w_out[n - 1, before] += 2
     w_out[n - 1] -= 2 * newest
     return {"weight_ih": w_ih, "weight_hh": w_hh, "readout.weight": sharpness * w_out}, blocks
+
+
+def second_argmax_units(weights: Mapping[str, Tensor], blocks: Mapping[str, slice]) -> dict[str, Tensor]:
+    """The natural size of every entry, drive of its row over level of its column (`constructions.construction.unit_scales`).
+
+    Numbers within 1 reach 1 in every unit, and 2 in those that hold a difference; a net without biases has the same
+    units, but for one common factor, for numbers within any bound.
+    """
+    level = torch.ones(len(weights["weight_hh"]), dtype=torch.float64)
+    level[blocks["others"]] = level[blocks["top"]] = 2
+    drive = weights["weight_hh"].abs() @ level + weights["weight_ih"].abs()[:, 0]
+    read = weights["readout.weight"].abs() @ level
+    return {
+        "weight_ih": drive[:, None],
+        "weight_hh": drive[:, None] / level,
+        "readout.weight": read[:, None] / level,
+    }

@@ -10,6 +10,7 @@ from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.models.spectral import random_weights
 from wavebase.models.stateful import StatefulLSTM
+from wavebase.models.unit_scaled import Parametrization, is_unit_scaled
 
 
 def build(
@@ -26,17 +27,21 @@ def build(
     eps: float = 2.0**-7,
     margin: float = 40.0,
     perturbation: Perturbation | None = None,
+    parametrization: Parametrization = "raw",
 ) -> StatefulLSTM:
     """The net of a run: the lock-in for the task's signal and a window of T samples, as it is, perturbed, or with random
-    weights in its place. It works on lanes that hold every sample (train.batch of one a tone, or layout contiguous)."""
+    weights in its place. It works on lanes that hold every sample (train.batch of one a tone, or layout contiguous).
+    parametrization: what is trained, see `models.unit_scaled`; a configuration of version 0.1 lacks it.
+    """
+    unit_scaled = is_unit_scaled(parametrization, start)
     construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
     if start == "perturbed":
         construction = perturb(construction, perturbation or Perturbation(), perturbing)
     elif start == "random":
-        construction = construction.replace_weights(random_weights(construction, init))
+        construction = construction.replace_weights(random_weights(construction, init, unit_scaled))
     net = StatefulLSTM(
         1 + len(signal.frequencies), construction.hidden_size, 1, lanes,
         input_gate=construction.input_gate, unroll=unroll, dtype=dtype,
     )  # fmt: skip
-    net.load(construction)
+    net.load(construction, unit_scaled)
     return net

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wavebase.constructions.second_argmax import second_argmax_construction
+from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
+from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
 from wavebase.recurrence import relu_states
 
 
-class ReluRNN(nn.Module):
+class ReluRNN(UnitScaled):
     """h' = relu(W_hh h + W_ih x) from h = 0, and the readout V h after the last number; no biases.
 
     Maps [batch, numbers] to [batch, outputs], cast to its dtype. The function is homogeneous: c x gives c times the
@@ -30,12 +31,17 @@ class ReluRNN(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """The readout after the last number: [batch, numbers] to [batch, outputs]."""
-        last = relu_states(numbers.to(self.weight_hh.dtype), self.weight_ih, self.weight_hh)[-1]
-        return self.readout(last.mT)
+        last = relu_states(
+            numbers.to(self.weight_hh.dtype), *(self._weight(f"weight_{kind}") for kind in ("ih", "hh"))
+        )[-1]
+        return nn.functional.linear(last.mT, self._weight("readout.weight"))
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by name, detached."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+        return {name: self._weight(name).detach() for name, _ in self.named_parameters()}
+
+    def _weight(self, name: str) -> Tensor:
+        return self.in_weights(name, self.readout.weight if name == "readout.weight" else getattr(self, name))
 
 
 def build(
@@ -46,11 +52,14 @@ def build(
     *,
     start: Literal["random", "exact"] = "random",
     hidden_size: int = 16,
+    parametrization: Parametrization = "raw",
 ) -> ReluRNN:
     """The net of a run: torch.nn.RNN's own random start, uniform in +-1/sqrt(H), or the exact second argmax, 2T + 2 units.
 
-    Drawn in float64, so that float32 and float64 nets start alike.
+    Drawn in float64, so that float32 and float64 nets start alike. parametrization: what is trained, see
+    `models.unit_scaled`; a configuration of version 0.1 lacks it.
     """
+    unit_scaled = is_unit_scaled(parametrization, start)
     if start not in ("random", "exact"):
         raise ValueError(f"model.start must be random or exact, got {start!r}; use random")
     if hidden_size < 1:
@@ -63,9 +72,12 @@ def build(
         # sharp logits: a cross-entropy loss sees the positions, not the distances between the numbers
         weights, blocks = second_argmax_construction(T, sharpness=2.0**10)
         net = ReluRNN(len(weights["weight_hh"]), T, dtype)
-        net.load_state_dict(weights)
+        units = second_argmax_units(weights, blocks) if unit_scaled else {}
+        net.load_state_dict({name: net.in_units(name, w.to(dtype), units.get(name)) for name, w in weights.items()})
         net.blocks = blocks
         return net
+    if unit_scaled:
+        raise ValueError("model.parametrization must be raw or auto with start=random, got unit_scaled; use auto")
     net = ReluRNN(hidden_size, outputs, dtype)
     bound = hidden_size**-0.5
     for parameter in net.parameters():

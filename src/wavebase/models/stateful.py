@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavebase.constructions.construction import Construction
+from wavebase.constructions.construction import WEIGHT_KINDS, Construction, packed
+from wavebase.models.unit_scaled import UnitScaled
 from wavebase.recurrence import GATES, InputGate, lstm_sequence
 
 
-class StatefulLSTM(nn.Module):
+class StatefulLSTM(UnitScaled):
     """torch.nn.LSTM's cell in layers with a linear readout of every step, trained by truncated backpropagation.
 
     Called with a tensor [B, N, I] it reads whole sequences from rest, keeps nothing, and returns [B, N, outputs]. Called
@@ -67,11 +68,13 @@ class StatefulLSTM(nn.Module):
         if attention:
             self.register_buffer("memory", torch.zeros(lanes, attention, D, dtype=dtype))
 
-    def load(self, construction: Construction) -> None:
-        """Take over the weights and the state at rest of a construction of one layer."""
-        readout = {name: construction.weights[f"readout.{name}"] for name in ("weight", "bias")}
-        self.load_state_dict(construction.packed(), strict=False)
-        self.readout.load_state_dict(readout)
+    def load(self, construction: Construction, unit_scaled: bool = False) -> None:
+        """Take over the weights and the state at rest of a construction of one layer; see `models.unit_scaled`."""
+        units = packed(construction.unit_scale) if unit_scaled else {}
+        weights = packed(construction.weights)
+        self.load_state_dict(
+            {name: self.in_units(name, weight, units.get(name)) for name, weight in weights.items()}, strict=False
+        )
         self.rest.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")])[:, None])
         self.construction = construction
 
@@ -104,9 +107,10 @@ class StatefulLSTM(nn.Module):
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached. Layers from the second on end in _l1, _l2, ..."""
         weights: dict[str, Tensor] = {}
-        for name, parameter in self.named_parameters():
+        for name, theta in self.named_parameters():
+            parameter = self.in_weights(name, theta)
             kind, _, layer = name.partition("_l")
-            if kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            if kind in WEIGHT_KINDS:
                 suffix = "" if layer == "0" else f"_l{layer}"
                 parts = zip(GATES, parameter.detach().chunk(4), strict=True)
                 weights |= {f"{kind}_{gate}{suffix}": part for gate, part in parts}
@@ -136,11 +140,12 @@ class StatefulLSTM(nn.Module):
             found = score.masked_fill(~seen, -torch.inf).softmax(-1) @ past
             memory = past[:, -self.attention :]
             hidden = torch.cat([hidden, found], -1)
-        return self.readout(hidden), torch.stack(last, 1), memory
+        weight, bias = (self.in_weights(f"readout.{n}", getattr(self.readout, n)) for n in ("weight", "bias"))
+        return nn.functional.linear(hidden, weight, bias), torch.stack(last, 1), memory
 
     def _layer(self, rows: Tensor, hidden: Tensor, cell: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
         w_ih, w_hh, b_ih, b_hh = (
-            getattr(self, f"{kind}_{name}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            self.in_weights(f"{kind}_{name}", getattr(self, f"{kind}_{name}")) for kind in WEIGHT_KINDS
         )
         return lstm_sequence(rows, hidden, cell, w_ih, w_hh, b_ih + b_hh, self.input_gate)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wavebase.constructions.construction import Construction
+from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import at_window_ends, flushed
 from wavebase.recurrence import GATES, Trace, lstm_trace
@@ -36,8 +36,11 @@ class StockLSTM(nn.Module):
             raise ValueError(
                 f"torch.nn.LSTM needs input_gate=sigmoid, got {construction.input_gate}; build one with it"
             )
-        self.lstm.load_state_dict(construction.packed())
-        self.readout.load_state_dict({name: construction.weights[f"readout.{name}"] for name in ("weight", "bias")})
+        weights = {
+            name if name.startswith("readout") else f"lstm.{name}": w
+            for name, w in packed(construction.weights).items()
+        }
+        self.load_state_dict(weights, strict=False)
         self.initial_state.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")]))
         self.construction = construction
 
@@ -59,9 +62,9 @@ class StockLSTM(nn.Module):
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached."""
         weights = {f"readout.{name}": value.detach() for name, value in self.readout.named_parameters()}
-        for name, packed in self.lstm.named_parameters():
+        for name, parameter in self.lstm.named_parameters():
             kind = name.removesuffix("_l0")
-            weights |= {f"{kind}_{gate}": part.detach() for gate, part in zip(GATES, packed.chunk(4), strict=True)}
+            weights |= {f"{kind}_{gate}": part for gate, part in zip(GATES, parameter.detach().chunk(4), strict=True)}
         return weights
 
 

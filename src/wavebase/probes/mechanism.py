@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavebase.constructions.construction import Construction
+from wavebase.constructions.construction import WEIGHT_NAMES, Construction
 from wavebase.probes.snapshot import Snapshot
-from wavebase.recurrence import lstm_sequence
+from wavebase.recurrence import join_gates, lstm_sequence
 
 State = tuple[Tensor, Tensor]
 BLOCKS = {"gen", "sum", "prod", "spec"}
@@ -180,10 +180,8 @@ def outputs(net: Construction, signal: Tensor) -> Tensor:
 
 def _advance(net: Construction, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     """Hidden states [B, steps, H] and the last (hidden, cell), from any state."""
-    packed = net.packed()
-    bias = packed["bias_ih_l0"] + packed["bias_hh_l0"]
-    weights = packed["weight_ih_l0"], packed["weight_hh_l0"], bias
-    states, hidden, cell = lstm_sequence(inputs, *state, *weights, input_gate=net.input_gate)
+    w_ih, w_hh, bias = join_gates([net.weights[name] for name in WEIGHT_NAMES])
+    states, hidden, cell = lstm_sequence(inputs, *state, w_ih, w_hh, bias, net.input_gate)
     return states, (hidden.clone(), cell.clone())
 
 
