@@ -143,7 +143,7 @@ class Session:
     def finish(self, status: Status, step: int, seconds: float) -> float | None:
         """Judge, draw and write summary.json; returns the final relative error."""
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
-        judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
+        judgement = verdict.judge_run(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
         signal, target = pieces.task.held_out["training"]
@@ -161,6 +161,8 @@ class Session:
             "status": status,
             "verdict": judgement.name,
             "reasons": judgement.reasons,
+            "precision": None if judgement.precision is None else dataclasses.asdict(judgement.precision),
+            "moved": {n.removeprefix("moved/"): int(v) for n, v in self.values.items() if n.startswith("moved/")},
             "conditions": {
                 c.name: {"kind": c.kind, "value": c.value, "bound": c.bound, "holds": c.holds}
                 for c in judgement.conditions

@@ -35,13 +35,14 @@ def build(
     """
     unit_scaled = is_unit_scaled(parametrization, start)
     construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
+    weights = construction.weights
     if start == "perturbed":
-        construction = perturb(construction, perturbation or Perturbation(), perturbing)
+        weights = perturb(construction, perturbation or Perturbation(), perturbing).weights
     elif start == "random":
-        construction = construction.replace_weights(random_weights(construction, init, unit_scaled))
+        weights = random_weights(construction, init, unit_scaled)
     net = StatefulLSTM(
         1 + len(signal.frequencies), construction.hidden_size, 1, lanes,
         input_gate=construction.input_gate, unroll=unroll, dtype=dtype,
     )  # fmt: skip
-    net.load(construction, unit_scaled)
+    net.load(construction, weights, unit_scaled)
     return net

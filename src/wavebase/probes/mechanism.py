@@ -29,16 +29,16 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
 
     mechanism/mode_phase: largest T * | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window.
-    mechanism/mode_modulus: largest T * | |lambda| - the nearest at the start |.
+    mechanism/mode_modulus: largest T * | |lambda| - the nearest of the algorithm's |.
     mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
     output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
-    Infinite (products: 0) where a bin receives nothing. Empty for a start without the four blocks.
+    Infinite (products: 0) where a bin receives nothing. Empty for an algorithm without the four blocks.
     """
     construction = snapshot.construction
     if construction is None or not set(construction.blocks) >= BLOCKS:
         return {}
     T, phase, modulus = construction.T, 0.0, 0.0
-    now, start = (_received(construction.replace_weights(weights)) for weights in (snapshot.aligned, snapshot.start))
+    now, start = _received(construction.replace_weights(snapshot.aligned)), _received(construction)
     for k, series, first in zip(construction.bins, now, start, strict=True):
         # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
         least = 0.05 if 2 * k % T == 0 else 1e-9

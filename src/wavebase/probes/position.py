@@ -1,4 +1,4 @@
-"""How far have the weights gone from their start, once what no output can see is taken away?"""
+"""How far are the weights from the algorithm, once what no output can see is taken away?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wavebase.probes.snapshot import Snapshot
 
 
 def distance(snapshot: Snapshot) -> dict[str, float]:
-    """position/distance: of the aligned weights from the start, relative, every weight measured by what it does to its row's
+    """position/distance: of the aligned weights from the exact ones, relative, every weight measured by what it does to its row's
     argument (`alignment.distance`); position/permuted: the share of units that alignment moved or changed the sign or
     the factors of. Empty without a construction, infinite where a weight is not finite."""
     if snapshot.construction is None:
