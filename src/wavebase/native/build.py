@@ -17,22 +17,40 @@ log = logging.getLogger("wavebase")
 
 SOURCES = Path(__file__).parent
 # no -ffast-math: NaN must pass, and 1 - x * x be what it says
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
 OPENMP = "-fopenmp"
+# what WAVEBASE_NATIVE may force: the compiler's name for it, and what it asks of a processor in the kernel's words
+PATHS = {
+    "avx2": ("x86-64-v3", {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}),
+    "avx512": ("x86-64-v4", {"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+}
 
 
 @cache
 def forbidden() -> bool:
-    """Whether WAVEBASE_NATIVE=0 forbids compiled parts; one warning where it does."""
-    chosen = os.environ.get("WAVEBASE_NATIVE") == "0"
-    if chosen:
-        log.warning("WAVEBASE_NATIVE=0: the recurrence runs its plain loop, several times slower")
-    return chosen
+    """Return whether WAVEBASE_NATIVE forbids compiled parts, with one warning if it does.
+
+    0 forbids them. So does a value that is not known, or that names a path the processor lacks: running another path
+    instead would make its results pass for those of the path that was asked for.
+    """
+    chosen = os.environ.get("WAVEBASE_NATIVE", "")
+    if chosen not in ("", "0", *PATHS):
+        refusal = f"must be 0, {' or '.join(PATHS)}; unset it for the processor's own path. "
+    elif chosen in PATHS and (lacking := PATHS[chosen][1] - set(_processor().split())):
+        refusal = f"this processor has no {', '.join(sorted(lacking))}; unset it for the processor's own path. "
+    elif chosen == "0":
+        refusal = ""
+    else:
+        return False
+    log.warning("WAVEBASE_NATIVE=%s: %sThe recurrence runs its plain loop, several times slower", chosen, refusal)
+    return True
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The built library; None, with one warning, where it cannot be built or WAVEBASE_NATIVE=0 forbids it.
+    """The built library; None, with one warning, where it cannot be built or WAVEBASE_NATIVE forbids it.
+
+    Compiled for the vectors of this machine's processor, or for those that WAVEBASE_NATIVE=avx2 or avx512 asks for.
 
     Built at first use (some seconds) with $CXX, g++, clang++ or c++, and kept in $WAVEBASE_CACHE, by default
     ~/.cache/wavebase, under a name that depends on sources, flags and processor; loading it then needs no compiler.
@@ -54,7 +72,8 @@ def library() -> ctypes.CDLL | None:
 def _built() -> Path:
     """Path of the library, built if it is not there yet. Raises OSError or SubprocessError."""
     sources = sorted(SOURCES.glob("*.[ch]pp"))
-    key = hashlib.sha256("\n".join([*FLAGS, OPENMP, os.environ.get("CXX", ""), _processor()]).encode())
+    flags = [*FLAGS, "-march=" + PATHS.get(os.environ.get("WAVEBASE_NATIVE", ""), ("native",))[0]]
+    key = hashlib.sha256("\n".join([*flags, OPENMP, os.environ.get("CXX", ""), _processor()]).encode())
     for source in sources:
         key.update(source.read_bytes())
     folder, name = _cache_folder(), f"lstm-{key.hexdigest()[:16]}.so"
@@ -66,7 +85,7 @@ def _built() -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             candidate = Path(place) / name
             units = [str(source) for source in sources if source.suffix == ".cpp"]
-            command = [compiler, *FLAGS, *units, "-o", str(candidate)]
+            command = [compiler, *flags, *units, "-o", str(candidate)]
             try:
                 _compile([*command, OPENMP], candidate)
             except (OSError, subprocess.SubprocessError):  # a compiler without OpenMP: one thread

@@ -48,7 +48,7 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
 
     function/quadratic_form_error: ||Q - exact||_F / ||exact||_F over all bins (1 for a net that outputs a constant).
     function/kernel_angle: largest angle, over bins, between the plane of Q_k's two largest eigenvalues (a line at DC and
-    Nyquist) and the plane of cos and sin, in radians.
+    Nyquist) and the plane of cos and sin, in radians; pi / 2 where an eigenvalue is zero to rounding, so that there is none.
     Empty without a construction, or for T over MOST_SAMPLES.
     """
     construction = snapshot.construction
@@ -62,13 +62,15 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     values = {"function/quadratic_form_error": ((recovered - exact).norm() / exact.norm()).item()}
     if not recovered.isfinite().all():
         return values
-    angle = 0.0
+    angle, rounding = 0.0, T**2 * construction.scale * torch.finfo(snapshot.weights["hidden_0"].dtype).eps
     for k, form in zip(construction.bins, recovered.numpy(), strict=True):
         turn = 2 * math.pi * ((k * np.arange(T)) % T) / T
         rank = 1 if 2 * k % T == 0 else 2
         plane = np.stack([np.cos(turn), np.sin(turn)], 1)[:, :rank]
         size, vectors = np.linalg.eigh(form)
-        angle = max(angle, float(subspace_angles(vectors[:, np.argsort(-np.abs(size))[:rank]], plane).max()))
+        top = np.argsort(-np.abs(size))[:rank]
+        missing = np.abs(size[top]).min() <= rounding
+        angle = max(angle, math.pi / 2 if missing else float(subspace_angles(vectors[:, top], plane).max()))
     return {**values, "function/kernel_angle": angle}
 
 

@@ -64,7 +64,8 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
 
     In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod units j,
     A the path through spec to the readout. Its two largest eigenvectors, by the root of their eigenvalues, are coordinates in
-    which it is re^2 + im^2; they are unique up to a turn of the plane, whatever was done to gen, sum and prod.
+    which it is re^2 + im^2, whatever was done to gen, sum and prod. The form leaves them an orthogonal map of the plane,
+    which eigenvectors of two nearly equal values take at random; the start of a window fixes it (`_upright`).
     """
     w = {name: weight.double() for name, weight in net.weights.items()}
     sum_, prod, spec = (net.blocks[name] for name in ("sum", "prod", "spec"))
@@ -74,13 +75,38 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
     if not form.isfinite().all():
         form = torch.zeros_like(form)  # a net that overflows has no coordinates: nothing is received in them
-    size, vectors = torch.linalg.eigh(form + form.mT)
-    top = size.abs().topk(2, -1).indices
-    of_sum = (size.gather(1, top).abs() / 2).sqrt()[..., None] * vectors.gather(
-        2, top[:, None].expand(-1, len(form[0]), -1)
-    ).mT
+    value, vectors = torch.linalg.eigh(form + form.mT)
+    size, top = value.abs().topk(2, -1)
+    least = (
+        value.shape[-1] * torch.finfo(size.dtype).eps * size[:, :1]
+    )  # below it a value is zero, its vector arbitrary
+    of_sum = (
+        torch.where(size > least, size / 2, 0).sqrt()[..., None]
+        * vectors.gather(2, top[:, None].expand(-1, len(form[0]), -1)).mT
+    )
     taken = slope * w["weight_ih_cell"][sum_] * w["weight_hh_input"][sum_]
-    return of_sum, of_sum @ taken
+    received = of_sum @ taken
+    upright = _upright(received @ _silent_states(net).mT, net)
+    return upright @ of_sum, upright @ received
+
+
+def _upright(series: Tensor, net: Construction) -> Tensor:
+    """The orthogonal maps [F, 2, 2] after which what a bin's plane receives on silence turns as in the construction, like
+    (cos, -sin)(theta_k t): clockwise, and along the first axis at a window's start.
+
+    series: [F, 2, steps]. The sense is the sign of the signed area swept, earlier steps counting more, since over whole
+    periods the area of a small leak cancels; the phase is that of the Fourier coefficient at theta_k. A plane that receives
+    nothing is left alone; where what it receives lies on a line (DC and Nyquist), its normal has no sign, and needs none.
+    """
+    steps = torch.arange(series.shape[-1], dtype=series.dtype, device=series.device)
+    x, y = series.nan_to_num().unbind(1)
+    area = x[:, :-1] * y[:, 1:] - y[:, :-1] * x[:, 1:]
+    flip = torch.where(area @ 0.5 ** steps[:-1] > 0, -1.0, 1.0)
+    bins = torch.tensor([min(k, net.T - k) for k in net.bins], dtype=series.dtype, device=series.device)
+    turning = 2 * math.pi * (bins[:, None] * steps).remainder(net.T) / net.T
+    phase = (torch.complex(x, flip[:, None] * y) * torch.polar(torch.ones_like(turning), turning)).sum(-1).angle()
+    cos, sin = phase.cos(), phase.sin()
+    return torch.stack([torch.stack([cos, flip * sin], -1), torch.stack([-sin, flip * cos], -1)], -2)
 
 
 def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
@@ -166,10 +192,14 @@ def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
 
 def _received(net: Construction) -> np.ndarray:
     """What each bin's coordinates receive at every step of two silent windows, per unit of input: [F, 2T + 1, 2]."""
+    return (_silent_states(net) @ bin_coordinates(net)[1].mT).cpu().numpy()
+
+
+def _silent_states(net: Construction) -> Tensor:
+    """Hidden states [2T + 1, H], float64, of two windows of silence, from the one that every sequence starts with."""
     start = _initial(net, 1)
     states, _ = _advance(net, net.weights["hidden_0"].new_zeros(1, 2 * net.T, 1), start)
-    states = torch.cat([start[0][:, None], states], 1)[0]  # from the state that every sequence starts with
-    return (states.double() @ bin_coordinates(net)[1].mT).cpu().numpy()
+    return torch.cat([start[0][:, None], states], 1)[0].double()
 
 
 def outputs(net: Construction, signal: Tensor) -> Tensor:

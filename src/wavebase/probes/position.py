@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions import symmetry
+from wavebase.constructions.alignment import changed_units
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
@@ -16,17 +17,16 @@ from wavebase.probes.snapshot import Snapshot
 
 def distance(snapshot: Snapshot) -> dict[str, float]:
     """position/distance: of the aligned weights from the exact ones, relative, every weight measured by what it does to its row's
-    argument (`alignment.distance`); position/permuted: the share of units that alignment moved or changed the sign or
-    the factors of. Empty without a construction, infinite where a weight is not finite."""
+    argument (`alignment.distance`); position/permuted: the share of units whose weights the aligning element would change
+    in the exact net. So a symmetry of that net itself counts for nothing: elements that differ by one are equally near, and
+    rounding chooses. Empty without a construction, infinite where a weight is not finite."""
     if snapshot.construction is None:
         return {}
     found = snapshot.alignment
     if found is None:
         return {"position/distance": math.inf}
-    element = found.element
-    same = element.permutation == torch.arange(len(element.permutation))
-    same &= ~element.swap & (element.sign_input > 0) & (element.sign_cell > 0)
-    return {"position/distance": found.distance, "position/permuted": 1 - same.double().mean().item()}
+    changed = changed_units(found.element, snapshot.construction.replace_weights(snapshot.start))
+    return {"position/distance": found.distance, "position/permuted": changed.double().mean().item()}
 
 
 class Subspaces(NamedTuple):

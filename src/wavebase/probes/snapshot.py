@@ -62,7 +62,8 @@ class Snapshot:
     @cached_property
     def alignment(self) -> Alignment | None:
         """What brings the weights nearest to the exact ones among all nets that are the same by permuting units, swapping their
-        factors or changing signs; None without a construction, or for weights that diverged."""
+        factors or changing signs; None without a construction, or for weights that diverged. Weights that it brings no nearer
+        than zero weights are stay as they are: among elements that far away rounding would choose."""
         if self.construction is None or not all(weight.isfinite().all() for weight in self.weights.values()):
             return None
         exact = self.construction
@@ -72,7 +73,8 @@ class Snapshot:
         if apart < NEAR:  # no other element comes nearer by more than this, and the search costs 0.1 s at T = 8
             return Alignment(identity_element(exact.hidden_size), dict(self.weights), apart)
         signal = WhiteNoise(exact.amplitude).sample(4, 2 * exact.T, torch.Generator().manual_seed(0))
-        return align(self.weights, exact, signal)
+        found, as_they_are = align(self.weights, exact, signal), identity_element(exact.hidden_size)
+        return found if found.distance < 1 else Alignment(as_they_are, dict(self.weights), apart)
 
     @property
     def aligned(self) -> Mapping[str, Tensor]:
