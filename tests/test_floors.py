@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
     "native": -1,
     "durable": -1,
+    "registry": -1,
     "terminal": -1,
     "checkpoints": 0,
     "events": 0,

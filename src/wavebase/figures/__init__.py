@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from wavebase.probes import dynamics
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
+from wavebase.registry import registered
 
 # Okabe and Ito's palette: distinct for every common kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
@@ -34,6 +35,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+@registered
 def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """The four recurrent matrices [H, H] at the start, each on its own logarithmic colour scale, with its block lines."""
     start = folder.load_checkpoint(folder.checkpoint_steps()[0])
@@ -75,6 +77,7 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
         ax.tick_params(length=0)
 
 
+@registered
 def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Eigenvalues of the gen block before and after training, with the unit circle."""
     steps = folder.checkpoint_steps()
@@ -99,12 +102,14 @@ def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     return figure
 
 
+@registered
 def train_loss(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """Training loss against step, with the zero and the mean predictor."""
     label = f"{summary['verdict']}, final error {_number(summary['relative_error']['final'])}"
     return loss_curves({label: [folder.metrics()]}, summary["baseline"])
 
 
+@registered
 def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """One held-out window: the true spectrum and the net's, before and after training, and their errors below."""
     examples = folder.examples()

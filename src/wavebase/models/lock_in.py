@@ -10,8 +10,10 @@ from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.models.spectral import random_weights
 from wavebase.models.stateful import StatefulLSTM
+from wavebase.registry import registered
 
 
+@registered
 def build(
     signal: Any,
     T: int,

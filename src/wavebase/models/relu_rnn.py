@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wavebase.constructions.second_argmax import second_argmax_construction
 from wavebase.recurrence import relu_states
+from wavebase.registry import registered
 
 
 class ReluRNN(nn.Module):
@@ -38,6 +39,7 @@ class ReluRNN(nn.Module):
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
 
+@registered
 def build(
     T: int,
     outputs: int,

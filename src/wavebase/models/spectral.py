@@ -15,6 +15,7 @@ from wavebase.constructions.rivals import delay_line_construction, resonator_con
 from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.records import load_weights
 from wavebase.recurrence import GATES, InputGate, Trace, lstm_sequence, lstm_trace
+from wavebase.registry import registered
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
@@ -123,6 +124,7 @@ def spectral_lstm(
     )
 
 
+@registered
 def build(
     T: int,
     scale: float,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wavebase.constructions.construction import Construction
 from wavebase.recurrence import GATES, InputGate, lstm_sequence
+from wavebase.registry import registered
 
 
 class StatefulLSTM(nn.Module):
@@ -158,6 +159,7 @@ def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
         parameter.data.copy_(draw.uniform_(-bound, bound, generator=generator))
 
 
+@registered
 def build(
     signal: Any,
     lanes: int,

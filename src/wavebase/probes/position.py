@@ -12,8 +12,10 @@ from wavebase.constructions import symmetry
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
 
+@registered
 def distance(snapshot: Snapshot) -> dict[str, float]:
     """position/distance: of the aligned weights from the start, relative, every weight measured by what it does to its row's
     argument (`alignment.distance`); position/permuted: the share of units that alignment moved or changed the sign or
@@ -47,6 +49,7 @@ class Subspaces(NamedTuple):
         return {"frozen": drift[~self.live], "visible": visible, "gauge": gauge, "null": moved - visible - gauge}
 
 
+@registered
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     """The drift of the aligned weights in the parts of `subspaces`.
 
