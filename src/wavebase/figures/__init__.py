@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
+from wavebase import terminal
 from wavebase.probes import dynamics
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
@@ -33,6 +34,11 @@ def png(figure: Figure) -> bytes:
     figure.set_dpi(120)
     FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
+
+
+def literal(text: str) -> str:
+    """Text out of records as a label: on one line, cut where it is long, and with no mathematics for a dollar to open."""
+    return terminal.one_line(text)[:200].replace("$", r"\$")
 
 
 @registered
@@ -159,7 +165,7 @@ def loss_curves(
             table = np.full((len(series), len(steps)), np.nan)
             for row, (at, values) in zip(table, series, strict=True):
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
-            curves.append((label, look, steps, table))
+            curves.append((literal(label), look, steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
     deep = lowest < 1e-9 * lines["mean"]  # an exact run would flatten all others against the top: give them a panel
     figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
