@@ -8,8 +8,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 FLOORS = {
     "native": -1,
-    "durable": -1,
+    "durable": -2,
+    "registry": -1,
     "terminal": -1,
+    "stored": -1,
     "checkpoints": 0,
     "events": 0,
     "spectrum": 0,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from wavebase import config
@@ -66,7 +65,7 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
     if not steps:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
-    cfg = config.parse(OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"), resolve=True))  # type: ignore[arg-type]
+    cfg = config.parse(folder.config())
     pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
     pieces.net.load_state_dict(state["net"])
     return cfg, pieces

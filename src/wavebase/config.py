@@ -13,16 +13,14 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from hydra.errors import CompactHydraException
 
+from wavebase import registry
 from wavebase.probes.verdict import Thresholds
 from wavebase.training import TrainSettings
-
-ALLOWED_TARGETS = ("wavebase.", "torch.optim.", "torch.nn.")
 
 
 class ConfigError(CompactHydraException, ValueError):
@@ -59,8 +57,8 @@ class ProbeSettings:
 
     def functions(self, key: Literal["measure", "figures"]) -> list[Callable[..., Any]]:
         """The functions that a list names. Raises ConfigError."""
-        root = "wavebase.probes" if key == "measure" else "wavebase.figures"
-        return [named(f"{root}.{name}", f"probe.{key}") for name in getattr(self, key)]
+        root = "wavebase.probes." if key == "measure" else "wavebase.figures."
+        return [named(f"probe.{key}", f"{root}{name}", f"probe.{key}", root) for name in getattr(self, key)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,31 +151,30 @@ def parse(node: Mapping[str, Any]) -> RunConfig:
 
 
 def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
-    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError."""
-    path = node.get("_target_")
-    if not isinstance(path, str) or not path.startswith(ALLOWED_TARGETS):
-        raise ConfigError(
-            f"{where}._target_ must name something in {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/{where}"
-        )
+    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError.
+
+    where: the group, one of `registry.PACKAGES`; only what is registered for it can be named.
+    """
     return call(
-        named(path, f"{where}._target_"),
+        named(where, node.get("_target_"), f"{where}._target_"),
         {key: value for key, value in node.items() if key != "_target_"},
         where,
         context or {},
     )
 
 
-def named(path: str, label: str) -> Callable[..., Any]:
-    """The function or class at a dotted path, of wavebase or of torch's optim or nn. Raises ConfigError."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{label} must name what exists, got {path!r} ({error}); see conf/") from error
-    # what such a module itself has imported from elsewhere can be reached through it
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not found.__module__.startswith(ALLOWED_TARGETS):
+def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., Any]:
+    """The function or class that is registered for a group under this dotted name (`wavebase.registry`).
+
+    label: the key that named it; root: the part of the name that the key leaves out. Raises ConfigError.
+    """
+    found = registry.lookup(group, path) if isinstance(path, str) else None
+    if found is None:
+        got = path.removeprefix(root) if isinstance(path, str) else path
+        near = difflib.get_close_matches(str(got), [name.removeprefix(root) for name in registry.names(group)], 1, 0.6)
         raise ConfigError(
-            f"{label} must name a class or function of {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/"
+            f"{label} must name what is registered for it, got {got!r}; "
+            + (f"did you mean {near[0]}?" if near else f"see conf/{group.partition('.')[0]}")
         )
     return found
 

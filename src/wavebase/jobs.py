@@ -18,6 +18,7 @@ from wavebase import config, report
 from wavebase.assembly import assemble
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
+from wavebase.native import build
 from wavebase.records import RunFolder
 from wavebase.session import Session
 from wavebase.stacks import saved_bytes
@@ -62,6 +63,8 @@ def run_stacked(
         processes = min(processes, len(jobs))
         if processes < 2:
             return _run_stacked(jobs, max_stack, failed, interruption)
+
+        build.prepare()
 
         def part(n: int) -> list[float | None]:
             return _run_stacked(jobs[n::processes], max_stack, failed, interruption, processes)

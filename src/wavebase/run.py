@@ -140,14 +140,15 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
     """Leave a sweep's failed job's reason in its own folder, and tell it. One that another process runs is left to it."""
     line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
-    print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
+    print(terminal.visible(f"{folder.name}: {line if _expected(error) else details}", sys.stderr), file=sys.stderr)
     if isinstance(error, Busy):
         return
     failures.append(error)
     try:
         report.mark_failed(folder, _readable(cfg), line, details, choices)
     except (RecordsError, OSError) as second:
-        print(f"{folder.name}: the reason above could not be left there: {_one_line(second)}", file=sys.stderr)
+        told = f"{folder.name}: the reason above could not be left there: {_one_line(second)}"
+        print(terminal.visible(told, sys.stderr), file=sys.stderr)
 
 
 def whereabouts() -> tuple[Path, dict[str, str]]:

@@ -16,9 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
+from wavebase import terminal
 from wavebase.probes import dynamics
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
+from wavebase.registry import registered
 
 # Okabe and Ito's palette: distinct for every common kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
@@ -34,6 +36,12 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def literal(text: str) -> str:
+    """Text out of records as a label: on one line, cut where it is long, and with no mathematics for a dollar to open."""
+    return terminal.one_line(text)[:200].replace("$", r"\$")
+
+
+@registered
 def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """The four recurrent matrices [H, H] at the start, each on its own logarithmic colour scale, with its block lines."""
     start = folder.load_checkpoint(folder.checkpoint_steps()[0])
@@ -75,6 +83,7 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
         ax.tick_params(length=0)
 
 
+@registered
 def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Eigenvalues of the gen block before and after training, with the unit circle."""
     steps = folder.checkpoint_steps()
@@ -99,12 +108,14 @@ def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     return figure
 
 
+@registered
 def train_loss(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """Training loss against step, with the zero and the mean predictor."""
     label = f"{summary['verdict']}, final error {_number(summary['relative_error']['final'])}"
     return loss_curves({label: [folder.metrics()]}, summary["baseline"])
 
 
+@registered
 def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """One held-out window: the true spectrum and the net's, before and after training, and their errors below."""
     examples = folder.examples()
@@ -154,7 +165,7 @@ def loss_curves(
             table = np.full((len(series), len(steps)), np.nan)
             for row, (at, values) in zip(table, series, strict=True):
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
-            curves.append((label, look, steps, table))
+            curves.append((literal(label), look, steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
     deep = lowest < 1e-9 * lines["mean"]  # an exact run would flatten all others against the top: give them a panel
     figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wavebase import stationary
 from wavebase.models.linear_forecasters import check_periods
+from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
 
@@ -206,6 +207,7 @@ def _ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:
     )
 
 
+@registered
 def linear_prediction(
     lookback: int,
     horizon: int,
@@ -223,6 +225,7 @@ def linear_prediction(
     return LinearPrediction(lookback, horizon, dtype, _order(order, lookback), ridge)
 
 
+@registered
 def omp(
     lookback: int,
     horizon: int,
@@ -244,6 +247,7 @@ def omp(
     return Pursuit(lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7))
 
 
+@registered
 def sparse_bayes(
     lookback: int,
     horizon: int,
@@ -261,6 +265,7 @@ def sparse_bayes(
     return SparseBayes(lookback, horizon, dtype, periods, max(noise, 1e-6), steps)
 
 
+@registered
 def esprit(
     lookback: int,
     horizon: int,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wavebase import stationary
 from wavebase.models.linear_forecasters import check_periods
 from wavebase.records import RunFolder
+from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
 LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it
@@ -101,6 +102,7 @@ class LearnedPrior(nn.Module):
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
 
+@registered
 def build(
     lookback: int,
     horizon: int,

@@ -11,8 +11,10 @@ from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.models.spectral import random_weights
 from wavebase.models.stateful import StatefulLSTM
 from wavebase.models.unit_scaled import Parametrization, is_unit_scaled
+from wavebase.registry import registered
 
 
+@registered
 def build(
     signal: Any,
     T: int,

@@ -23,6 +23,7 @@ from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, random_theta, unit_key
 from wavebase.records import load_weights
 from wavebase.recurrence import GATES, InputGate, Trace, join_gates, lstm_sequence, lstm_trace
+from wavebase.registry import registered
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
@@ -162,6 +163,7 @@ def spectral_lstm(
     )
 
 
+@registered
 def build(
     T: int,
     scale: float,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wavebase.constructions.construction import WEIGHT_KINDS, Construction, packed
 from wavebase.models.unit_scaled import UnitScaled
 from wavebase.recurrence import GATES, InputGate, lstm_sequence
+from wavebase.registry import registered
 
 
 class StatefulLSTM(UnitScaled):
@@ -166,6 +167,7 @@ def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
         parameter.data.copy_(draw.uniform_(-bound, bound, generator=generator))
 
 
+@registered
 def build(
     signal: Any,
     lanes: int,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import plain
+from wavebase.registry import registered
 
 
 def largest_curvature(
@@ -52,6 +53,7 @@ def largest_curvature(
         return 0.0
 
 
+@registered
 def sharpness(snapshot: Snapshot) -> dict[str, float]:
     """The loss's curvature where the net now stands, on the held-out training signals; a few dozen backward passes.
 
@@ -62,6 +64,7 @@ def sharpness(snapshot: Snapshot) -> dict[str, float]:
     return {"curvature/lambda_max": top, "curvature/lr_times_lambda_max": top * snapshot.learning_rate}
 
 
+@registered
 def group_sharpness(snapshot: Snapshot) -> dict[str, float]:
     """curvature/<weight>: lambda_max of each trained weight's own block of the Hessian, the others held still."""
     return {f"curvature/{name}": _curvature(snapshot, {name: weight}) for name, weight in snapshot.trained.items()}

@@ -11,10 +11,12 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
 MOST_SAMPLES = 32  # longest window whose forms are recovered whole: T (T + 1) / 2 signals
 
 
+@registered
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
     there, plain and relative to that of the mean predictor (1 is no better than predicting the mean)."""
@@ -30,6 +32,7 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+@registered
 def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
     """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
     `held_out_error`'s."""
@@ -40,6 +43,7 @@ def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+@registered
 def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     """The forms Q_k of P_k(x) = x' Q_k x, recovered by impulses and pairs of impulses: the function itself, off any support.
 

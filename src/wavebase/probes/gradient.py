@@ -10,8 +10,10 @@ from torch import Tensor
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import GATES
+from wavebase.registry import registered
 
 
+@registered
 def live_gradient(snapshot: Snapshot) -> dict[str, float]:
     """gradient/live_fraction: the share of the cell's weights and biases whose gate is not saturated.
 
@@ -39,6 +41,7 @@ def live_gradient(snapshot: Snapshot) -> dict[str, float]:
     return {"gradient/live_fraction": alive / total}
 
 
+@registered
 def movable(snapshot: Snapshot) -> dict[str, float]:
     """gradient/movable_fraction: the share of trained numbers that one plain gradient step would change by more than rounding.
 
@@ -59,6 +62,7 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
     return {"gradient/movable_fraction": moved / sum(weight.numel() for weight in trained)}
 
 
+@registered
 def movement(snapshot: Snapshot) -> dict[str, float]:
     """How many trained weights have changed since the start by more than rounding, and how many could.
 
@@ -91,6 +95,7 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
     return {f"moved/{name}": float(count) for name, count in counts.items()}
 
 
+@registered
 def swap_tie(snapshot: Snapshot) -> dict[str, float]:
     """gradient/swap_tie_broken: largest distance, over prod units, between a unit's input and cell rows, each of norm 1.
 
@@ -106,6 +111,7 @@ def swap_tie(snapshot: Snapshot) -> dict[str, float]:
     return {"gradient/swap_tie_broken": apart.max().item()}
 
 
+@registered
 def conserved(snapshot: Snapshot) -> dict[str, float]:
     """How far quantities have moved that gradient flow conserves because a move of the weights leaves the function alone.
 

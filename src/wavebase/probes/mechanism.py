@@ -17,11 +17,13 @@ from torch import Tensor
 from wavebase.constructions.construction import WEIGHT_NAMES, Construction
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import join_gates, lstm_sequence
+from wavebase.registry import registered
 
 State = tuple[Tensor, Tensor]
 BLOCKS = {"gen", "sum", "prod", "spec"}
 
 
+@registered
 def oscillators(snapshot: Snapshot) -> dict[str, float]:
     """The oscillators as the sum block sees them, not as W_g's raw eigenvalues, which include modes that nothing reads.
 
@@ -126,6 +128,7 @@ def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndar
     return np.linalg.eigvals(np.linalg.pinv(basis[:-channels]) @ basis[channels:])
 
 
+@registered
 def masked_error(snapshot: Snapshot) -> dict[str, float]:
     """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
     that the algorithm does not connect (through this gate). What the net has learnt to use there is missed; what it has
@@ -147,6 +150,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
     return {"mechanism/masked_error": snapshot.metrics(output, target)["relative_error"]}
 
 
+@registered
 def interchange(snapshot: Snapshot) -> dict[str, float]:
     """Exchange what a block holds between two runs: does the output become the other's, as the algorithm says?
 

@@ -13,8 +13,10 @@ from wavebase.constructions.alignment import changed_units
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
 
+@registered
 def distance(snapshot: Snapshot) -> dict[str, float]:
     """position/distance: of the aligned weights from the exact ones, relative, every weight measured by what it does to its row's
     argument (`alignment.distance`); position/permuted: the share of units whose weights the aligning element would change
@@ -25,7 +27,7 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
     found = snapshot.alignment
     if found is None:
         return {"position/distance": math.inf}
-    changed = changed_units(found.element, snapshot.construction.replace_weights(snapshot.start))
+    changed = changed_units(found.element, snapshot.construction)
     return {"position/distance": found.distance, "position/permuted": changed.double().mean().item()}
 
 
@@ -47,6 +49,7 @@ class Subspaces(NamedTuple):
         return {"frozen": drift[~self.live], "visible": visible, "gauge": gauge, "null": moved - visible - gauge}
 
 
+@registered
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     """The drift of the aligned weights in the parts of `subspaces`.
 

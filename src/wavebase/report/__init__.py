@@ -5,7 +5,6 @@ Light at import: Hydra loads `SweepReport` before anything is computed.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -84,6 +83,13 @@ def main() -> None:
     except KeyboardInterrupt:
         terminal.complain("interrupted; the same command writes the report anew")
         sys.exit(130)
+    except Exception as error:  # what a record holds can be wrong in ways that no check names
+        if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
+            raise
+        terminal.complain(
+            f"{words[0]} must hold runs that wavebase wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
+        )
+        sys.exit(1)
 
 
 def write(root: Path, options: Options | None = None) -> int:
@@ -117,6 +123,7 @@ def write(root: Path, options: Options | None = None) -> int:
         ],
         "broken": [(str(run.folder.path), problem) for run in runs for problem in run.problems],
     }
+    troubles = {kind: [(path, terminal.one_line(why)) for path, why in lines] for kind, lines in troubles.items()}
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
     records.write_whole(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
     if rows:
@@ -162,8 +169,8 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
             raise ConfigError(unknown_key("tag", options.tag, tags))
         made["learning_curves.png"] = sweeps.learning_curves(series, options.tag)
     elif any(tag.startswith("loss/") for members in series.values() for one in members for tag in one):
-        baselines = {json.dumps(run.summary["baseline"]) for run in runs if "baseline" in run.summary}
-        shared = json.loads(baselines.pop()) if len(baselines) == 1 else None
+        baselines = [losses for run in runs if (losses := run.baselines()) is not None]
+        shared = baselines[0] if baselines and all(losses == baselines[0] for losses in baselines) else None
         best = sweeps.best(series, "loss/train" if shared else "loss/relative")
         verdicts = {label: row(label, groups[label])["verdict"] for label in best}
         curves = {f"{label}: {verdicts[label]}": members for label, members in best.items()}

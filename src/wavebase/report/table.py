@@ -8,6 +8,7 @@ import math
 import statistics
 from typing import Any
 
+from wavebase import terminal
 from wavebase.report.runs import Run
 
 ERROR = "relative_error.final"
@@ -42,7 +43,7 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
     verdicts = statistics.multimode(run.verdict for run in runs)
     share = sum(run.verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
-        "group": label,
+        "group": terminal.one_line(label),
         "runs": len(runs),
         "failed": sum(run.status == "failed" for run in runs),
         "verdict": verdicts[0] + (f" {share}/{len(runs)}" if share < len(runs) else ""),
@@ -102,9 +103,23 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in rows for key in line))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({key: _csv_cell(key) for key in columns})
+    writer.writerows({key: _csv_cell(value) for key, value in line.items()} for line in rows)
     return text.getvalue().encode(errors="replace")
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay as they are."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = terminal.visible(str(value))
+    if not text.lstrip().startswith(("=", "+", "-", "@")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def number(value: float | None) -> str:

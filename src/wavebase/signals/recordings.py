@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 
+
+@registered
 class Recording:
     """Stretches of one recording, scaled so that its largest |x| is `amplitude`.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals.jittered_mix import JitteredMix
 from wavebase.tasks import extraction_references as references
 
@@ -89,6 +90,7 @@ class Lanes:
         return streams.flatten(-2).unflatten(-1, (self.tones, self.samples))
 
 
+@registered
 class Extraction:
     """Input: a sample of the mix and the selector, one-hot; target: the clean tone selected, with its own phase.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wavebase.intervals import nmse
+from wavebase.registry import registered
 from wavebase.signals import Signal
 
 
@@ -20,6 +21,7 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+@registered
 class Forecast:
     """Input: `lookback` samples; target: the `horizon` samples after them. Judged free-running, whatever the training.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 from wavebase.spectrum import normalisation_factor, power_spectrum, resolve_bins
@@ -25,6 +26,7 @@ def stream_windows(T: int) -> int:
     return min(20, max(2, 640 // T))
 
 
+@registered
 class PowerSpectrum:
     """Input: `windows` windows of T samples of a signal; target: their power spectra; loss: mean squared error.
 

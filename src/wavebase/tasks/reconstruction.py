@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 
@@ -18,6 +19,7 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+@registered
 class Reconstruction:
     """Input and target: windows of N = T samples of a signal; loss: mean squared error.
 
