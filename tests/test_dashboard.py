@@ -99,7 +99,7 @@ def test_what_the_server_shows(ran, served):
         )
         drifts = shown["drift of each weight", run]
         assert set(drifts) == {f"drift/{name}" for name in summary["drift"]} and "drift/weight_hh_cell" in drifts
-        curvature = shown["lambda_max beside 2/learning rate", run]
+        curvature = shown["lambda_max beside its boundary", run]
         assert set(curvature) == {"curvature/lambda_max", "curvature/boundary"}
         assert [point[2] for point in curvature["curvature/boundary"]] == pytest.approx([2 / summary["optim"]["lr"]] * 3, rel=1e-6)  # fmt: skip
 

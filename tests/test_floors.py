@@ -26,6 +26,7 @@ FLOORS = {
     "tasks": 2,
     "models": 2,
     "stacks": 2,
+    "boundaries": 3,
     "training": 3,
     "figures": 3,
     "config": 4,

@@ -10,10 +10,11 @@ import time
 import pytest
 
 from conftest import SMALL
-from wavebase import assembly, jobs, report
+from wavebase import jobs, report
 from wavebase.durable import holder
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
+from wavebase.probes import curvature
 from wavebase.records import RunFolder, find_runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -142,8 +143,8 @@ def test_results_and_errors_come_back():
 
 def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     measured = []
-    real = assembly._lambda_max
-    monkeypatch.setattr(assembly, "_lambda_max", lambda *given: measured.append(1) or real(*given))
+    real = curvature.Hessian.largest
+    monkeypatch.setattr(curvature.Hessian, "largest", lambda *given: measured.append(len(given)) or real(*given))
 
     def refuse(job, error):
         raise error
@@ -157,5 +158,23 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     listed = [jobs.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
     jobs.run_stacked(listed, 64, refuse)
     assert len(measured) == 4, "two seeds, and as many configurations of the probe"
+    measured.clear()
+    adaptive = [
+        (*words, "model=random", "optim=adam", "optim.lr=null", f"optim.lr_over_boundary={rate}", f"optim.eps={eps}")
+        for rate in (0.1, 0.2) for eps in (1e-8, 1e-2)
+    ]  # fmt: skip
+    more = [
+        jobs.Job(composed(*each), tmp_path / f"adam{n}", {}) for n, each in enumerate([settings[0][:-1], *adaptive])
+    ]
+    jobs.run_stacked(more, 64, refuse)
+    assert len(measured) == 1 + 2 * 2, "lambda_max once for all optimisers, two preconditioned curvatures for each eps"
+    optim = [RunFolder(job.path).summary()["optim"] for job in more]
+    assert len({each["lambda_max"] for each in optim}) == 1
+    kept = [each["preconditioned"] for each in optim[1:]]
+    assert kept[0] == kept[2] != kept[1] == kept[3]
+    assert optim[0]["preconditioned"] is None and optim[0]["boundary"] == pytest.approx(2 / optim[0]["lambda_max"])
+    alone = jobs.Job(composed(*adaptive[1]), tmp_path / "alone", {})
+    jobs.run(alone, single=False)
+    assert RunFolder(alone.path).summary()["optim"] == optim[2], "a cached value is the one that a run alone measures"
     found = [RunFolder(job.path).summary()["optim"]["lambda_max"] for job in listed]
     assert found[:4] == found[4:8] and found[0] == found[1] != found[2] and found[8] is None

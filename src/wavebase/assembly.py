@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wavebase import config
+from wavebase import boundaries, config
+from wavebase.boundaries import Boundary, Curvatures
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
-from wavebase.probes import curvature
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
 
@@ -26,11 +27,23 @@ class Pieces(NamedTuple):
     optimizer: torch.optim.Optimizer
     settings: config.OptimSettings
     learning_rate: float
-    lambda_max: float | None
+    boundary: Boundary
 
 
-def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
-    """Build task, net and optimiser; measure lambda_max where it is needed and neither number is given. Raises ConfigError."""
+def assemble(
+    cfg: RunConfig,
+    learning_rate: float | None = None,
+    curvatures: Curvatures = Curvatures(),  # noqa: B008  immutable
+) -> Pieces:
+    """Build task, net and optimiser; measure the boundary where it is needed.
+
+    Args:
+        learning_rate: of a run that goes on; nothing is measured then.
+        curvatures: what has been measured at an equal start.
+
+    Raises:
+        ConfigError: if something cannot be built, or the optimiser's boundary is asked for and there is none.
+    """
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
     source = config.build(cfg.signal, "signal")
     context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
@@ -40,20 +53,37 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
     net = config.build(cfg.model, "model", context).to(device)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
+    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": settings.lr or 1.0})
+    rule = boundaries.rule_of(optimizer)
     if learning_rate is None:
-        if not cfg.probe.curvature and settings.lr is not None:
-            lambda_max = None  # a run alone would not know it
-        elif lambda_max is None:
-            lambda_max = _lambda_max(net, task, cfg, trained)
+        if settings.lr is None and rule is None:
+            raise ConfigError(
+                f"optim.lr_over_boundary needs an optimiser whose boundary is known ({boundaries.KNOWN}, none with maximize=true), got {type(optimizer).__name__}; give optim.lr instead"
+            )
+        if cfg.probe.curvature or settings.lr is None:
+            curvatures = _curvatures(net, task, cfg, trained, rule, curvatures)
+        else:
+            curvatures = Curvatures()  # a run alone would not know them
+    boundary = Boundary(rule, curvatures)
+    if learning_rate is None:
         learning_rate = settings.lr
-        if learning_rate is None:
-            if lambda_max is None or not lambda_max > 0:
-                raise ConfigError(
-                    f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead"
-                )
-            learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
-    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
-    return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
+    if learning_rate is None:
+        if boundary.learning_rate is None:
+            got = ", ".join(f"{name} {value:.3g}" for name, value in boundary.values().items())
+            raise ConfigError(
+                f"optim.lr_over_boundary needs a positive, finite curvature, got {got}; give optim.lr instead"
+            )
+        learning_rate = (settings.lr_over_boundary or 0.0) * boundary.learning_rate
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary)
+
+
+def start_keys(node: Mapping[str, Any]) -> tuple[str, str]:
+    """What lambda_max of a configuration's start depends on, and what all of its curvatures depend on: the
+    optimiser's settings too, but for those of `config.OptimSettings`."""
+    start = json.dumps({key: value for key, value in node.items() if key != "optim"}, default=str)
+    return start, start + json.dumps(config.optimizer_group(node["optim"])[1], default=str)
 
 
 def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
@@ -66,7 +96,7 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
     cfg = config.parse(folder.config())
-    pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
+    pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
     pieces.net.load_state_dict(state["net"])
     return cfg, pieces
 
@@ -100,11 +130,39 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
     return trained
 
 
-def _lambda_max(net: nn.Module, task: Any, cfg: RunConfig, trained: Mapping[str, nn.Parameter]) -> float:
-    """Largest Hessian eigenvalue of the training loss at the start, on a batch of its own generator."""
-    try:
+def _curvatures(
+    net: nn.Module,
+    task: Any,
+    cfg: RunConfig,
+    trained: Mapping[str, nn.Parameter],
+    rule: boundaries.Rule | None,
+    known: Curvatures,
+) -> Curvatures:
+    """Curvatures at the start: the Hessian's on a batch of the probes' generator, gradients on the run's own first batches."""
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    data = cfg.generator("data")
+
+    def rested() -> None:  # a net that carries a state has moved on
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+    def curved() -> Tensor:
         signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+        return task.loss(net(signal), target)
+
+    def training(step: int) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            signal, target = task.sample_batch(cfg.train.batch, data, step)
+            rested()
+            return task.loss(net(signal), target)
+
+        return loss
+
+    try:
+        return boundaries.measure(
+            rule, curved, trained.values(), (training(step) for step in range(boundaries.BATCHES)), known
+        )
     except ValueError as error:  # a task of lanes takes no other number
         raise ConfigError(str(error)) from error
-    with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
-        return curvature.largest_curvature(lambda: task.loss(net(signal), target), trained.values())
+    finally:
+        rested()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,7 +66,8 @@ class ProbeSettings:
 class OptimSettings:
     """The keys of every optimiser; all others go to the torch.optim class.
 
-    lr: a number; or, if that is null, lr_over_boundary: a fraction of 2/lambda_max, measured at the start.
+    lr: a number; or, if that is null, lr_over_boundary: a fraction of the optimiser's stability boundary, measured at the
+    start (`wavebase.boundaries`).
     clip_norm: largest norm of the gradient, null for none. schedule, warmup: see `training.schedule_factor`.
     """
 
@@ -274,4 +276,30 @@ def optimizer_group(node: Mapping[str, Any]) -> tuple[OptimSettings, dict[str, A
     """An optim group as the house's own settings and the rest, which belongs to the torch.optim class."""
     own = {field.name for field in dataclasses.fields(OptimSettings)}
     settings = call(OptimSettings, {key: value for key, value in node.items() if key in own}, "optim")
-    return settings, {key: value for key, value in node.items() if key not in own}
+    rest = {key: value for key, value in node.items() if key not in own}
+    _check_stable(rest)
+    return settings, rest
+
+
+def _check_stable(settings: Mapping[str, Any]) -> None:
+    """Refuse what no learning rate could make stable, and what torch would fail at in its first step. torch checks less."""
+    below_one = (
+        "momentum",
+        "dampening",
+        "betas",
+        "rho",
+        *["alpha"] * str(settings.get("_target_")).endswith("RMSprop"),
+    )
+    for name, value in settings.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not math.isfinite(number):
+                raise ConfigError(f"optim.{name} must be finite, got {number}; see conf/optim")
+            if name in below_one and not 0 <= number < 1:
+                raise ConfigError(f"optim.{name} must lie in 0 <= {name} < 1, got {number}; see conf/optim")
+            if name in ("weight_decay", "eps", "lambd", "lr_decay") and number < 0:
+                raise ConfigError(f"optim.{name} must be at least 0, got {number}; use 0")
+    for name in ("differentiable", "capturable"):
+        if settings.get(name):
+            raise ConfigError(f"optim.{name} must be false, got {settings[name]}; leave it out")

@@ -20,7 +20,8 @@ CHARTS = {
     "loss beside its baselines": [r"loss/(train|held_out)$", r"baseline/"],
     "relative error of each probe signal": [r"error/"],
     "drift of each weight": [r"drift/[^/]+$"],
-    "lambda_max beside 2/learning rate": [r"curvature/(lambda_max|boundary)$"],
+    "lambda_max beside its boundary": [r"curvature/(lambda_max|boundary)$"],
+    "preconditioned curvature beside its boundary": [r"curvature/preconditioned(_boundary)?$"],
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -14,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from wavebase import config, report
-from wavebase.assembly import assemble
+from wavebase import boundaries, config, report
+from wavebase.assembly import assemble, start_keys
+from wavebase.boundaries import Curvatures
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.native import build
@@ -95,7 +95,7 @@ def _run_stacked(
     """sharing: the processes that the memory is for."""
     errors: dict[int, float | None] = {}
     stacks: dict[Any, list[tuple[int, Session]]] = {}
-    curvatures: dict[str, float | None] = {}
+    curvatures: dict[str, Curvatures] = {}
     for n, job in enumerate(jobs):
         try:
             session = _prepare(job, single=False, curvatures=curvatures)
@@ -142,12 +142,12 @@ def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tup
 
 
 def _prepare(
-    job: Job, single: bool, until: int | None = None, curvatures: dict[str, float | None] | None = None
+    job: Job, single: bool, until: int | None = None, curvatures: dict[str, Curvatures] | None = None
 ) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
 
-    until: continue from no later step. curvatures: lambda_max of starts that are measured already, by all of a
-    configuration that it depends on, which the optimiser is no part of."""
+    until: continue from no later step. curvatures: those measured already, by what they depend on
+    (`assembly.start_keys`)."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -163,12 +163,14 @@ def _prepare(
     )
     state = folder.newest_checkpoint(until)
     if state is not None:
-        pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
+        pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
         known = {} if curvatures is None else curvatures
-        start = json.dumps({key: value for key, value in job.node.items() if key != "optim"}, default=str)
-        pieces = assemble(cfg, lambda_max=known.get(start))
-        known[start] = pieces.lambda_max
+        start, whole = start_keys(job.node)
+        pieces = assemble(cfg, curvatures=known.get(whole, known.get(start, Curvatures())))
+        measured = pieces.boundary.curvatures
+        if measured.lambda_max is not None:
+            known[whole], known[start] = measured, Curvatures(measured.lambda_max)
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 

@@ -101,8 +101,7 @@ class Session:
         """Give a snapshot to every probe and record what they say."""
         self.values = measure(self.probes, snapshot(self.pieces, self.start_weights, step))
         if step == 0:
-            if self.pieces.lambda_max is not None:
-                self.values.setdefault("curvature/lambda_max", self.pieces.lambda_max)
+            self.values = {**self.pieces.boundary.values(), **self.values}
             self.start_values = dict(self.values)
             self._lay_out()
         self.folder.log(step, {**self.values, **self._references()})
@@ -110,8 +109,9 @@ class Session:
     def _references(self) -> dict[str, float]:
         """What the values are to be seen beside: the losses of constant predictions, the curvature that is still stable."""
         references = {f"baseline/{name}": loss for name, loss in self.pieces.task.baselines.items()}
-        if self.pieces.lambda_max is not None or "curvature/lambda_max" in self.values:
-            references["curvature/boundary"] = 2 / self.pieces.optimizer.param_groups[0]["lr"]
+        rate = self.pieces.optimizer.param_groups[0]["lr"]
+        if self.pieces.boundary.curvatures.lambda_max is not None or "curvature/lambda_max" in self.values:
+            references |= self.pieces.boundary.reference(rate)
         return references
 
     def _lay_out(self) -> None:
@@ -132,7 +132,7 @@ class Session:
                 "optimizer": self.pieces.optimizer.state_dict(),
                 "data": self.data.get_state(),
                 "learning_rate": self.pieces.learning_rate,
-                "lambda_max": self.pieces.lambda_max,
+                "curvatures": self.pieces.boundary.curvatures._asdict(),
                 "seconds": self._seconds(),
                 "values": self.values,
                 "start_values": self.start_values,
@@ -152,9 +152,6 @@ class Session:
         folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
-        boundary = (
-            2 / pieces.lambda_max if pieces.lambda_max and pieces.lambda_max > 0 else None
-        )  # a flat loss has none
         error = {"initial": self.start_values["error/training"], "final": self.values["error/training"]}
         summary = {
             "choices": dict(self.choices),
@@ -186,9 +183,7 @@ class Session:
             "watched_weight": judgement.weight,
             "optim": {
                 "lr": pieces.learning_rate,
-                "lambda_max": pieces.lambda_max,
-                "boundary": boundary,
-                "lr_over_boundary": None if boundary is None else pieces.learning_rate / boundary,
+                **pieces.boundary.summary(pieces.learning_rate),
             },
             "probes": {"initial": self.start_values, "final": self.values},
             "parameters": sum(p.numel() for p in pieces.net.parameters()),
@@ -213,6 +208,7 @@ class Session:
 
     def _hparams(self) -> dict[str, Any]:
         cfg = self.cfg
+        over = self.pieces.boundary.summary(self.pieces.learning_rate)["lr_over_boundary"]
         return {
             **{group: self.choices.get(group, "") for group in ("model", "signal", "task", "optim")},
             "preset": cfg.model.get("preset", ""),
@@ -220,7 +216,7 @@ class Session:
             "seed": cfg.seed,
             "dtype": cfg.dtype,
             "lr": self.pieces.learning_rate,
-            "lr_over_boundary": self.pieces.learning_rate * (self.pieces.lambda_max or math.nan) / 2,
+            "lr_over_boundary": math.nan if over is None else over,
             "steps": cfg.train.steps,
         }
 

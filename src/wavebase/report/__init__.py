@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,8 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     optim, weight = summary["optim"], summary["watched_weight"]
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
-        rate += f", {optim['lr_over_boundary']:.3g} of the boundary 2/lambda_max = {optim['boundary']:.3g}"
+        rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
+        rate = textwrap.fill(rate, 64, subsequent_indent=" " * 16, break_long_words=False)
     return "\n".join(
         [
             "",
