@@ -95,7 +95,7 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
     if not steps:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
-    cfg = config.parse(folder.config())
+    cfg = config.parse_stored(folder.config())
     pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
     pieces.net.load_state_dict(state["net"])
     return cfg, pieces

@@ -191,12 +191,13 @@ def measure(
     if known.lambda_max is not None and (preconditioner is None or known.preconditioned is not None):
         return known
     trained = [p for p in parameters if p.requires_grad]
+    # before the Hessian's graph, whose saved weights torch.nn.LSTM would count as changed
+    moments = _moments(batch_losses, trained, preconditioner.decay) if preconditioner else None
     with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
         hessian = Hessian(loss, trained)
     lambda_max = hessian.largest() if known.lambda_max is None else known.lambda_max
-    if preconditioner is None:
+    if preconditioner is None or moments is None:
         return Curvatures(lambda_max)
-    moments = _moments(batch_losses, trained, preconditioner.decay)
     return Curvatures(
         lambda_max,
         *(

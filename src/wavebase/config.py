@@ -152,6 +152,17 @@ def parse(node: Mapping[str, Any]) -> RunConfig:
     return call(RunConfig, node, "")
 
 
+def parse_stored(node: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a stored run. Version 0.1 had other bounds for its verdict, relative to each start's own error:
+    such a run is judged by the present ones. Raises ConfigError."""
+    probe = node.get("probe")
+    bounds = probe.get("verdict") if isinstance(probe, Mapping) else None
+    if isinstance(bounds, Mapping) and "valid_loss" in bounds:
+        kept = {"weight": bounds["weight"]} if "weight" in bounds else {}
+        node = {**node, "probe": {**typing.cast(Mapping[str, Any], probe), "verdict": kept}}
+    return parse(node)
+
+
 def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
     """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError.
 

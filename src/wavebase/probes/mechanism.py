@@ -30,7 +30,8 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     The net runs on silence over two windows; what a bin's two coordinates receive from all hidden units (`bin_coordinates`)
     is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
 
-    mechanism/mode_phase: largest T * | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window.
+    mechanism/mode_phase: largest T |lambda| | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window, less for
+    a mode that is hardly there. _phase_bin, _modulus_bin: whose.
     mechanism/mode_modulus: largest T * | |lambda| - the nearest of the algorithm's |.
     mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
     output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
@@ -39,22 +40,25 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     construction = snapshot.construction
     if construction is None or not set(construction.blocks) >= BLOCKS:
         return {}
-    T, phase, modulus = construction.T, 0.0, 0.0
+    T, worst = construction.T, {"phase": (0.0, -1), "modulus": (0.0, -1)}
     now, start = _received(construction.replace_weights(snapshot.aligned)), _received(construction)
     for k, series, first in zip(construction.bins, now, start, strict=True):
         # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
         least = 0.05 if 2 * k % T == 0 else 1e-9
         values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
         if not (len(values) and len(before)):
-            phase = modulus = math.inf
+            worst = {"phase": (math.inf, k), "modulus": (math.inf, k)}
             break
         theta = 2 * math.pi * min(k, T - k) / T
-        phase = max(phase, T * float(np.abs(np.abs(np.angle(values)) - theta).max()))
-        modulus = max(modulus, T * float(np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max()))
+        off = {
+            "phase": (np.abs(values) * np.abs(np.abs(np.angle(values)) - theta)).max(),
+            "modulus": np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max(),
+        }
+        worst = {name: max(worst[name], (T * float(error), k)) for name, error in off.items()}
     products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
     return {
-        "mechanism/mode_phase": phase,
-        "mechanism/mode_modulus": modulus,
+        **{f"mechanism/mode_{name}": error for name, (error, _) in worst.items()},
+        **{f"mechanism/mode_{name}_bin": float(k) for name, (_, k) in worst.items()},
         "mechanism/gain_product_min": min(products),
         "mechanism/gain_product_max": max(products),
     }
@@ -158,7 +162,8 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's coordinates take in what the
     next bin's do, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
     held-out training signals' first windows: 1 for the algorithm, 0 where the exchange does nothing, less where it harms.
-    Outputs are compared with the net's own, so that its errors do not count here.
+    Outputs are compared with the net's own, so that its errors do not count here; of the bins that is the part that is even in
+    the signal, less the output on silence: a bin's constant offset stays with its readout.
     """
     construction = snapshot.construction
     if construction is None:
@@ -184,9 +189,16 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
         oscillating = blocks["gen"]
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
-        given = outputs(net.replace_weights({**net.weights, "weight_hh_input": weight}), signal)[:, 0]
-        values["mechanism/interchange_gen"] = _share(given, unchanged, unchanged.roll(-1, -1))
+        exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
+        given, own = (_even(one, signal) for one in (exchanged, net))
+        values["mechanism/interchange_gen"] = _share(given, own, own.roll(-1, -1))
     return values
+
+
+def _even(net: Construction, signal: Tensor) -> Tensor:
+    """Of outputs on single windows what is even in the signal, less that on silence: [B, F]."""
+    every = outputs(net, torch.cat([signal, -signal, torch.zeros_like(signal[:1])]))[:, 0]
+    return (every[: len(signal)] + every[len(signal) : -1]) / 2 - every[-1]
 
 
 def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
