@@ -15,6 +15,7 @@ from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes import curvature
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
+from wavebase.stored import reason
 
 
 class Pieces(NamedTuple):
@@ -66,9 +67,24 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
     cfg = config.parse(folder.config())
-    pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
-    pieces.net.load_state_dict(state["net"])
+    rate, lambda_max = state.get("learning_rate"), state.get("lambda_max")
+    if not isinstance(rate, float) or not isinstance(lambda_max, float | None):
+        raise RecordsError(
+            f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
+        )
+    pieces = assemble(cfg, rate, lambda_max)
+    load_net(pieces.net, state, folder)
     return cfg, pieces
+
+
+def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
+    """Give the net a checkpoint's weights. Raises RecordsError for those of another net."""
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names, shapes and kinds
+        raise RecordsError(
+            f"{folder.path} must hold checkpoints of the net in its config.yaml, got others ({reason(error)}); restore config.yaml"
+        ) from error
 
 
 def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:
