@@ -196,7 +196,7 @@ HOSTILE = {
     "file": (put("model", "start_from", value="/etc/hostname"), "must be a readable checkpoint", None),
     "memory": (put("task", "held_out_count", value=10**15), "", None),
     "escapes": (put("model", "start", value=f"{ESCAPE}\n\nwavebase: all is well"), "\\x1b", None),
-    "keys": (put("model", "gains", value={f"{n}{ESCAPE}": n for n in range(20000)}), "more than 5000 keys", "config.yaml must"),
+    "keys": (put("model", "gains", value={f"{n}{ESCAPE}": n for n in range(6000)}), "more than 5000 keys", "config.yaml must"),
     "tag": (config_text("model: !!python/object/apply:os.system ['touch RAN']\n"), "config.yaml must be readable YAML", "config.yaml must"),
     "path tag": (config_text("model: !!python/object/apply:pathlib.Path [RAN]\n"), "config.yaml must be readable YAML", "config.yaml must"),
     "new tag": (config_text("!!python/object/new:os.system ['touch RAN']\n"), "config.yaml must be readable YAML", "config.yaml must"),
@@ -249,7 +249,8 @@ def commanded(monkeypatch, capsys, main, *words):
     return status, out, err
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+# what probing does not read is left to the report
+@pytest.mark.parametrize("name", [name for name, (_, said, _) in HOSTILE.items() if said is not None] + ["odd tags"])
 def test_probing_a_hostile_folder(name, good, unharmed, tmp_path, monkeypatch, capsys):
     harm, complaint, _ = HOSTILE[name]
     shutil.copytree(good, tmp_path / "run")
