@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import SMALL
+from conftest import ROOT, SMALL
 from wavebase import jobs, probe, report, terminal
 from wavebase.durable import RecordsError, holder, open_regular, write_whole
 from wavebase.events import Events
@@ -272,6 +272,22 @@ def test_the_environment_was_read_before(good, tmp_path, monkeypatch):
     assert len(RunFolder(good).config()) > 8 and RunFolder(good).config() == yaml.safe_load(
         (good / "config.yaml").read_text()
     )
+
+
+def options(group):
+    return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ["model", "signal", "task", "optim", "probe", "experiment"])
+def test_what_a_run_writes_is_read_back_as_it_was(group, composed, tmp_path):
+    """The loader knows fewer types than the one of old; none of them is in a configuration of ours."""
+    odd = {"a": [1e-5, 1e22, -0.0, 2**63 - 1, -(2**62), "1e-3", "1:30", "yes", "off", "null", "", "2020-01-01", "0x1f", "007", "~", "=", "<<", "a: b", "&x", "!t", "é\n\x1b", True, None, 0]}  # fmt: skip
+    for option in options(group):
+        node = composed(
+            f"{group}={option}", *(["signal.path=x.npy"] if option == "file" else []), "seed=9223372036854775807"
+        )
+        (tmp_path / "config.yaml").write_text(jobs.config_text({**node, **odd}))
+        assert RunFolder(tmp_path).config() == {key: value for key, value in {**node, **odd}.items() if key != "resume"}
 
 
 def test_reporting_on_a_tree_of_hostile_folders(good, unharmed, tmp_path, monkeypatch, capsys):

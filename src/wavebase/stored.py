@@ -19,7 +19,7 @@ import yaml
 from wavebase.durable import RecordsError, open_regular
 
 MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**20, 2**23, 2**30, 2**32  # bytes; ours are a thousandth of it
-MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 18
+MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 19  # digits: those of 2^63
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
