@@ -16,6 +16,7 @@ from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
+from wavebase.stored import reason
 
 
 class Pieces(NamedTuple):
@@ -95,10 +96,28 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
     if not steps:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
-    cfg = config.parse_stored(folder.config())
-    pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
-    pieces.net.load_state_dict(state["net"])
+    cfg, rate = config.parse_stored(folder.config()), state.get("learning_rate")
+    try:
+        curvatures = boundaries.recorded(state)
+    except (TypeError, ValueError):
+        rate = None
+    if not isinstance(rate, float):
+        raise RecordsError(
+            f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
+        )
+    pieces = assemble(cfg, rate, curvatures)
+    load_net(pieces.net, state, folder)
     return cfg, pieces
+
+
+def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
+    """Give the net a checkpoint's weights. Raises RecordsError for those of another net."""
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names, shapes and kinds
+        raise RecordsError(
+            f"{folder.path} must hold checkpoints of the net in its config.yaml, got others ({reason(error)}); restore config.yaml"
+        ) from error
 
 
 def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:

@@ -152,9 +152,12 @@ class Boundary(NamedTuple):
 
 
 def recorded(checkpoint: Mapping[str, Any]) -> Curvatures:
-    """The curvatures that a checkpoint holds; one of version 0.1 has lambda_max alone."""
+    """The curvatures that a checkpoint holds; one of version 0.1 has lambda_max alone. Raises TypeError for what is none."""
     kept = checkpoint.get("curvatures")
-    return Curvatures(checkpoint.get("lambda_max")) if kept is None else Curvatures(**kept)
+    found = Curvatures(checkpoint.get("lambda_max")) if kept is None else Curvatures(**kept)
+    if not all(value is None or isinstance(value, float) for value in found):
+        raise TypeError("curvatures are numbers")
+    return found
 
 
 def rule_of(optimizer: optim.Optimizer) -> Rule | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.assembly import measure, restored, snapshot
+from wavebase.assembly import load_net, measure, restored, snapshot
 from wavebase.constructions.construction import Construction
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import drift, function, mechanism, position
@@ -137,7 +137,7 @@ def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
     start = measure(probes, snapshot(pieces, begun, 0))
     values: dict[int, dict[str, float]] = {}
     for at in folder.checkpoint_steps() if step is None else [step]:
-        pieces.net.load_state_dict(folder.load_checkpoint(at)["net"])
+        load_net(pieces.net, folder.load_checkpoint(at), folder)
         values[at] = measure(probes, snapshot(pieces, begun, at))
     thresholds = cfg.probe.verdict
     verdicts = {step: judge_by_values(start, measured, thresholds) for step, measured in values.items()}

@@ -317,7 +317,7 @@ class RunFolder:
             numbers = isinstance(entry, dict) and all(
                 value is None or isinstance(value, int | float) for value in entry.values()
             )
-            if not numbers or type(entry.get("step")) is not int or entry["step"] < 0:
+            if not numbers or type(entry.get("step")) is not int or not 0 <= entry["step"] < 2**63:
                 raise RecordsError(self._bad_line(number, repr(line[:40].decode(errors="replace"))))
             yield entry
 

@@ -19,7 +19,7 @@ import yaml
 from wavebase.durable import RecordsError, open_regular
 
 MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**20, 2**23, 2**30, 2**32  # bytes; ours are a thousandth of it
-MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 18
+MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 19  # digits: those of 2^63
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -27,8 +27,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own name; its sixty-based numbers and dates are left out
     yaml_constructors = {  # noqa: RUF012
-        f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
-        for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+        tag: yaml.SafeLoader.yaml_constructors[tag]  # None: the refusal of every other tag
+        for tag in (
+            None,
+            *(f"tag:yaml.org,2002:{kind}" for kind in ["null", "bool", "int", "float", "str", "seq", "map"]),
+        )
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:

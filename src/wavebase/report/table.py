@@ -12,6 +12,7 @@ from wavebase import terminal
 from wavebase.report.runs import Run
 
 ERROR = "relative_error.final"
+LONGEST_CELL = 32_000  # characters; spreadsheets take 767 more
 COLUMNS = {
     "error_start": "relative_error.initial",
     "error_end": ERROR,
@@ -109,10 +110,11 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay as they are."""
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it, and its length of a cell; numbers stay as
+    they are."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = terminal.visible(str(value))
+    text = terminal.visible(str(value))[:LONGEST_CELL]
     if not text.lstrip().startswith(("=", "+", "-", "@")):
         return text
     try:
