@@ -18,6 +18,7 @@ FLOORS = {
     "recurrence": 0,
     "stationary": 0,
     "intervals": 0,
+    "optimizers": 1,
     "signals": 1,
     "constructions": 1,
     "probes": 2,

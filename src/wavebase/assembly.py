@@ -14,6 +14,7 @@ from wavebase import boundaries, config
 from wavebase.boundaries import Boundary, Curvatures
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
+from wavebase.optimizers import GaussNewton, needs_closure
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
 from wavebase.stored import reason
@@ -54,7 +55,8 @@ def assemble(
     net = config.build(cfg.model, "model", context).to(device)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
-    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": settings.lr or 1.0})
+    optimizer = _optimizer(rest, settings, list(trained.values()))
+    _check_closure(optimizer, settings, task, net, cfg)
     rule = boundaries.rule_of(optimizer)
     if learning_rate is None:
         if settings.lr is None and rule is None:
@@ -147,6 +149,51 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
     if not trained:
         raise ConfigError(f"train.parameters must leave something to train, got {wanted!r}; use all")
     return trained
+
+
+def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained: list[nn.Parameter]) -> Any:
+    """The optimiser with the learning rate that is given, else 1."""
+    path = node.get("_target_")
+    known = isinstance(path, str) and path.startswith(config.ALLOWED_TARGETS)
+    kind = config.named(path, "optim._target_") if known else None  # type: ignore[arg-type]
+    no_optimizer = f"optim._target_ must name an optimiser, got {path}; see conf/optim"
+    if isinstance(kind, type) and (not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer):
+        raise ConfigError(no_optimizer)
+    made = config.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError(no_optimizer)
+    if isinstance(made, torch.optim.SparseAdam):
+        raise ConfigError("optim._target_ must take dense gradients, got torch.optim.SparseAdam; use torch.optim.Adam")
+    return made
+
+
+def _check_closure(
+    optimizer: torch.optim.Optimizer, settings: config.OptimSettings, task: Any, net: nn.Module, cfg: RunConfig
+) -> None:
+    """Refuse what an optimiser that evaluates a batch several times cannot do."""
+    name = type(optimizer).__name__
+    if needs_closure(optimizer) and settings.clip_norm is not None:
+        raise ConfigError(
+            f"optim.clip_norm must be null with {name}, got {settings.clip_norm}; add optim.clip_norm=null"
+        )
+    if not isinstance(optimizer, GaussNewton):
+        return
+    if not hasattr(task, "residuals"):
+        raise ConfigError(
+            f"optim=gauss_newton needs a task whose loss is a sum of squares, got {type(task).__name__}; use optim=lbfgs"
+        )
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        with torch.no_grad():
+            try:
+                count, (inputs, target) = cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
+            except ValueError:  # a task of lanes takes no other number
+                count, (inputs, target) = 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+            optimizer.check(count * task.residuals(net(inputs), target).numel())
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _curvatures(

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from wavebase import figures, provenance, report, terminal
 from wavebase.assembly import Pieces, measure, snapshot
 from wavebase.config import RunConfig
+from wavebase.optimizers import load_state
 from wavebase.probes import verdict
 from wavebase.records import RunFolder
-from wavebase.stacks import Member, stack_key
+from wavebase.stacks import Member, stack_key, stacks_not_because
 from wavebase.training import LearningRate, Status
 
 log = logging.getLogger("wavebase")
@@ -48,7 +49,7 @@ class Session:
         self.start_values: dict[str, float] = {}
         if state is not None:
             pieces.net.load_state_dict(state["net"])
-            pieces.optimizer.load_state_dict(state["optimizer"])
+            load_state(pieces.optimizer, state["optimizer"])
             self.data.set_state(state["data"])
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
@@ -62,7 +63,7 @@ class Session:
 
     def stack_key(self, number: int) -> Any:
         """What sessions must share to be trained as one program; a net that cannot be stacked shares with none."""
-        reason = getattr(self.pieces.net, "stacks_not_because", None)
+        reason = getattr(self.pieces.net, "stacks_not_because", None) or stacks_not_because(self.pieces.optimizer)
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number

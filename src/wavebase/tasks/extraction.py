@@ -192,6 +192,10 @@ class Extraction:
         """Mean squared error."""
         return torch.nn.functional.mse_loss(output, target)
 
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
+
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and
         that of each tone (_3Hz). Outputs of the set stream are known by their target, all others are in lanes."""

@@ -111,6 +111,14 @@ class Forecast:
             squares = squares * self.step_weight
         return squares.mean()
 
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        steps = output.shape[-1]
+        errors = output - target[..., -steps:]
+        if steps == self.horizon:
+            errors = errors * self.step_weight**0.5
+        return errors / errors.numel() ** 0.5
+
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """nmse = sum (output - target)^2 / sum target^2, a ratio of sums over signals and steps, with the ends of its
         95 % interval (delta method over signals) and its value at each step of a horizon, nmse_1 first; relative_error, its

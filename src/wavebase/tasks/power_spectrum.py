@@ -105,6 +105,10 @@ class PowerSpectrum:
         """Mean squared error over sequences, windows and bins, in the normalisation's units squared."""
         return torch.nn.functional.mse_loss(output, target)
 
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
+
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, and the same for the worst single window."""
         difference, size = (output - target).double().norm(dim=-1), target.double().norm(dim=-1)

@@ -64,6 +64,10 @@ class Reconstruction:
         """Mean squared error over windows and samples, in the signal's units squared."""
         return torch.nn.functional.mse_loss(output, target)
 
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
+
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, the same for the worst window, and mean_squared_error."""
         difference, size = (output - target).double(), target.double().norm(dim=-1)
