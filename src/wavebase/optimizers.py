@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, optim
 
 from wavebase.recurrence import plain
+from wavebase.registry import registered
 
 TRIES = 8  # of one Gauss-Newton step, each with ten times the damping of the one before
 LEAST_DAMPING = 1e-14
 
 
+@registered
 class MuonWithAdamW(optim.Optimizer):
     """torch.optim.Muon for matrices, torch.optim.AdamW for biases and vectors, as Muon is meant to be used.
 
@@ -60,6 +62,7 @@ class MuonWithAdamW(optim.Optimizer):
             part.step()
 
 
+@registered
 class GaussNewton(optim.Optimizer):
     """Levenberg-Marquardt: the step that minimises |r - J d|^2 + damping |d|^2, for least squares with few numbers.
 
@@ -125,6 +128,7 @@ class GaussNewton(optim.Optimizer):
                 p.copy_(before)
 
 
+@registered
 def lion(
     params: Iterable[Tensor], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
 ) -> optim.Optimizer:

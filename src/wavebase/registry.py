@@ -19,7 +19,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "model": ("wavebase.models",),
     "signal": ("wavebase.signals",),
     "task": ("wavebase.tasks",),
-    "optim": (),
+    "optim": ("wavebase.optimizers",),
     "probe.measure": ("wavebase.probes",),
     "probe.figures": ("wavebase.figures",),
 }
