@@ -94,7 +94,7 @@ def test_other_files_are_refused(tmp_path):
     [lambda about, tensors: about.pop("T"), lambda about, tensors: about.update(bins="[]"), lambda about, tensors: about.update(T='"8"'),
      lambda about, tensors: about.update(blocks='{"gen": [0, 99]}'), lambda about, tensors: about.update(margin="[" * 100_000),
      lambda about, tensors: about.update(input_gate='"os.system"'), lambda about, tensors: tensors.pop("level"),
-     lambda about, tensors: tensors.update(weight_hh_cell=torch.ones(2)), lambda about, tensors: tensors.pop("bias_ih_forget"),
+     lambda about, tensors: tensors.update(weight_ih_cell=torch.ones(())), lambda about, tensors: tensors.update(weight_hh_cell=torch.ones(2)), lambda about, tensors: tensors.pop("bias_ih_forget"),
      lambda about, tensors: tensors.update({"mask.weight_hh_cell": torch.ones(21, 21)})],
 )  # fmt: skip
 def test_a_right_checksum_over_wrong_fields_is_not_enough(change, tmp_path):

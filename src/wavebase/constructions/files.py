@@ -83,7 +83,7 @@ def load_construction(path: str | Path) -> Construction:
             **known,
         )
         _check(made)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
         raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
     return made
 
