@@ -145,10 +145,6 @@ def test_a_decorator_and_a_package_are_all_that_is_needed(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert registry.lookup("model", "trusted_for_test.mine.Mine") is None
     monkeypatch.setitem(registry.PACKAGES, "model", (*registry.PACKAGES["model"], "trusted_for_test"))
-    registry._modules.cache_clear()
-    try:
-        assert type(config.build({"_target_": "trusted_for_test.mine.Mine"}, "model")).__name__ == "Mine"
-        assert registry.lookup("model", "trusted_for_test.mine.Other") is None
-        assert registry.lookup("model", "wavebase.models.stock.build") is not None
-    finally:
-        registry._modules.cache_clear()
+    assert type(config.build({"_target_": "trusted_for_test.mine.Mine"}, "model")).__name__ == "Mine"
+    assert registry.lookup("model", "trusted_for_test.mine.Other") is None
+    assert registry.lookup("model", "wavebase.models.stock.build") is not None

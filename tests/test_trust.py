@@ -196,12 +196,12 @@ HOSTILE = {
     "file": (put("model", "start_from", value="/etc/hostname"), "must be a readable checkpoint", None),
     "memory": (put("task", "held_out_count", value=10**15), "", None),
     "escapes": (put("model", "start", value=f"{ESCAPE}\n\nwavebase: all is well"), "\\x1b", None),
-    "keys": (put("model", "gains", value={f"{n}{ESCAPE}": n for n in range(6000)}), "more than 5000 keys", "config.yaml must"),
+    "keys": (put("model", "gains", value={str(n): n for n in range(6000)}), "more than 5000 keys", "config.yaml must"),
     "tag": (config_text("model: !!python/object/apply:os.system ['touch RAN']\n"), "config.yaml must be readable YAML", "config.yaml must"),
     "path tag": (config_text("model: !!python/object/apply:pathlib.Path [RAN]\n"), "config.yaml must be readable YAML", "config.yaml must"),
     "new tag": (config_text("!!python/object/new:os.system ['touch RAN']\n"), "config.yaml must be readable YAML", "config.yaml must"),
     "anchors": (config_text(BOMB), "an anchor or alias", "config.yaml must"),
-    "large": (config_text("a: " + "x" * 2**21), "at most 1048576 bytes", "config.yaml must"),
+    "large": (config_text("a: " + "x" * 2**21), "at most 262144 bytes", "config.yaml must"),
     "deep": (config_text("[" * 50_000), "config.yaml must be readable", "config.yaml must"),
     "sixties": (config_text("a: " + "1:" * 100_000 + "1"), "", "config.yaml must"),
     "digits": (config_text("a: " + "1" * 100_000), "", "config.yaml must"),
@@ -288,6 +288,12 @@ def test_what_a_run_writes_is_read_back_as_it_was(group, composed, tmp_path):
         )
         (tmp_path / "config.yaml").write_text(jobs.config_text({**node, **odd}))
         assert RunFolder(tmp_path).config() == {key: value for key, value in {**node, **odd}.items() if key != "resume"}
+
+
+def test_a_configuration_that_could_not_be_read_back_is_not_begun(tmp_path):
+    with pytest.raises(RecordsError, match=r"must fit into 262144 bytes, got 300002; shorten its lists"):
+        RunFolder(tmp_path / "run").start("a" * 300_000 + "é")
+    assert not (tmp_path / "run").exists()
 
 
 def test_reporting_on_a_tree_of_hostile_folders(good, unharmed, tmp_path, monkeypatch, capsys):

@@ -166,6 +166,10 @@ class RunFolder:
         The events are written anew from the metrics kept, so that no step can appear twice. Raises Busy, with nothing
         written, if another process writes here or has done so since the newest checkpoint was read.
         """
+        if len(config_yaml.encode()) > stored.MOST_CONFIG:
+            raise RecordsError(
+                f"the configuration must fit into {stored.MOST_CONFIG} bytes, got {len(config_yaml.encode())}; shorten its lists"
+            )
         self._lock = Lock(self.path)
         try:
             if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:

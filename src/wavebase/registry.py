@@ -10,7 +10,6 @@ import pkgutil
 from collections.abc import Callable, Collection
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 # By group of the configuration: packages or modules whose `@registered` functions and classes it may name. Packages from
@@ -53,13 +52,11 @@ def names(group: str) -> list[str]:
     return sorted([*own, *(_torch_optimizers() if group == "optim" else {})])
 
 
-@cache
 def _modules(group: str) -> Collection[str]:
-    """The group's modules by full name, from the folders of its packages. Imports no more than those packages' parents."""
+    """The group's modules by full name, as the folders of its packages list them. Imports the packages alone."""
     found = set()
     for package in PACKAGES[group]:
-        spec = find_spec(package)
-        below = [] if spec is None else spec.submodule_search_locations or []
+        below = getattr(import_module(package), "__path__", [])  # a module has none
         found |= {package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(below))}
     return found
 

@@ -90,7 +90,7 @@ def load_construction(path: str | Path) -> Construction:
             **known,
         )
         _check(made)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
         raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
     return made
 
@@ -119,6 +119,7 @@ def _check(made: Construction) -> None:
     wrong += [name for name, u in made.blocks.items() if not 0 <= u.start <= u.stop <= H]
     whole = (made.T, made.bound_windows, made.latency, *made.bins)
     numbers = (made.margin, made.amplitude, made.output_gain, made.scale, made.error_bound, *made.gains.values())
+    wrong += [] if len(made.weights["readout.bias"]) in (len(made.bins), 1) else ["bins"]  # a lock-in has one output
     if wrong or not made.dtype.is_floating_point or made.input_gate not in ("tanh", "sigmoid"):
         raise ValueError(f"{', '.join([*wrong, made.input_gate])[:100]} do not fit each other")
     if not all(type(n) is int for n in whole) or not all(type(n) in (int, float) for n in numbers):
