@@ -16,6 +16,7 @@ FLOORS = {
     "recurrence": 0,
     "stationary": 0,
     "intervals": 0,
+    "label_noise": 1,
     "signals": 1,
     "constructions": 1,
     "probes": 2,
