@@ -19,6 +19,7 @@ FLOORS = {
     "stationary": 0,
     "intervals": 0,
     "optimizers": 1,
+    "label_noise": 1,
     "signals": 1,
     "constructions": 1,
     "probes": 2,

@@ -1,0 +1,256 @@
+"""What label noise does to a net that interpolates its task: the stationary error, as a law without a fitted number.
+
+Near weights that fit exactly, the mean squared loss is L = |J z|^2 / n, with z the distance from them and J the Jacobian of
+the n outputs of a batch. Independent noise of standard deviation s on the targets adds to the gradient a noise whose
+covariance is proportional to the curvature: 2 s^2 / N times H = 2 E[J'J] / n, with N = batch x outputs a sequence. Every
+eigendirection of H is then a linear recursion of its own, whose stationary variance is known in closed form. Gradient
+descent with rate eta ends at
+
+    relative error = label_noise * sqrt(1/N sum_i eta lambda_i / (2 - eta lambda_i)),
+
+with label_noise in units of the targets' rms, as `task.label_noise` is. H has the coordinates that are trained; lambda_i are
+all its eigenvalues. What follows at second order, the drift along directions without curvature, is `slow_drift`.
+
+Letters: P trained parameters, R rows of the Jacobian (one an output), K eigenvalues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn, optim
+
+ROWS = 1024  # outputs whose Jacobian stands for the task's: the law's error from so few is under 1 %
+FLAT = 1e-12  # share of the largest eigenvalue from which on a direction has curvature
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """The Gauss-Newton matrix H = 2 J'J / R of a mean squared loss.
+
+    jacobian: J [R, L], of outputs by those trained parameters that an output feels; live: which of all they are, bool [P].
+    """
+
+    jacobian: Tensor
+    live: Tensor
+
+    @cached_property
+    def eigenvalues(self) -> Tensor:
+        """All that are not zero, [K], the largest first."""
+        return self._decomposed[0]
+
+    @cached_property
+    def eigenvectors(self) -> Tensor:
+        """Theirs, orthonormal columns [P, K]."""
+        return self._everywhere(self._of_live)
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """H_ii, [P]."""
+        return self._everywhere(2 * self.jacobian.square().mean(0))
+
+    def along(self, vectors: Tensor) -> Tensor:
+        """v'H v for columns v, [P, K] to [K]."""
+        return 2 * (self.jacobian @ vectors[self.live]).square().mean(0)
+
+    def scaled(self, factors: Tensor) -> GaussNewton:
+        """The same for parameters divided by `factors` [P]."""
+        return GaussNewton(self.jacobian * factors[self.live], self.live)
+
+    @cached_property
+    def _of_live(self) -> Tensor:
+        values, vectors = self._decomposed
+        if len(vectors) == self.jacobian.shape[1]:
+            return vectors
+        return self.jacobian.mT @ (vectors * (2 / (len(self.jacobian) * values)).sqrt())
+
+    @cached_property
+    def _decomposed(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of the smaller of J'J and J J', whose eigenvalues that are not zero are the same."""
+        rows, columns = self.jacobian.shape
+        gram = self.jacobian.mT @ self.jacobian if columns <= rows else self.jacobian @ self.jacobian.mT
+        values, vectors = torch.linalg.eigh(2 / rows * gram)
+        values, vectors = values.flip(0), vectors.flip(1)
+        kept = values > FLAT * values[:1].clamp_min(0)
+        return values[kept], vectors[:, kept]
+
+    def _everywhere(self, of_live: Tensor) -> Tensor:
+        whole = of_live.new_zeros(len(self.live), *of_live.shape[1:])
+        whole[self.live] = of_live
+        return whole
+
+
+def gauss_newton(net: nn.Module, trained: Mapping[str, Tensor], signal: Tensor) -> GaussNewton:
+    """The Gauss-Newton matrix of the mean squared loss in a net's trained parameters, where it now stands.
+
+    Args:
+        net: Maps [batch, samples] to outputs [batch, ...].
+        trained: Its trained parameters by name; all of them together, in this order, are the P coordinates.
+        signal: Sequences [batch, samples]; `enough` of them. The time is that of one backward pass for each output.
+    """
+    everything = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    fixed = {name: tensor.detach() for name, tensor in everything.items() if name not in trained}
+    leaves = {name: parameter.detach() for name, parameter in trained.items()}
+
+    def of_one(leaves: dict[str, Tensor], sequence: Tensor) -> Tensor:
+        return torch.func.functional_call(net, {**leaves, **fixed}, (sequence[None],)).flatten()
+
+    derivatives = torch.func.vmap(torch.func.jacrev(of_one), (None, 0))(leaves, signal)
+    columns = [derivatives[name].flatten(0, 1).flatten(1) for name in trained]
+    size = torch.cat([part.abs().amax(0) for part in columns])
+    live = size > FLAT * size.max()  # weights behind saturated gates have derivatives of 1e-16
+    counts = [part.shape[1] for part in columns]
+    chosen = [part[:, alive] for part, alive in zip(columns, live.split(counts), strict=True)]
+    return GaussNewton(torch.cat(chosen, 1), live)
+
+
+def enough(outputs: int) -> int:
+    """Sequences that make `ROWS` rows. outputs: of one sequence, windows x bins."""
+    return -(-ROWS // outputs)
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """An optimiser as a linear map of a parameter, its momentum and its gradient.
+
+    A step is m <- momentum m + (1 - dampening) g; w <- (1 - lr decoupled_decay) w - lr m (Nesterov: g + momentum m in the
+    place of m), with g the gradient plus weight_decay w. adaptive: steps are divided by sqrt(E g^2) + eps, entry by entry.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decoupled_decay: float = 0.0
+    adaptive: bool = False
+    eps: float = 0.0
+
+    @classmethod
+    def of(cls, optimizer: optim.Optimizer) -> UpdateRule:
+        """That of SGD, Adam, AdamW or RMSprop, with one group of parameters. Raises ValueError for others."""
+        if len(optimizer.param_groups) != 1:
+            raise ValueError(
+                f"an update rule must have one group of parameters, got {len(optimizer.param_groups)}; use one"
+            )
+        group = optimizer.param_groups[0]
+        lr, decay = float(group["lr"]), group.get("weight_decay", 0.0)
+        if type(optimizer) is optim.SGD:
+            return cls(lr, group["momentum"], group["dampening"], group["nesterov"], decay)
+        if type(optimizer) in (optim.Adam, optim.AdamW) and not group["amsgrad"]:
+            beta, decoupled = group["betas"][0], group["decoupled_weight_decay"]
+            coupled, apart = (0.0, decay) if decoupled else (decay, 0.0)
+            return cls(lr, beta, beta, False, coupled, apart, True, group["eps"])
+        if type(optimizer) is optim.RMSprop and not group["centered"]:
+            return cls(lr, group["momentum"], 0.0, False, decay, 0.0, True, group["eps"])
+        raise ValueError(
+            f"the law is known for SGD, Adam, AdamW and RMSprop, got {type(optimizer).__name__}; use optim=sgd"
+        )
+
+    @property
+    def boundary(self) -> float:
+        """The largest eigenvalue of H, or of the scaled one if adaptive, at which a step without decay is stable."""
+        gain, b = self.lr * (1 - self.dampening), self.momentum
+        return 2 * (1 + b) / (gain * (1 + 2 * b if self.nesterov else 1))
+
+    def maps(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A step along each eigendirection, for the state (distance from the fit, momentum).
+
+        Returns:
+            The step's map [K, 2, 2], what a unit of gradient noise adds [2], and what a unit of the fit's own coordinate
+            adds through decay [2].
+        """
+        b, slope = self.momentum, eigenvalues + self.weight_decay
+        one = torch.ones_like(slope)
+        of_gradient = slope.new_tensor([-self.lr * (1 - self.dampening), 1 - self.dampening])
+        of_momentum = slope.new_tensor([-self.lr * b, b])
+        if self.nesterov:
+            of_gradient[0] = -self.lr * (1 + b * (1 - self.dampening))
+            of_momentum[0] = -self.lr * b * b
+        kept = torch.stack([one * (1 - self.lr * self.decoupled_decay), 0 * one], -1)
+        columns = [kept + slope[:, None] * of_gradient, one[:, None] * of_momentum]
+        pull = self.weight_decay * of_gradient
+        pull[0] -= self.lr * self.decoupled_decay
+        return torch.stack(columns, -1), of_gradient, pull
+
+
+def variances(eigenvalues: Tensor, rule: UpdateRule, steps: int | None = None) -> Tensor:
+    """Variance of the distance from the fit along each eigendirection, for a unit of gradient noise a step.
+
+    Solves S = A S A' + b b' exactly, A the map of a step (`UpdateRule.maps`). Infinite where A is not stable.
+
+    Args:
+        eigenvalues: Of H, positive, [K].
+        rule: The optimiser.
+        steps: After so many from the fit; None for the stationary variance.
+    """
+    A, b, _ = rule.maps(eigenvalues)
+    product = torch.einsum("kij,klm->kiljm", A, A).reshape(-1, 4, 4)
+    stable = torch.linalg.eigvals(A).abs().amax(-1) < 1
+    product[~stable] = 0
+    sources = torch.outer(b, b).flatten().expand(len(A), 4)
+    S = torch.linalg.solve(torch.eye(4).to(A) - product, sources).reshape(-1, 2, 2)
+    if steps is not None:
+        power = torch.linalg.matrix_power(A, steps)
+        S = S - power @ S @ power.mT
+    return torch.where(stable, S[:, 0, 0], torch.inf)
+
+
+def decay_bias(eigenvalues: Tensor, fit: Tensor, rule: UpdateRule, steps: int | None = None) -> Tensor:
+    """How far weight decay holds each eigendirection from the fit, [K]. fit: the fit's own coordinates, [K]."""
+    A, _, pull = rule.maps(eigenvalues)
+    bias = torch.linalg.solve(torch.eye(2).to(A) - A, fit[:, None] * pull)
+    if steps is not None:
+        bias = bias - (torch.linalg.matrix_power(A, steps) @ bias[..., None]).squeeze(-1)
+    return bias[:, 0]
+
+
+def stationary_error(
+    eigenvalues: Tensor,
+    rule: UpdateRule,
+    label_noise: float,
+    count: int,
+    steps: int | None = None,
+    seen: Tensor | None = None,
+) -> float:
+    """Relative error at which training with label noise ends: an rms over steps.
+
+    For decay this is the noise's part; `decay_bias` adds sqrt(sum_i lambda_i bias_i^2 / (2 <y^2>)) in quadrature.
+
+    Args:
+        eigenvalues: Of H, or for an adaptive rule those of `adapted`, [K].
+        rule: The optimiser.
+        label_noise: Standard deviation of the noise on targets, in units of their rms.
+        count: Outputs a step, batch x windows x bins.
+        steps: After so many from the fit; None for all time.
+        seen: v'H v along the same eigenvectors, with H of the sequences on which the error is measured, where these are few,
+            [K] (`GaussNewton.along`); None where they are as those trained on.
+
+    Returns:
+        ||output - target|| / ||target||; infinite above the boundary of stability.
+    """
+    seen = eigenvalues if seen is None else seen
+    return label_noise * float(((seen * eigenvalues * variances(eigenvalues, rule, steps)).sum() / count).sqrt())
+
+
+def adapted(matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: int, power: float) -> GaussNewton:
+    """The Gauss-Newton matrix in the coordinates in which an adaptive optimiser takes steps of one size.
+
+    Steps are divided by p_i = sqrt(E g_i^2) + eps. At the fit the gradient is the noise alone, E g_i^2 = 2 s^2 / N H_ii;
+    with p held there, parameters times sqrt(p) follow plain momentum under p^-1/2 H p^-1/2. It fails where steps are so large
+    that the distance from the fit adds to g, and where a coordinate's p has not been met yet, early in training.
+
+    Args:
+        matrix: That of the trained coordinates.
+        rule: The optimiser, adaptive, without coupled decay, which has no such coordinates (ValueError).
+        label_noise: In units of the targets' rms.
+        count: Outputs a step.
+        power: The targets' mean square.
+    """
+    if rule.weight_decay or not rule.adaptive:
+        raise ValueError(f"rule must be adaptive and its decay decoupled, got {rule}; use optim=adamw")
+    size = (2 * label_noise**2 * power / count * matrix.diagonal).sqrt() + rule.eps
+    return matrix.scaled(size.rsqrt())
