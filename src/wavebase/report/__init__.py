@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,11 +200,25 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
 
 def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:
     """A finished run in a few lines for the console, 80 columns wide at most but for the path."""
+    from wavebase.probes.verdict import Precision
+
     error, loss, baseline = summary["relative_error"], summary["relative_loss"], summary["baseline"]
     verdict = f"{summary['verdict']}"
     if short:
         return f"{path.name}: {verdict}, relative error {number(error['initial'])} -> {number(error['final'])}"
-    optim, weight = summary["optim"], summary["watched_weight"]
+    optim, weight, moved, noise = (summary.get(key) for key in ("optim", "watched_weight", "moved", "label_noise"))
+    precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
+    how = [f"                {line}" for line in textwrap.wrap(precision, 63)]
+    if moved:
+        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
+        how += [
+            f"weights moved   {line}" if not n else f"                {line}"
+            for n, line in enumerate(textwrap.wrap(counts, 63))
+        ]
+    if noise:
+        how.append(
+            f"label noise     explains an error of {number(noise['expected_error'])}, {100 * noise['share']:.0f} % of its square"
+        )
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
@@ -213,6 +228,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
             "",
             f"verdict         {verdict}",
             *(f"                {reason}" for reason in summary["reasons"][:4]),
+            *how,
             f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
             f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
