@@ -206,7 +206,8 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     verdict = f"{summary['verdict']}"
     if short:
         return f"{path.name}: {verdict}, relative error {number(error['initial'])} -> {number(error['final'])}"
-    optim, weight, moved, noise = (summary.get(key) for key in ("optim", "watched_weight", "moved", "label_noise"))
+    optim, weight = summary["optim"], summary["watched_weight"]
+    moved, noise = summary.get("moved"), summary.get("label_noise")  # version 0.1 had neither
     precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
     how = [f"                {line}" for line in textwrap.wrap(precision, 63)]
     if moved:
