@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,12 +172,18 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
     elif any(tag.startswith("loss/") for members in series.values() for one in members for tag in one):
         baselines = [losses for run in runs if (losses := run.baselines()) is not None]
         shared = baselines[0] if baselines and all(losses == baselines[0] for losses in baselines) else None
-        best = sweeps.best(series, "loss/train" if shared else "loss/relative")
+        # what was trained on may be noisy: where there are enough probes, the error that the table speaks of
+        probed = all(len(one.get("error/training", ((), ()))[0]) > 4 for members in series.values() for one in members)
+        best = sweeps.best(series, "error/training" if probed else "loss/train" if shared else "loss/relative")
         verdicts = {label: row(label, groups[label])["verdict"] for label in best}
         curves = {f"{label}: {verdicts[label]}": members for label, members in best.items()}
         left_out = len(groups) - len(best)
         note = f"the {len(best)} of {len(groups)} groups that end lowest" if left_out else ""
-        made["train_loss.png"] = figures.loss_curves(curves, shared, _styles(best, curves), note)
+        made["train_loss.png"] = (
+            figures.error_curves(curves, shared, _styles(best, curves), note)
+            if probed
+            else figures.loss_curves(curves, shared, _styles(best, curves), note)
+        )
     points = [
         sweeps.Point({key: run.setting(key) for key in keys}, run.value(*options.value.split(".")), run.status)
         for run in runs
