@@ -54,9 +54,7 @@ def test_clean_signals_are_solved_as_far_as_the_dtype_allows(name, exact, rounde
 def test_a_ridge_that_rounding_would_ignore_is_refused(name):
     build = getattr(forecasters, name)
     build(20, 2, torch.float64, ridge=1e-9)
-    with pytest.raises(
-        ValueError, match=r"^model\.ridge must be at least \S+ in float32, got 1e-09; use null, or "
-    ):
+    with pytest.raises(ValueError, match=r"^model\.ridge must be at least \S+ in float32, got 1e-09; use null, or "):
         build(20, 2, torch.float32, ridge=1e-9)
     with pytest.raises(ValueError, match=r"in float64, got 1e-20; use null$"):
         build(20, 2, torch.float64, ridge=1e-20)
