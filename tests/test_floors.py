@@ -25,6 +25,7 @@ FLOORS = {
     "tasks": 2,
     "models": 2,
     "stacks": 2,
+    "slow_drift": 2,
     "training": 3,
     "figures": 3,
     "config": 4,
