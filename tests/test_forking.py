@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import HANG, SMALL, wait_until
-from wavebase import assembly, jobs, report
+from wavebase import jobs, report
 from wavebase.durable import holder
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
