@@ -71,7 +71,9 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
     bar = figure.colorbar(picture, ax=ax, shrink=0.75, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
     bar.ax.minorticks_off()
-    ax.set_title(title if size.size else f"{title} (all zero)", fontsize=11)
+    lost = int((~np.isfinite(weight)).sum())
+    note = f" ({lost} of {weight.size} not finite)" if lost else "" if size.size else " (all zero)"
+    ax.set_title(title + note, fontsize=11)
     for units in blocks.values():
         if units.start:
             ax.axhline(units.start - 0.5, color=GREY, linewidth=0.7)
@@ -153,10 +155,10 @@ def loss_curves(
     zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
     predictor's loss, or stopped being finite. baseline None: each run's loss is
     shown relative to its own mean predictor, because the runs do not share one."""
-    lines = baseline or {"mean": 1.0}
+    lines = {name: loss for name, loss in (baseline or {"mean": 1.0}).items() if loss > 0}
     what = "training loss" if baseline else "loss / mean predictor's"
     return _curves(
-        groups, "loss/train" if baseline else "loss/relative", what, lines, 1e6 * lines["mean"], styles, title
+        groups, "loss/train" if baseline else "loss/relative", what, lines, 1e6 * max(lines.values()), styles, title
     )
 
 
@@ -182,7 +184,7 @@ def _curves(
     styles: Mapping[str, tuple[str, str]] | None,
     title: str,
 ) -> Figure:
-    middle = lines.get("mean", 1.0)
+    middle = lines.get("mean", max(lines.values()))
     curves = []
     for n, (label, runs) in enumerate(groups.items()):
         look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))

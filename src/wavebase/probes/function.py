@@ -13,13 +13,17 @@ from torch import Tensor
 from wavebase.probes.snapshot import Snapshot
 from wavebase.registry import registered
 
+SAME = (
+    1e-6  # share of the zero predictor's loss under which the mean predictor's says only that all targets are the same
+)
 MOST_SAMPLES = 32  # longest window whose forms are recovered whole: T (T + 1) / 2 signals
 
 
 @registered
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
-    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean)."""
+    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean). Where all targets are
+    nearly the same (a steady tone), so that the mean predicts them too, relative to that of predicting zero."""
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
         output = snapshot.predict(signal)
@@ -28,7 +32,8 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
         if name == "training":
             loss = snapshot.loss(output, target).item()
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
-            values |= {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
+            mean, zero = (snapshot.baselines.get(name, 0.0) for name in ("mean", "zero"))
+            values |= {"loss/held_out": loss, "loss/relative": loss / (mean if mean > SAME * zero else zero)}
     return values
 
 

@@ -180,7 +180,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
             for part in state:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
             _, (hidden, _) = _advance(net, inputs[:, step:], state)
-            values[f"mechanism/interchange_{name}"] = _share(_read(net, hidden), unchanged, unchanged.roll(1, 0))
+            values |= _share(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
     if set(blocks) >= BLOCKS and len(construction.bins) > 1:
         of_sum, received = bin_coordinates(net)
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
@@ -191,7 +191,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
         exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
         given, own = (_even(one, signal) for one in (exchanged, net))
-        values["mechanism/interchange_gen"] = _share(given, own, own.roll(-1, -1))
+        values |= _share("gen", given, own, own.roll(-1, -1))
     return values
 
 
@@ -201,9 +201,13 @@ def _even(net: Construction, signal: Tensor) -> Tensor:
     return (every[: len(signal)] + every[len(signal) : -1]) / 2 - every[-1]
 
 
-def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
+def _share(name: str, given: Tensor, unchanged: Tensor, wanted: Tensor) -> dict[str, float]:
+    """How much of the way from unchanged to wanted was gone; nothing where all signals have one spectrum (a steady tone)."""
     apart = (unchanged - wanted).norm()
-    return (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    if apart <= 1e-9 * unchanged.norm() and unchanged.any():
+        return {}
+    share = (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    return {f"mechanism/interchange_{name}": share}
 
 
 def _received(net: Construction) -> np.ndarray:

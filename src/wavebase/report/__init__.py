@@ -229,6 +229,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
         rate = textwrap.fill(rate, 64, subsequent_indent=" " * 16, break_long_words=False)
+    zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
     return "\n".join(
         [
             "",
@@ -236,7 +237,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
             *(f"                {reason}" for reason in summary["reasons"][:4]),
             *how,
             f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
-            f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
+            f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
             f"learning rate   {rate}",
             f"records         {path}",
