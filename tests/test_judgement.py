@@ -144,7 +144,7 @@ def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, 
     summary = ran(*RUN, *recording).summary()
     assert summary["verdict"] == name and summary["relative_loss"]["final"] < 1e-20
     lost = ran(*RUN, *recording, "model=random", name="random").summary()
-    assert lost["verdict"] == "no algorithm" and lost["relative_loss"]["final"] > 0.1
+    assert lost["verdict"] == "no algorithm" and lost["relative_loss"]["initial"] > 0.5
 
 
 def test_a_silent_held_out_part_is_refused_before_anything_is_written(cli, tmp_path):
