@@ -92,7 +92,7 @@ def measure(size: study.Size) -> study.Finding:
     noises = size.pick(tiny=(0.1,), fast=(0.03, 0.1), full=(0.03, 0.1, 0.2))
     seeds = size.pick(tiny=2, fast=6, full=12)
     steps = size.pick(tiny=2, fast=500, full=1000)
-    others = dict(list(OTHERS.items())[:: size.pick(tiny=6, fast=1, full=1)])
+    others = dict(list(OTHERS.items())[:: size.pick(tiny=7, fast=1, full=1)])
     sequences = size.pick(tiny={3: 50}, fast={4: 1000, 6: 400}, full={4: 2000, 6: 700, 8: 300})
     shared = (
         f"seed=range(0,{seeds})",

@@ -114,7 +114,7 @@ def row_of(label: str, T: int, runs: Sequence[study.Run], start: Start, steps: i
     return {
         "T": T,
         "setting": label,
-        "||l|-1|": middle,
+        "modulus": middle,
         "from": low,
         "to": high,
         "theory": None,
@@ -174,7 +174,7 @@ def measure(size: study.Size) -> study.Finding:
         row = row_of(label, length, runs, starts[length], steps)
         if label.startswith("SGD") or label.startswith("momentum"):
             row["theory"] = starts[length].modulus(starts[length].displacement(runs[0], steps))
-            ratios.append((length, label, row["||l|-1|"] / row["theory"], *starts[length].along(runs, steps)))
+            ratios.append((length, label, row["modulus"] / row["theory"], *starts[length].along(runs, steps)))
         rows.append(row)
     found = exponents(main, top, steps)
     heard = starts[T].blocks(main[top])
@@ -195,14 +195,14 @@ def texts(
     powers = ", ".join(f"{name} {p:.2f} ({low:.2f} to {high:.2f})" for name, (p, low, high) in found.items()) or "none"
     along = [f"{share:.3f} +- {error:.3f} (T = {T}, {label})" for T, label, _, share, error in ratios]
     changed = [row for row in rows if not row["setting"].startswith("SGD")]
-    worst = max((row for row in rows if row["setting"].startswith("SGD")), key=lambda row: row["||l|-1|"])
+    worst = max((row for row in rows if row["setting"].startswith("SGD")), key=lambda row: row["modulus"])
     says = f"""Descent under noise keeps the function that it is trained on and slowly takes the algorithm apart. After {steps} steps of
     {worst["setting"]} at T = {worst["T"]} one window errs {worst["window"]:.2g}, and the twentieth of a stream {worst["20th"]:.2g}: the oscillators' |lambda| has
-    changed by {worst["||l|-1|"]:.2g} a step. It grows with powers, and 95 % intervals, of {powers}; theory has 2, 2 and 1. The theory has no fitted
+    changed by {worst["modulus"]:.2g} a step. It grows with powers, and 95 % intervals, of {powers}; theory has 2, 2 and 1. The theory has no fitted
     number: measured over predicted change of |lambda| is {min(r[2] for r in ratios):.2f} to {max(r[2] for r in ratios):.2f}; of the weights' mean displacement along
     its part without curvature {"; ".join(along)}, with standard errors over {seeds} runs. Most of the mean displacement lies in
     {"; ".join(f"{name} ({100 * share:.0f} %)" for name, share in heard)}. At rate and noise {compared[0]:g} and {compared[1]:g}:
-    {"; ".join(f"{row['setting']} {row['||l|-1|']:.2g} (20th window {row['20th']:.2g})" for row in changed)}."""
+    {"; ".join(f"{row['setting']} {row['modulus']:.2g} (20th window {row['20th']:.2g})" for row in changed)}."""
     silent = """The theory is that of the start: once the drift has changed curvature and cloud, speeds change too. |lambda| contains the
     cloud's own scatter, which dominates where the drift is small, and lowers the exponents there. Streams see what one window
     does not, so theirs is another loss with another boundary; batch times windows is nearly that of the other runs. Adam and decay
