@@ -96,15 +96,15 @@ def finished(tmp_path_factory):
 def test_a_run_on_a_narrow_terminal(finished):
     folder, status, shown = finished
     assert status == 0 and (folder / "one" / "summary.json").is_file()
-    assert not overlong(shown, 40) and "verdict         \x1b[32mpreserved\x1b[0m" in shown, shown
+    assert not overlong(shown, 40) and "verdict         \x1b[33munmoved\x1b[0m" in shown, shown
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_report_fits(finished, columns):
     status, shown = on_terminal(columns, "report", "one", folder=finished[0])
-    assert status == 0 and not overlong(shown, columns) and "\x1b[32mpreserved" in shown
+    assert status == 0 and not overlong(shown, columns) and "\x1b[33munmoved" in shown
     status, shown = on_terminal(columns, "report", "one", folder=finished[0], NO_COLOR="1")
-    assert status == 0 and "preserved" in shown and "\x1b[" not in shown
+    assert status == 0 and "unmoved" in shown and "\x1b[" not in shown
 
 
 def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):

@@ -105,7 +105,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     assert float(found["exact optim.lr_over_boundary=0.5"]["error_end_median"]) == pytest.approx(end("exact", 0.5, 3))
     assert len(rows(tmp_path / "runs.csv")) == 42
     table = said[: said.index("failed: ")].splitlines()
-    assert max(map(len, table)) <= 80 and len(table) == 3 + 2 * 6
+    assert max(map(len, table)) <= 80 and len(table) == 4 + 2 * 6
     assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
     assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, written by nobody now", said)
 

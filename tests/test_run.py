@@ -43,7 +43,7 @@ class TestRecords:
         assert figures == {"weight_hh_init.png", "train_loss.png", "spectrum.png", "gen_eigenvalues.png"}
         assert folder.checkpoint_steps() == [0, 10, 20]
         summary = folder.summary()
-        assert summary["status"] == "done" and summary["verdict"] == "preserved" and summary["steps"] == 20
+        assert summary["status"] == "done" and summary["verdict"] == "unmoved" and summary["steps"] == 20
         assert summary["relative_error"]["initial"] < 1e-13 and summary["relative_error"]["final"] < 1e-12
         assert 0 < summary["baseline"]["mean"] < summary["baseline"]["zero"]
         assert set(summary["loss"]) == {"initial", "final"} and summary["optim"]["lr_over_boundary"] == pytest.approx(
@@ -140,7 +140,7 @@ class TestRecords:
 
 def start_and_end(ran, name, *overrides):
     folder = ran(*QUICK, *overrides, name=name)
-    return folder.load_checkpoint(0)["net"], folder.load_checkpoint(6)["net"], folder
+    return folder.load_checkpoint(0)["weights"], folder.load_checkpoint(6)["weights"], folder
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_window_longer_than_the_recording(cli, tmp_path):
 def test_a_recording_trains(cli, tmp_path):
     np.save(tmp_path / "wave.npy", np.sin(np.arange(400)))
     status, out, _ = cli(*SMALL, "signal=file", f"signal.path={tmp_path}/wave.npy", "hydra.run.dir=here")
-    assert status == 0 and "preserved" in out
+    assert status == 0 and "unmoved" in out
     assert RunFolder(tmp_path / "here").summary()["relative_error"]["final"] < 1e-12
 
 
@@ -332,9 +332,7 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     table = (tmp_path / "sweep" / "summary.csv").read_text()
     rows = table.splitlines()
     assert (
-        len(rows) == 3
-        and rows[1].startswith("spectral,3,0,preserved")
-        and rows[2].startswith("random,3,0,no algorithm")
+        len(rows) == 3 and rows[1].startswith("spectral,3,0,unmoved") and rows[2].startswith("random,3,0,no algorithm")
     )
     assert max(map(len, out[out.index("relative error on") :].splitlines())) <= 80 + 60  # folder names may be long
     for name in ("summary.csv", "runs.csv", "train_loss.png"):

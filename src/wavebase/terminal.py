@@ -15,7 +15,7 @@ import textwrap
 from typing import NoReturn, TextIO
 
 PLAIN_WIDTH = 80  # columns of what goes to a file or a pipe
-COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "drifted": 33, "broken": 31, "diverged": 31}
+COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "unmoved": 33, "drifted": 33, "broken": 31, "diverged": 31}
 VERDICTS = re.compile(rf"(?<![\w/.-])({'|'.join(COLOURS)})(?![\w/.-])")
 # what a terminal would obey: control characters, and those that turn the direction of writing
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -218,7 +218,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     if moved:
         counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
         how += [
-            f"weights moved   {line}" if not n else f"                {line}"
+            f"weights changed {line}" if not n else f"                {line}"
             for n, line in enumerate(textwrap.wrap(counts, 63))
         ]
     if noise:
