@@ -144,7 +144,7 @@ def test_the_parts_of_a_drift_do_not_depend_on_rounding():
 def test_the_algorithm_passes_the_exchange_with_any_gains():
     """In the coordinates that a window's start fixes, Re is exchanged for Re and Im for Im: no tanh spoils that."""
     assert measured(*NETS["trainable"])["mechanism/interchange_gen"] == pytest.approx(1, abs=1e-9)
-    assert abs(measured(*NETS["random"])["mechanism/interchange_gen"]) < 0.5
+    assert measured(*NETS["random"])["mechanism/interchange_gen"] < 0.5  # the exchange may harm such a net
 
 
 def test_a_plane_that_is_not_there_is_at_a_right_angle():
