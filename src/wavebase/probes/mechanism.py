@@ -186,7 +186,8 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
         slope = 1.0 if net.input_gate == "tanh" else 0.25
         weight = net.weights["weight_hh_input"].clone()
-        change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
+        drive = slope * net.weights["weight_ih_cell"][blocks["sum"]].double()
+        change = torch.where(drive == 0, 0, back / drive)  # a unit that reads no input takes in nothing
         oscillating = blocks["gen"]
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
         exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
