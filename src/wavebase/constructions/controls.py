@@ -130,7 +130,9 @@ def prune_half(start: Construction, generator: torch.Generator) -> Construction:
     return start.replace_weights(weights)
 
 
-def randomise_bins(start: Construction, bins: Iterable[int], generator: torch.Generator) -> tuple[Construction, dict[str, Tensor]]:
+def randomise_bins(
+    start: Construction, bins: Iterable[int], generator: torch.Generator
+) -> tuple[Construction, dict[str, Tensor]]:
     """Draw the rows of the bins' sum, prod and spec units at random, and say which entries those are.
 
     A row gets a random direction in natural units and keeps its length there. Gates that stay open or closed, and the

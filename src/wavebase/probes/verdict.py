@@ -166,7 +166,8 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
         return verdict
     begun, loss = judge(start, thresholds), _number(start, "loss/relative")
     if any(c.kind == "mechanism" for c in begun.conditions):
-        had, bound = begun.name != "broken", thresholds.lost
+        had, bound = begun.name not in ("broken", "diverged"), thresholds.lost
+        loss = next((c.value for c in begun.conditions if c.kind == "function"), loss)
     else:
         had, bound = loss <= thresholds.valid, thresholds.valid
     if not had and (verdict.name not in KEPT or begun.name == verdict.name):
