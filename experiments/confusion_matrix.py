@@ -237,8 +237,8 @@ def by_training(size: study.Size, overrides: str, seeds: range) -> list[Judged]:
     """The runs of one family; a random start, which has no algorithm of its own, is judged against the exact one."""
     steps = {
         "few": size.pick(tiny=2, fast=30, full=100),
-        "brief": size.pick(tiny=2, fast=200, full=1000),
-        "long": size.pick(tiny=2, fast=2000, full=6000),
+        "brief": size.pick(tiny=2, fast=100, full=500),
+        "long": size.pick(tiny=2, fast=1000, full=6000),
     }
     runs = size.sweep(*overrides.format(**steps).split(), f"seed=range({seeds.start},{seeds.stop})")
     judged = []

@@ -21,16 +21,12 @@ from wavebase.report import Run
 
 FIRST = 100
 SHARED = "model=spectral T=3,4 task.label_noise=0.1 train.steps={steps} seed=range({first},{last})"
-TRAINING = {
-    "sgd": "optim=sgd optim.lr_over_boundary=0.5",
-    "adam": "optim=adam optim.lr=0.01",
-}
-VARIANTS = {  # of exact float64 gains; 1e7 and 1e6 keep every argument under the preset's
-    "eps 2^-20": f"model.eps={2.0**-20}",
-    "eps 2^-12": f"model.eps={2.0**-12}",
-    "other s3, s5": "model.gains.s3=1e7 model.gains.s5=1e7",
-    "float32": "dtype=float32",
-}
+TRAINING = ("optim=sgd optim.lr_over_boundary=0.5", "optim=adam optim.lr=0.01")
+VARIANTS = (  # beside exact float64 gains; 1e7 keeps every argument under the preset's
+    f"model.eps={2.0**-20},{2.0**-12}",
+    "model.gains.s3=1e7 model.gains.s5=1e7",
+    "dtype=float32",
+)
 Values = dict[str, Condition]
 Pair = tuple[str, Values, str, Values, bool]  # verdict and conditions of both; whether the second is in float32
 
@@ -69,21 +65,18 @@ def displaced_pair(seed: int) -> Pair:
 
 def trained_pairs(size: study.Size) -> list[Pair]:
     """Runs with exact float64 gains beside runs with each variant, equal in all else."""
-    last = FIRST + size.pick(tiny=1, fast=3, full=12)
-    shared = SHARED.format(steps=size.pick(tiny=2, fast=200, full=1000), first=FIRST, last=last).split()
+    last = FIRST + size.pick(tiny=1, fast=5, full=20)
+    shared = SHARED.format(steps=size.pick(tiny=2, fast=100, full=500), first=FIRST, last=last).split()
     pairs = []
-    for optimiser in TRAINING.values():
-        base = {key: runs[0] for key, runs in _runs(size, *shared, *optimiser.split()).items()}
-        for label, words in VARIANTS.items():
-            for key, runs in _runs(size, *shared, *optimiser.split(), *words.split()).items():
-                pair = base[key], runs[0]
-                (one, values), (other, others) = ((run.verdict, _conditions(run)) for run in pair)
-                pairs.append((one, values, other, others, label == "float32"))
+    few = size.name == "tiny"
+    for optimiser in TRAINING[:1] if few else TRAINING:
+        base = study.grouped(size.sweep(*shared, *optimiser.split()), "T", "seed")
+        for variant in VARIANTS[-1:] if few else VARIANTS:
+            for run in size.sweep(*shared, *optimiser.split(), *variant.split()):
+                (first,) = base[run.config["T"], run.config["seed"]]
+                single = run.config["dtype"] == "float32"
+                pairs.append((first.verdict, _conditions(first), run.verdict, _conditions(run), single))
     return pairs
-
-
-def _runs(size: study.Size, *words: str) -> dict[tuple[int, int], list[Run]]:
-    return study.grouped(size.sweep(*words), "T", "seed")
 
 
 def _conditions(run: Run) -> Values:

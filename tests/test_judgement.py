@@ -140,10 +140,7 @@ class TestSameChangeSameVerdict:
     @pytest.mark.parametrize("words", [(), ("task.label_noise=0.1",)])
     def test_trained(self, ran, words):
         ways = {"exact": (), "eps": ("model.eps=1e-4",), "float32": ("dtype=float32",)}
-        ends = {
-            way: ran(*RUN, "train.steps=20", f"hydra.run.dir=runs/{way}", *words, *more).summary()
-            for way, more in ways.items()
-        }
+        ends = {way: ran(*RUN, "train.steps=20", *words, *more, name=way).summary() for way, more in ways.items()}
         assert {end["verdict"] for end in ends.values()} == {"preserved" if words else "unmoved"}
 
 
@@ -180,11 +177,7 @@ def test_the_command_judges_runs_and_checkpoints(ran, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["wavebase.probe", str(folder.path), "samples=16", "draws=4"])
     probe.main()
     out = capsys.readouterr().out
-    assert (
-        "verdict at step 40: broken" in out
-        and "so far: unmoved from step 0, " in out
-        and "spectral_radius" in out
-    )
+    assert "verdict at step 40: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
     stored = json.loads((folder.path / "verdict.json").read_text())
     assert stored["verdict"] == "broken" and stored["first_failed"]["centred/loss"] in (10, 20, 30, 40)
 
