@@ -26,6 +26,7 @@ from wavebase.tasks.power_spectrum import PowerSpectrum
 
 PROBES = (
     function.held_out_error,
+    function.centred_error,
     function.quadratic_forms,
     mechanism.oscillators,
     mechanism.masked_error,

@@ -38,6 +38,33 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
 
 
 @registered
+def centred_error(snapshot: Snapshot) -> dict[str, float]:
+    """How far the net is from its function when a constant is taken from each bin: its mean error on the training signal.
+
+    The sharpest directions of an exact net shift one bin's output by a constant, which the readout's bias undoes: a
+    displacement of a thousandth costs a digit of precision and says nothing about how the power is computed.
+
+    centred/loss: the training signal's loss relative to that of the mean predictor, 1 for any constant output.
+    centred/<probe signal>: the relative error. Empty for a net that is held against no algorithm for power spectra.
+    """
+    if "spec" not in snapshot.blocks:
+        return {}
+    constant = mean_error(snapshot.predict(snapshot.held_out["training"][0]), snapshot.held_out["training"][1])
+    values: dict[str, float] = {}
+    for name, (signal, target) in snapshot.held_out.items():
+        output = snapshot.predict(signal) - constant
+        values[f"centred/{name}"] = snapshot.metrics(output, target)["relative_error"]
+        if name == "training":
+            values["centred/loss"] = snapshot.loss(output, target).item() / snapshot.baselines["mean"]
+    return values
+
+
+def mean_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean of output - target over sequences and windows: [sequences, windows, bins] to [bins]."""
+    return (output - target).mean((0, 1))
+
+
+@registered
 def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
     """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
     `held_out_error`'s."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import WEIGHT_NAMES, Construction
+from wavebase.probes.function import mean_error
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import join_gates, lstm_sequence
 from wavebase.registry import registered
@@ -137,8 +138,8 @@ def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndar
 @registered
 def masked_error(snapshot: Snapshot) -> dict[str, float]:
     """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
-    that the algorithm does not connect (through this gate). What the net has learnt to use there is missed; what it has
-    not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
+    that the algorithm does not connect (through this gate), less its mean in each bin. What the net has learnt to use there
+    is missed; what it has not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
     """
     construction = snapshot.construction
     if construction is None:
@@ -153,7 +154,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
                     weights[name][to, source] = 0
     signal, target = snapshot.held_out["training"]
     output = outputs(construction.replace_weights(weights), signal)
-    return {"mechanism/masked_error": snapshot.metrics(output, target)["relative_error"]}
+    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(output, target), target)["relative_error"]}
 
 
 @registered
@@ -188,7 +189,8 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
         slope = 1.0 if net.input_gate == "tanh" else 0.25
         weight = net.weights["weight_hh_input"].clone()
-        change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
+        drive = slope * net.weights["weight_ih_cell"][blocks["sum"]].double()
+        change = torch.where(drive == 0, 0, back / drive)  # a unit that reads no input takes in nothing
         oscillating = blocks["gen"]
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
         exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})

@@ -6,6 +6,7 @@ that was exact all its digits and a loose one none. Conditions are of four kinds
 
     function     the training signal's loss is not lost in that of predicting the mean
     off_support  nor are the errors on signals that training need not have shown, and the quadratic forms
+                 (both but for a constant in each bin, see `function.centred_error`)
     mechanism    modes, masked weights, interchange: how the function is computed
     position     how far the weights are from the exact ones, modulo what no output can see
 
@@ -26,8 +27,8 @@ from typing import Literal
 Kind = Literal["function", "off_support", "mechanism", "position"]
 KINDS: tuple[Kind, ...] = ("function", "off_support", "mechanism", "position")
 KEPT = ("preserved", "deformed")
-# signals so weak that a constant offset of no account elsewhere drowns them: part of the precision, not of the name
-WEAK = ("error/impulses", "error/half_amplitude")
+# signals so weak that a leak of no account elsewhere drowns them: part of the precision, not of the name
+WEAK = ("impulses", "half_amplitude")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     kinds = {kind: [c for c in every if c.kind == kind] for kind in KINDS}
     failed = {kind: [c for c in members if not c.holds] for kind, members in kinds.items()}
     if failed["function"]:
-        return Verdict("broken", [c.words() for c in failed["function"]], every, weight)
+        lost = failed["function"] + failed["mechanism"]
+        return Verdict("broken", [_with_bin(c, now) for c in lost], every, weight)
     training = errors.pop("training", math.nan)
     worst = max(errors, key=lambda name: errors[name], default="")
     precision = Precision(training, errors.get(worst, math.nan), worst)
@@ -164,7 +166,8 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
         return verdict
     begun, loss = judge(start, thresholds), _number(start, "loss/relative")
     if any(c.kind == "mechanism" for c in begun.conditions):
-        had, bound = begun.name != "broken", thresholds.lost
+        had, bound = begun.name not in ("broken", "diverged"), thresholds.lost
+        loss = next((c.value for c in begun.conditions if c.kind == "function"), loss)
     else:
         had, bound = loss <= thresholds.valid, thresholds.valid
     if not had and (verdict.name not in KEPT or begun.name == verdict.name):
@@ -179,19 +182,23 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
 def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) -> list[Condition]:
     """Every condition that the values allow to check."""
     found = []
-    if "loss/relative" in now:
-        found.append(Condition("function", "loss/relative", _number(now, "loss/relative"), thresholds.lost))
-    bounds = {name: thresholds.off_support for name in now if name.startswith("error/")}
-    bounds["function/quadratic_form_error"] = thresholds.forms
-    for name, bound in bounds.items():
-        if name in now and name != "error/training" and name not in WEAK:
-            found.append(Condition("off_support", name, _number(now, name), bound))
+    loss = "centred/loss" if "centred/loss" in now else "loss/relative"
+    if loss in now:
+        found.append(Condition("function", loss, _number(now, loss), thresholds.lost))
+    for signal in [name.removeprefix("error/") for name in now if name.startswith("error/")]:
+        name = f"centred/{signal}" if f"centred/{signal}" in now else f"error/{signal}"
+        if signal not in ("training", *WEAK):
+            found.append(Condition("off_support", name, _number(now, name), thresholds.off_support))
+    name = "function/quadratic_form_error"
+    if name in now:
+        found.append(Condition("off_support", name, _number(now, name), thresholds.forms))
     for name in ("mechanism/mode_phase", "mechanism/mode_modulus"):
         if name in now:
             found.append(Condition("mechanism", name, _number(now, name), thresholds.mode))
     name = "mechanism/masked_error"
     if name in now:
-        bound = max(2 * _number(now, "error/training"), thresholds.masked)
+        own = _number(now, "centred/training" if "centred/training" in now else "error/training")
+        bound = max(2 * own, thresholds.masked)
         found.append(Condition("mechanism", name, _number(now, name), bound))
     for name in now:
         if name.startswith("mechanism/interchange_"):
