@@ -139,7 +139,7 @@ def measure(size: study.Size) -> study.Finding:
         for shift, (what, colour) in zip(
             (-0.2, 0, 0.2), zip(list(MEASURED)[:3], figures.COLOURS, strict=False), strict=True
         ):
-            (before, *_), (after, low, high) = found[name, EVERYWHERE, shown][what]
+            (before, *_), (after, *_) = found[name, EVERYWHERE, shown][what]
             label = {"error": "one window", "stream": "stream", "masked": "without leakage"}[what]
             right.plot([place + shift] * 2, [before, after], "-", color=colour, linewidth=1)
             right.plot(place + shift, before, "x", color=colour)
