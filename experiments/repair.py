@@ -64,11 +64,6 @@ def middle(runs: list[study.Run], when: str, tag: str) -> tuple[float, float, fl
     return study.median([np.inf if value is None else value for value in values])
 
 
-def brief(value: float) -> str:
-    """A number to one digit, as short as can be."""
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
-
-
 def trained(
     size: study.Size, T: int, files: Mapping[str, tuple[str, float]], chosen: Mapping[str, str]
 ) -> dict[tuple[str, str, float], list[study.Run]]:
@@ -117,10 +112,10 @@ def measure(size: study.Size) -> study.Finding:
             {
                 "with": optimiser if kind == EVERYWHERE else f"{optimiser}, {kind}",
                 "far": distance,
-                "was": brief(now["error"][0][0]),
-                "error": "{} ({}-{})".format(*map(brief, now["error"][1])),
-                **{name: brief(now[name][1][0]) for name in ("stream", "masked")},
-                "apart": brief(now["distance"][1][0]),
+                "was": study.brief(now["error"][0][0]),
+                "error": "{} ({}-{})".format(*map(study.brief, now["error"][1])),
+                **{name: study.brief(now[name][1][0]) for name in ("stream", "masked")},
+                "apart": study.brief(now["distance"][1][0]),
                 "mostly": Counter(run.verdict for run in runs).most_common(1)[0][0],
             }
         )
