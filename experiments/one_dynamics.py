@@ -43,9 +43,8 @@ def drift(run: study.Run, units: Mapping[str, torch.Tensor]) -> float:
 def units(run: study.Run, T: int) -> Mapping[str, torch.Tensor]:
     """The natural units of a run's start."""
     config = run.config
-    gains = {
-        name: g for name in ("a", "s1", "s2", "s3", "s4", "s5") if (g := config[f"model.gains.{name}"]) is not None
-    }
+    given = {key.removeprefix("model.gains."): g for key, g in config.items() if key.startswith("model.gains.")}
+    gains = {name: g for name, g in given.items() if g is not None}
     dtype = getattr(torch, config["dtype"])
     made: Construction = spectral_construction(T, dtype=dtype, eps=config["model.eps"], gains=gains, scale=1 / T)
     return {name: unit.double() for name, unit in made.unit_scale.items()}

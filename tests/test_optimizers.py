@@ -12,7 +12,7 @@ from wavebase import jobs
 from wavebase.constructions.alignment import natural_units
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM
-from wavebase.optimizers import GaussNewton, MuonWithAdamW, load_state, needs_closure
+from wavebase.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
 from wavebase.spectrum import power_spectrum
@@ -28,6 +28,7 @@ CHOICES = [
     *((name, (f"optim={OWN[name]}",) if name in OWN else (*PLAIN, f"optim._target_=torch.optim.{name}")) for name in EVERY if name != "Muon"),
     ("muon", ("optim=muon",)),
     ("gauss_newton", ("optim=gauss_newton",)),
+    ("adam_l1", ("optim=adam_l1",)),
     ("matrices by torch's Muon", (*PLAIN, "optim._target_=torch.optim.Muon", "train.parameters=['weight_*']")),
 ]  # fmt: skip
 WORDS = (*SMALL, "model.preset=trainable", "train.steps=3", "train.checkpoint_every=1", "train.log_every=1")
@@ -77,7 +78,20 @@ def test_elementwise_is_what_it_says(kind):
 
 
 def test_no_other_of_torchs_is_elementwise():
-    assert {kind.__name__ for kind in ELEMENTWISE} == set(EVERY) - {"Adafactor", "LBFGS", "Muon"}
+    assert {kind.__name__ for kind in ELEMENTWISE} == set(EVERY) - {"Adafactor", "LBFGS", "Muon"} | {"AdamL1"}
+
+
+def test_l1_takes_its_share():
+    """Of (x - 1)^2 / 2 and (x - 0.1)^2 / 2 with 0.3 |x| the minima are 0.7 and 0."""
+    x = torch.nn.Parameter(torch.tensor([1.0, 0.1], dtype=torch.float64))
+    optimizer = AdamL1([x], lr=1e-3, l1=0.3)
+    for _ in range(1000):
+        x.grad = gradient = x.detach() - torch.tensor([1.0, 0.1])
+        optimizer.step()
+        assert x.grad is gradient
+    torch.testing.assert_close(x.detach(), torch.tensor([0.7, 0.0], dtype=torch.float64), atol=5e-3, rtol=0)
+    with pytest.raises(ValueError, match="must be at least 0 and finite, got -1"):
+        AdamL1([x], l1=-1)
 
 
 class Half(torch.nn.Module):

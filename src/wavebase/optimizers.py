@@ -1,4 +1,4 @@
-"""Optimisers beside torch's: Muon for matrices with AdamW for the rest, Gauss-Newton, Lion; and loading any one's state."""
+"""Optimisers beside torch's: Muon for matrices with AdamW for the rest, Gauss-Newton, Adam with L1, Lion; and loading any one's state."""
 
 from __future__ import annotations
 
@@ -126,6 +126,42 @@ class GaussNewton(optim.Optimizer):
         with torch.no_grad():
             for p, before in zip(self._trained, start, strict=True):
                 p.copy_(before)
+
+
+@registered
+class AdamL1(optim.Adam):
+    """Adam on the loss plus `l1` times the sum of all |numbers|, whose slope joins the gradient as coupled weight decay does.
+
+    Args:
+        params, lr, betas, eps: see torch.optim.Adam.
+        l1: weight of the sum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        l1: float = 1e-3,
+    ):
+        if not 0 <= l1 < float("inf"):
+            raise ValueError(f"optim.l1 must be at least 0 and finite, got {l1}; use 1e-3")
+        super().__init__(params, lr, betas, eps)
+        for group in self.param_groups:
+            group.setdefault("l1", l1)
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One step; the gradients are left as they are."""
+        kept = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    kept.append((p, p.grad))
+                    p.grad = p.grad + group["l1"] * p.detach().sign()
+        super().step()
+        for p, gradient in kept:
+            p.grad = gradient
 
 
 @registered

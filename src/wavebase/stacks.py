@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
-from wavebase.optimizers import GaussNewton, needs_closure
+from wavebase.optimizers import AdamL1, GaussNewton, needs_closure
 
 # optimisers that treat every number of a tensor by itself: those of many nets can be one tensor. Of torch's others Adafactor
 # and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
 ELEMENTWISE = (
     optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Rprop, optim.Adadelta,
-    optim.Adagrad, optim.ASGD,
+    optim.Adagrad, optim.ASGD, AdamL1,
 )  # fmt: skip
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)

@@ -15,6 +15,8 @@ from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
 from wavebase.registry import registered
 
+FLAT = 1e-12  # share of the largest derivative up to which one is none, where all are in units
+
 
 @registered
 def distance(snapshot: Snapshot) -> dict[str, float]:
@@ -71,19 +73,23 @@ def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     }
 
 
-def subspaces(net: Construction, windows: int = 256) -> Subspaces:
-    """The parts of weight space about a net.
+def subspaces(net: Construction, windows: int = 256, unit_scaled: bool = False) -> Subspaces:
+    """The parts of weight space about a net; with `unit_scaled` of the space of its weights over their natural units.
 
     frozen: parameters whose every derivative is zero (behind saturated gates, in dead units). visible: the row space of the
     Jacobian J of the outputs of `windows` windows of white noise, its rank cut at 1e-10 of the largest singular value. gauge:
     the continuous symmetry group's directions (`symmetry.tangent`), less what of them is visible. What is left, null, the
     function does not see either, with no symmetry of the linear regime behind it.
     """
-    jacobian = output_jacobian(net, windows)
-    live = jacobian.abs().amax(0) > 0
+    unit = (
+        torch.cat([net.unit_scale[name].flatten() for name in net.weights]).double() if unit_scaled else torch.ones(())
+    )
+    jacobian = output_jacobian(net, windows) * unit
+    size = jacobian.abs().amax(0)
+    live = size > (FLAT * size.max() if unit_scaled else 0)  # in units, what a saturated gate lets through is rounding
     _, sizes, rows = torch.linalg.svd(jacobian[:, live], full_matrices=False)
     visible = rows[sizes > 1e-10 * sizes[0]]
-    gauge = torch.cat(list(symmetry.tangent(net.weights, net.blocks).values()))[:, live]
+    gauge = (torch.cat(list(symmetry.tangent(net.weights, net.blocks).values())) / unit)[:, live]
     gauge = gauge / gauge.norm(dim=1, keepdim=True).clamp_min(1e-300)
     gauge = gauge - (gauge @ visible.mT) @ visible
     _, sizes, directions = torch.linalg.svd(gauge, full_matrices=False)
