@@ -139,7 +139,7 @@ def exponents(main: dict, top: tuple[float, float], steps: int) -> dict[str, tup
 
 
 def measure(size: study.Size) -> study.Finding:
-    steps = size.pick(tiny=2, fast=5000, full=10000)
+    steps = size.pick(tiny=2, fast=3000, full=10000)
     seeds = size.pick(tiny=2, fast=4, full=10)
     T, longer = size.pick(tiny=(3, None), fast=(4, 8), full=(4, 8))
     settings = size.pick(
@@ -150,6 +150,7 @@ def measure(size: study.Size) -> study.Finding:
     top, compared = settings[-1], (0.5, settings[min(1, len(settings) - 1)][1])
     changes = dict(list(CHANGES.items())[:: size.pick(tiny=3, fast=1, full=1)])
     shared = (
+        "hydra.launcher.processes=1",  # one stack of all seeds: few nets cost nearly what one does
         f"seed=range(0,{seeds})",
         f"train.steps={steps}",
         f"train.checkpoint_every={max(steps // 10, 1)}",
