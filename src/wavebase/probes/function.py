@@ -45,9 +45,10 @@ def centred_error(snapshot: Snapshot) -> dict[str, float]:
     displacement of a thousandth costs a digit of precision and says nothing about how the power is computed.
 
     centred/loss: the training signal's loss relative to that of the mean predictor, 1 for any constant output.
-    centred/<probe signal>: the relative error. Empty for a net that is held against no algorithm for power spectra.
+    centred/<probe signal>: the relative error. Empty for a net that is held against no algorithm for power spectra, and where all
+    targets are nearly the same (a steady tone), so that a constant would be all that there is to know.
     """
-    if "spec" not in snapshot.blocks:
+    if "spec" not in snapshot.blocks or not snapshot.baselines["mean"] > SAME * snapshot.baselines["zero"]:
         return {}
     constant = mean_error(snapshot.predict(snapshot.held_out["training"][0]), snapshot.held_out["training"][1])
     values: dict[str, float] = {}
