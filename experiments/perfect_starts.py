@@ -27,7 +27,7 @@ STILL = {"SGD, none": "optim=sgd"}  # a control: plain descent, which a perfect 
 
 
 def measure(size: study.Size) -> study.Finding:
-    T = size.pick(tiny=3, fast=4, full=8)
+    T = size.pick(tiny=3, fast=3, full=8)
     seeds = size.pick(tiny=1, fast=10, full=30)
     steps = size.pick(tiny=2, fast=1000, full=1000)
     shared = (
