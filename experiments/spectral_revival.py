@@ -38,7 +38,13 @@ def measure(size: study.Size) -> study.Finding:
     seeds = size.pick(tiny=1, fast=8, full=50)
     back = size.pick(tiny=2, fast=300, full=6000)
     durations = size.pick(tiny=(1,), fast=(10, 100), full=(10, 30, 100, 300, 1000, 3000))
-    shared = (f"T={T}", f"seed=range(0,{seeds})", "train.log_every=5", "probe.curvature=false", "probe.curvature_batch=64")
+    shared = (
+        f"T={T}",
+        f"seed=range(0,{seeds})",
+        "train.log_every=5",
+        "probe.curvature=false",
+        "probe.curvature_batch=64",
+    )
     groups = {
         f"{under}, off for {off}": size.sweep(
             *shared, *words.split(), "task.shuffle_targets=true", f"task.off_task_steps={off}",
