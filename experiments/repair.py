@@ -105,7 +105,9 @@ def measure(size: study.Size) -> study.Finding:
     groups |= trained(size, T, within, {"SGD": OPTIMISERS["SGD"]})
 
     rows, found = [], {}
-    for (optimiser, kind, distance), runs in groups.items():
+    order = sorted(groups, key=lambda key: (key[1] != EVERYWHERE, names.index(key[0]), key[1], key[2]))
+    for optimiser, kind, distance in order:
+        runs = groups[optimiser, kind, distance]
         now = {name: [middle(runs, when, tag) for when in ("initial", "final")] for name, tag in MEASURED.items()}
         found[optimiser, kind, distance] = now
         rows.append(
