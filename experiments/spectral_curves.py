@@ -64,7 +64,7 @@ def measure(size: study.Size) -> study.Finding:
             later = steps > brief
             steps, table = np.concatenate([begin, steps[later]]), np.concatenate([near, table[:, later]], 1)
         shown = table.clip(FLOOR, TOP)
-        ax.plot(steps, np.median(shown, 0), color=colour, label=label)
+        ax.plot(steps, np.median(shown, 0), color=colour, linewidth=2, label=label)
         ax.fill_between(steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, linewidth=0)
         ends[label] = study.median(table[:, -1])
         on_stream = [run.value("probes", "final", "error/stream") for run in chosen]
