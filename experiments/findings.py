@@ -19,15 +19,19 @@ STUDIES = (
     "confusion_matrix",
     "spectral_exactness",
     "spectral_frontier",
+    "one_dynamics",
     "spectral_boundary",
-    "spectral_basin",
+    "noise_law",
+    "slow_drift",
+    "phase_diagram",
+    "spectral_curves",
+    "repair",
     "spectral_optimisers",
+    "perfect_starts",
+    "rounding",
     "spectral_rivals",
     "spectral_support",
     "spectral_revival",
-    "spectral_curves",
-    "noise_law",
-    "slow_drift",
 )
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -35,7 +39,8 @@ HEAD = """# Findings
 
 Made by `make findings` from the records of the studies in `experiments/`; every number below is one that a study wrote
 into its `finding.json`. Intervals are of 95 %: Wilson's for shares, order statistics' for medians, Student's t for exponents.
-Errors are relative, ||P_hat - P|| / ||P||: predicting zero has 1. Losses are given over the mean predictor's. The verdicts
+Errors are relative, ||P_hat - P|| / ||P||: predicting zero has 1. Losses are given over the mean predictor's. Nets start at the
+exact algorithm and train unit-scaled coordinates unless a row says raw; distances are in those coordinates. The verdicts
 and their thresholds are in `conf/probe/default.yaml` and `src/wavebase/probes/verdict.py`.
 """
 

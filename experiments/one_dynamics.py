@@ -95,7 +95,7 @@ def measure(size: study.Size) -> study.Finding:
         moved = drift(long, units(long, T))
         rates.setdefault(T, []).append(long.value("optim", "lr"))
         compared = reference.setdefault(T, (errors, moved))
-        trained = [step for step in errors if step]
+        trained = sorted(step for step in errors if step)
         away = np.array([abs(errors[step] / compared[0][step] - 1) for step in trained])
         apart[T, label] = max(away), abs(moved / compared[1] - 1)
         row = {"T": T, "start": label} | {f"at {step}": f"{errors[step]:.6f}" for step in shown}

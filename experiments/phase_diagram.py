@@ -57,7 +57,7 @@ def measured(run: study.Run) -> float:
 def measure(size: study.Size) -> study.Finding:
     T = size.pick(tiny=3, fast=4, full=8)
     seeds = size.pick(tiny=1, fast=2, full=10)
-    steps = size.pick(tiny=2, fast=400, full=4000)
+    steps = size.pick(tiny=2, fast=300, full=4000)
     noises = size.pick(tiny=(0.1,), fast=(0.03, 0.1, 0.3), full=(0.01, 0.03, 0.1, 0.3, 1.0))
     rates = size.pick(tiny=(0.5, 1.5), fast=(0.1, 0.5, 0.9, 1.2), full=(0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5))
     decays = size.pick(tiny=(0.0,), fast=(0.0, 1e-3, 1e-1), full=(0.0, 1e-4, 1e-3, 1e-2, 1e-1))

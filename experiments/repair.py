@@ -68,7 +68,7 @@ def trained(
     size: study.Size, T: int, files: Mapping[str, tuple[str, float]], chosen: Mapping[str, str]
 ) -> dict[tuple[str, str, float], list[study.Run]]:
     """The runs from each file with each optimiser, by optimiser, direction and distance."""
-    steps = size.pick(tiny=2, fast=500, full=5000)
+    steps = size.pick(tiny=2, fast=300, full=5000)
     whole = size.pick(tiny=(2, 16), fast=(10, 64), full=(30, 160))
     found: dict[tuple[str, str, float], list[study.Run]] = {}
     for optimiser, words in chosen.items():
@@ -86,7 +86,7 @@ def trained(
 def measure(size: study.Size) -> study.Finding:
     T = size.pick(tiny=3, fast=4, full=8)
     seeds = size.pick(tiny=1, fast=3, full=20)
-    far = size.pick(tiny=(0.01,), fast=(1e-3, 1e-2, 0.1, 0.3), full=(1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3))
+    far = size.pick(tiny=(0.01,), fast=(1e-3, 1e-2, 0.1), full=(1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3))
     aside = size.pick(tiny=(0.01,), fast=(1e-2, 0.1), full=(1e-3, 1e-2, 0.1, 0.3))  # within the parts
     start = wavebase.spectral_construction(T, scale=1 / T)
     parts = subspaces(start, unit_scaled=True)
@@ -105,7 +105,9 @@ def measure(size: study.Size) -> study.Finding:
     groups |= trained(size, T, within, {"SGD": OPTIMISERS["SGD"]})
 
     rows, found = [], {}
-    for (optimiser, kind, distance), runs in groups.items():
+    order = sorted(groups, key=lambda key: (key[1] != EVERYWHERE, names.index(key[0]), key[1], key[2]))
+    for optimiser, kind, distance in order:
+        runs = groups[optimiser, kind, distance]
         now = {name: [middle(runs, when, tag) for when in ("initial", "final")] for name, tag in MEASURED.items()}
         found[optimiser, kind, distance] = now
         rows.append(

@@ -49,8 +49,8 @@ def measure(size: study.Size) -> study.Finding:
         gains = {name: value * 2.0 ** draw.uniform(-4, 1) for name, value in middle.items()}
         drawn.append(measured(8, count, "float64", gains=gains))
 
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    left, centre, right = figure.subplots(1, 3, sharey=True)
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    left, centre = figure.subplots(1, 2, sharey=True)
     for (dtype, results), colour in zip(along.items(), figures.COLOURS, strict=False):
         left.plot(eps, [r["in its unit"] for r in results], "o", markersize=4, color=colour, label=f"{dtype}, measured")
         left.plot(eps, [r["bound"] for r in results], "-", color=colour, linewidth=1, label=f"{dtype}, bound")
@@ -59,25 +59,17 @@ def measure(size: study.Size) -> study.Finding:
         centre.plot(lengths, [r["in its unit"] for r in chosen], "o", markersize=4, color=colour)
         centre.plot(lengths, [r["bound"] for r in chosen], "-", color=colour, linewidth=1)
     finite = [r for r in drawn if np.isfinite(r["bound"])]
-    right.plot(
-        [r["bound"] for r in finite], [r["in its unit"] for r in finite], "o", markersize=4, color=figures.COLOURS[2]
-    )
-    ends = [min(r["bound"] for r in finite) / 2, max(r["bound"] for r in finite) * 2]
-    right.plot(ends, ends, "-", color=figures.GREY, linewidth=1, label="theory's bound")
     left.set(xlabel="eps, largest argument of a tanh", ylabel="largest error of a bin / energy of its window")
     left.set_title("T = 8 (dotted: tanh(u) rounds to u)", fontsize=11)
     centre.set(xlabel="T")
     centre.set_title("exact preset", fontsize=11)
-    right.set(xlabel="theory's bound")
-    right.set_title(f"{len(finite)} random gains, T = 8", fontsize=11)
-    for ax in (left, centre, right):
+    for ax in (left, centre):
         ax.set(xscale="log", yscale="log", ylim=(1e-17, 30))
         ax.axhline(1, color=figures.GREY, linestyle=":", label="as large as the spectrum")
         ax.grid(alpha=0.25)
     centre.set_xticks(lengths, map(str, lengths))
     centre.set_xticks([], minor=True)
     left.legend(fontsize=8, loc="upper left")
-    right.legend(fontsize=8, loc="upper left")
 
     cubic = (eps >= 2.0**-16) & (eps <= 2.0**-3)
     slope = study.exponent(eps[cubic], [r["error"] for r, use in zip(along["float64"], cubic, strict=True) if use])

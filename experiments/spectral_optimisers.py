@@ -29,7 +29,7 @@ PARTS = {"visible": figures.COLOURS[1], "null": figures.COLOURS[0], "gauge": fig
 def measure(size: study.Size) -> study.Finding:
     T = size.pick(tiny=3, fast=4, full=8)
     seeds = size.pick(tiny=1, fast=6, full=20)
-    steps = size.pick(tiny=2, fast=400, full=4000)
+    steps = size.pick(tiny=2, fast=300, full=4000)
     settings = dict(list(SETTINGS.items())[:: size.pick(tiny=5, fast=1, full=1)])
     shared = (
         "model=spectral",

@@ -151,7 +151,7 @@ class AdamL1(optim.Adam):
         for group in self.param_groups:
             group.setdefault("l1", l1)
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One step; the gradients are left as they are."""
         kept = []
         for group in self.param_groups:

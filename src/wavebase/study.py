@@ -128,7 +128,8 @@ def sweep(name: str, *overrides: str) -> list[Run]:
     """
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    words = ("-m", "hydra/launcher=stacked", f"hydra.sweep.dir={folder}", *overrides)
+    # a study reads the runs itself: no report of each sweep
+    words = ("-m", "hydra/launcher=stacked", "~hydra.callbacks.sweep_report", f"hydra.sweep.dir={folder}", *overrides)
     process = multiprocessing.get_context("fork").Process(target=_launch, args=(words, folder / "sweep.log"))
     process.start()
     process.join()
