@@ -8,14 +8,13 @@ from base64 import b64encode
 from inspect import getdoc
 from itertools import groupby
 from pathlib import Path
+from pkgutil import resolve_name
 
 import yaml
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 from nbconvert import MarkdownExporter
 from sphinx.util.rst import escape
-
-from wavebase import config
 
 project = html_title = "wavebase"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
@@ -34,8 +33,8 @@ html_css_files = ["site.css"]
 html_use_index = html_copy_source = html_show_copyright = smartquotes = False
 
 NAVIGATION = {
-    "Learn": "getting_started construction_to_verdict mathematics verdicts dashboard",
-    "Use": "run_folder sweeps extending",
+    "Learn": "getting_started construction_to_verdict mathematics unit_scaled verdicts dashboard",
+    "Use": "run_folder sweeps extending trust",
     "Systems": "cosine_transform reading_spectra frequency_extraction harmonic_forecast",
     "Results": "findings",
     "Reference": "reference/api reference/configuration architecture",
@@ -123,7 +122,7 @@ def configuration():
 
 def documented(name):
     """The docstring of what a file names."""
-    return "\n".join(["```{eval-rst}", *plain(getdoc(config.named(name, ""))), "```"])
+    return "\n".join(["```{eval-rst}", *plain(getdoc(resolve_name(name))), "```"])
 
 
 def option(file, group):

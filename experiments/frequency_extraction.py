@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from wavebase import assembly, config, records, report, study
 from wavebase.figures.extraction import SETS
@@ -53,7 +52,7 @@ def _spread(finals: list[dict[str, float]], key: str) -> str:
 
 def _references(run: study.Run) -> dict[str, dict[str, tuple[float, float]]]:
     """What the references make of the very data of a run."""
-    cfg = config.parse(OmegaConf.to_container(OmegaConf.load(run.folder.path / "config.yaml")))
+    cfg = config.parse(run.folder.config())
     task = assembly.assemble(cfg, learning_rate=1.0).task
     return {name: task.reference_errors(name) for name in SETS}
 

@@ -102,7 +102,7 @@ def test_every_key_of_the_configuration_is_known_and_explained():
             continue
         text, node = file.read_text(), yaml.safe_load(file.read_text())
         target = node.get("_target_", "")
-        found = config.named(target, "") if target else None
+        found = config.named(file.parent.name, target, "") if target else None
         schemas = {"optim": config.OptimSettings, "train": config.TrainSettings, "probe": config.ProbeSettings}
         docs = " ".join(
             str(thing.__doc__) for thing in (found, schemas.get(file.parent.name), config.Thresholds) if thing

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 
 import pytest
@@ -10,9 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import wavebase
-from wavebase.constructions.construction import Construction
+from wavebase.constructions import files
+from wavebase.constructions.construction import Construction, pad
 from wavebase.constructions.files import FORMAT
 from wavebase.constructions.lock_in import lock_in_construction
+from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.durable import RecordsError
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.signals.jittered_mix import JitteredMix
@@ -24,6 +27,9 @@ MADE = {
     "perturbed": lambda: wavebase.perturb(
         wavebase.spectral_construction(4), wavebase.Perturbation(scale=1e-3), torch.Generator().manual_seed(0)
     ),
+    "padded": lambda: pad(wavebase.spectral_construction(4, bins="half"), 50),
+    "resonator": lambda: resonator_construction(4, dtype=torch.float64),
+    "delay line": lambda: delay_line_construction(4, dtype=torch.float64),
     "lock-in": lambda: lock_in_construction(JitteredMix(), 1000),
 }
 
@@ -81,6 +87,31 @@ def test_other_files_are_refused(tmp_path):
     save_file({"w": torch.ones(2)}, file, {"format": "wavebase construction, version 3"})
     assert "version 3" in refused(file)
     refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda about, tensors: about.pop("T"), lambda about, tensors: about.update(bins="[]"), lambda about, tensors: about.update(T='"8"'),
+     lambda about, tensors: about.update(blocks='{"gen": [0, 99]}'), lambda about, tensors: about.update(margin="[" * 100_000),
+     lambda about, tensors: about.update(input_gate='"os.system"'), lambda about, tensors: tensors.pop("level"),
+     lambda about, tensors: tensors.update(weight_ih_cell=torch.ones(())), lambda about, tensors: tensors.update(weight_hh_cell=torch.ones(2)), lambda about, tensors: tensors.pop("bias_ih_forget"),
+     lambda about, tensors: tensors.update({"mask.weight_hh_cell": torch.ones(21, 21)})],
+)  # fmt: skip
+def test_a_right_checksum_over_wrong_fields_is_not_enough(change, tmp_path):
+    """Whoever can write the file can write its checksum: each of these once ended in a traceback, or in a net of other weights."""
+    file = tmp_path / "it.safetensors"
+    wavebase.save_construction(wavebase.spectral_construction(3), file)
+    with safe_open(file, framework="pt") as opened:
+        about, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    about.pop("sha256")
+    change(about, tensors)
+    save_file(tensors, file, about | {"sha256": files._digest(tensors, about)})
+    assert "other fields than a construction's" in refused(file)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "it.safetensors")
+    assert "no file" in refused(tmp_path / "it.safetensors")
 
 
 def test_no_changed_bit_and_no_cut_is_taken(tmp_path):

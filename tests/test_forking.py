@@ -5,22 +5,35 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from conftest import SMALL
-from wavebase import assembly, jobs, report
+from conftest import HANG, SMALL, wait_until
+from wavebase import jobs, report
 from wavebase.durable import holder
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
+from wavebase.probes import curvature
 from wavebase.records import RunFolder, find_runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
-LONG = ("T=4", "train.steps=100000", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false",
+LONG = ("T=4", "train.steps=10000000", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false",
         "train.checkpoint_every=20", "optim.lr=0.01", "threads=1")  # fmt: skip
 STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=2", "hydra.sweep.dir=sweep")
+# the command line, whose runs wait after the checkpoint before their step 40 until there is a file `go`
+HELD = """
+import time
+from pathlib import Path
+from wavebase import run
+from wavebase.records import RunFolder
+def held(self, step, state, save=RunFolder.save_checkpoint):
+    while step >= 40 and not Path("go").exists():
+        time.sleep(0.02)
+    save(self, step, state)
+RunFolder.save_checkpoint = held
+run.main()
+"""
 
 
 def numbers(run):
@@ -28,28 +41,17 @@ def numbers(run):
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
-def started(folder, *words):
+def started(folder, *words, program=("-m", "wavebase.run")):
     """A sweep under way, with the first checkpoints of all of its four runs."""
-    command = [sys.executable, "-m", "wavebase.run", "-m", *STACKED, *words, "seed=0,1,2,3"]
+    command = [sys.executable, *program, "-m", *STACKED, *words, "seed=0,1,2,3"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while len(list(folder.glob("sweep/*/checkpoints/step_00000020.pt"))) < 4 and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: len(list(folder.glob("sweep/*/checkpoints/step_00000020.pt"))) == 4, process)
     return process
 
 
 def writers(folder):
     """The processes that write runs of the sweep."""
     return {int(holder(path.parent).split()[1]) for path in folder.glob("sweep/*/config.yaml") if holder(path.parent)}
-
-
-def gone(processes):
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if not any(os.path.exists(f"/proc/{process}") for process in processes):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_processes_change_no_number(cli, tmp_path):
@@ -95,7 +97,7 @@ def test_a_signal_ends_every_process_between_two_steps(number, tmp_path):
     process = started(tmp_path, *LONG)
     assert len(writers(tmp_path)) == 2 and process.pid not in writers(tmp_path)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "the same command continues it" in err, out + err
     states = [run.summary() for run in find_runs(tmp_path / "sweep")]
     assert [state["status"] for state in states] == ["interrupted"] * 4 and min(s["steps"] for s in states) >= 20
@@ -107,20 +109,23 @@ def test_they_die_with_the_process_that_forked_them(tmp_path):
     process = started(tmp_path, *LONG)
     children = writers(tmp_path)
     process.kill()
-    process.communicate(timeout=60)
-    assert len(children) == 2 and gone(children) and not writers(tmp_path)
+    process.communicate(timeout=HANG)
+    assert len(children) == 2
+    wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
+    assert not writers(tmp_path)
 
 
 def test_one_that_is_killed_is_told_and_the_others_finish(tmp_path):
-    process = started(tmp_path, *LONG, "train.steps=400")
+    process = started(tmp_path, *LONG, "train.steps=400", program=("-c", HELD))
     os.kill(next(iter(writers(tmp_path))), signal.SIGKILL)
-    out, err = process.communicate(timeout=100)
+    (tmp_path / "go").touch()
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 1 and "must fit into memory" in err and "Traceback" not in err, out + err
     done = [run.path.name for run in find_runs(tmp_path / "sweep") if (run.summary() or {}).get("status") == "done"]
     assert len(done) == 2, out + err
     again = subprocess.run(
         [sys.executable, "-m", "wavebase.run", "-m", *STACKED, *LONG, "train.steps=400", "seed=0,1,2,3"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
     )  # fmt: skip
     assert again.returncode == 0 and "4 runs, 0 failed" in again.stdout and "continues from step" in again.stdout
 
@@ -142,8 +147,8 @@ def test_results_and_errors_come_back():
 
 def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     measured = []
-    real = assembly._lambda_max
-    monkeypatch.setattr(assembly, "_lambda_max", lambda *given: measured.append(1) or real(*given))
+    real = curvature.Hessian.largest
+    monkeypatch.setattr(curvature.Hessian, "largest", lambda *given: measured.append(len(given)) or real(*given))
 
     def refuse(job, error):
         raise error
@@ -157,5 +162,23 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     listed = [jobs.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
     jobs.run_stacked(listed, 64, refuse)
     assert len(measured) == 4, "two seeds, and as many configurations of the probe"
+    measured.clear()
+    adaptive = [
+        (*words, "model=random", "optim=adam", "optim.lr=null", f"optim.lr_over_boundary={rate}", f"optim.eps={eps}")
+        for rate in (0.1, 0.2) for eps in (1e-8, 1e-2)
+    ]  # fmt: skip
+    more = [
+        jobs.Job(composed(*each), tmp_path / f"adam{n}", {}) for n, each in enumerate([settings[0][:-1], *adaptive])
+    ]
+    jobs.run_stacked(more, 64, refuse)
+    assert len(measured) == 1 + 2 * 2, "lambda_max once for all optimisers, two preconditioned curvatures for each eps"
+    optim = [RunFolder(job.path).summary()["optim"] for job in more]
+    assert len({each["lambda_max"] for each in optim}) == 1
+    kept = [each["preconditioned"] for each in optim[1:]]
+    assert kept[0] == kept[2] != kept[1] == kept[3]
+    assert optim[0]["preconditioned"] is None and optim[0]["boundary"] == pytest.approx(2 / optim[0]["lambda_max"])
+    alone = jobs.Job(composed(*adaptive[1]), tmp_path / "alone", {})
+    jobs.run(alone, single=False)
+    assert RunFolder(alone.path).summary()["optim"] == optim[2], "a cached value is the one that a run alone measures"
     found = [RunFolder(job.path).summary()["optim"]["lambda_max"] for job in listed]
     assert found[:4] == found[4:8] and found[0] == found[1] != found[2] and found[8] is None

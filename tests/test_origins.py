@@ -2,12 +2,10 @@
 
 import re
 
-import pytest
 import yaml
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from wavebase import config
 
 WORDS = ("experiment=second_argmax", "T=16", "optim.lr=0.1", "train.parameters=[weight_hh]", "+seeds.data=3")
 
@@ -61,12 +59,3 @@ def test_interpolations_and_missing_values_are_told(cli):
 def test_wrong_words_are_complained_about_as_in_a_run(cli):
     status, out, err = cli("--cfg", "job", "modle=spectral")
     assert status == 1 and "did you mean model" in err and not out
-
-
-@pytest.mark.parametrize(
-    "path", ["wavebase.provenance.subprocess", "wavebase.provenance.version", "wavebase.study.records", "torch.nn.init.math",
-             "torch.optim.lr_scheduler.warnings", "wavebase.records.os", "Linear", "os.system", "wavebase.run.RunMode"],
-)  # fmt: skip
-def test_a_target_is_a_class_or_function_of_its_own_package(path, composed):
-    with pytest.raises(config.ConfigError, match=r"must name (a class or function of|what exists|something in)"):
-        config.build({"_target_": path}, "optim")

@@ -9,18 +9,19 @@ import pytest
 import torch
 
 import wavebase
-from wavebase.constructions import symmetry
+from wavebase.constructions import controls, symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM, random_weights
 from wavebase.probes import drift, dynamics, function, gradient, mechanism
 from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
 from wavebase.probes.snapshot import snapshot_of
-from wavebase.probes.verdict import Thresholds, first_failures, judge
+from wavebase.probes.verdict import Thresholds, first_failures, judge, judge_run
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
 
 T = 8
+BLOCKS = ("gen", "sum", "prod")
 TASK = PowerSpectrum(
     WhiteNoise(),
     T,
@@ -51,6 +52,19 @@ def test_function_error_of_exact_and_of_zero():
     assert all(zero[f"error/{name}"] == 1.0 for name in TASK.held_out)
     assert zero["loss/held_out"] == pytest.approx(TASK.baselines["zero"]) and zero["loss/relative"] > 1
     assert zero["task/worst_window_error"] == 1.0
+
+
+def test_a_constant_in_each_bin_is_taken_from_the_centred_error_only():
+    net = exact()
+    with torch.no_grad():
+        net.readout.bias.copy_(TASK.held_out["training"].target.mean((0, 1)))
+    plain, centred = function.held_out_error(snapshot(net)), function.centred_error(snapshot(net))
+    assert plain["error/training"] > 0.5 and plain["loss/relative"] > 0.5
+    assert centred["centred/loss"] < 1e-25 and all(centred[f"centred/{name}"] < 1e-12 for name in TASK.held_out)
+    torch.nn.init.zeros_(net.readout.weight)
+    constant = function.centred_error(snapshot(net))
+    assert constant["centred/loss"] == pytest.approx(1) and constant["centred/white_noise"] > Thresholds().off_support
+    assert function.centred_error(replace(snapshot(net), construction=None)) == {}
 
 
 def test_mean_baseline_is_the_best_constant():
@@ -187,15 +201,17 @@ def test_continuous_moves_leave_the_mechanism_alone(kind):
     seen = trained_on(construction, moved.weights)
     values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
     for name, value in values.items():
-        wanted = 1.0 if "interchange" in name or "gain_product" in name else 0.0
-        assert value == pytest.approx(wanted, abs=1e-6), name
+        if not name.endswith("_bin"):
+            wanted = 1.0 if "interchange" in name or "gain_product" in name else 0.0
+            assert value == pytest.approx(wanted, abs=1e-6), name
     displaced = {}
     for name, weight in construction.weights.items():
         noise = torch.randn(weight.shape, generator=seeded(), dtype=torch.float64)
         displaced[name] = weight + noise * ((moved.weights[name] - weight).norm() / noise.norm())
     values = mechanism.oscillators(trained_on(construction, displaced))
     values |= mechanism.interchange(trained_on(construction, displaced))
-    assert any(abs(v - (1.0 if "interchange" in n or "gain" in n else 0.0)) > 1e-3 for n, v in values.items())
+    measured = {name: value for name, value in values.items() if not name.endswith("_bin")}
+    assert any(abs(v - (1.0 if "interchange" in n or "gain" in n else 0.0)) > 1e-3 for n, v in measured.items())
 
 
 def test_modes_see_a_planted_turn_and_a_planted_growth():
@@ -255,6 +271,28 @@ def test_masked_error_misses_what_was_learnt_outside_the_mask():
     seen = trained_on(construction, weights)
     assert mechanism.masked_error(snapshot(SpectralLSTM(construction)))["mechanism/masked_error"] < 1e-13
     assert mechanism.masked_error(seen)["mechanism/masked_error"] > 0.1
+
+
+@pytest.mark.parametrize("names", [("readout.weight",), ("weight_hh_input",), None])
+def test_silence_holds_no_mechanism(names):
+    """A readout, an input gate or a whole net of zeros: every measure has a value, and none says that something is there."""
+    construction = spectral()
+    zero = {n: torch.zeros_like(w) if names is None or n in names else w for n, w in construction.weights.items()}
+    seen = trained_on(construction, zero)
+    values = mechanism.oscillators(seen) | mechanism.masked_error(seen) | mechanism.interchange(seen)
+    assert not any(math.isnan(value) for value in values.values())
+    assert values["mechanism/mode_phase"] == math.inf and values["mechanism/gain_product_max"] == 0
+    assert values["mechanism/masked_error"] > 0.5 and max(values[f"mechanism/interchange_{b}"] for b in BLOCKS) <= 0
+    found = judge(function.held_out_error(seen) | function.centred_error(seen) | values, Thresholds())
+    assert found.name == "broken" and "centred/loss is 1" in found.reasons[0] and "(bin 0)" in found.reasons[1]
+
+
+@pytest.mark.parametrize("k", [0, 2, 4, 7])
+def test_a_retuned_oscillator_is_found_by_its_bin(k):
+    construction = spectral()
+    values = mechanism.oscillators(trained_on(construction, controls.retune(construction, k, 0.1).weights))
+    assert values["mechanism/mode_phase_bin"] == k and values["mechanism/mode_phase"] == pytest.approx(0.1 * T)
+    assert values["mechanism/mode_modulus"] < 1e-12
 
 
 def test_interchange_fails_where_the_blocks_do_not_carry_the_function():
@@ -338,9 +376,10 @@ def test_sharpness_of_a_quadratic_with_known_hessian():
 
 
 class TestVerdict:
-    start: ClassVar = {
+    exact: ClassVar = {
         "error/training": 1e-15,
         "error/tones": 1e-15,
+        "error/impulses": 1e-15,
         "loss/relative": 1e-30,
         "function/quadratic_form_error": 1e-15,
         "mechanism/mode_phase": 0.0,
@@ -349,49 +388,90 @@ class TestVerdict:
         "mechanism/interchange_sum": 1.0,
         "position/distance": 0.0,
     }
-    unknown: ClassVar = {name: value for name, value in start.items() if "/mode" not in name and "mech" not in name}
+    centred: ClassVar = {"centred/loss": 1e-30, "centred/training": 1e-15, "centred/tones": 1e-15}
+    unknown: ClassVar = {name: value for name, value in exact.items() if "/mode" not in name and "mech" not in name}
 
     @pytest.mark.parametrize(
         "end,name",
         [
             ({}, "preserved"),
+            ({"error/training": 0.05, "loss/relative": 5e-3, "error/impulses": 0.9}, "preserved"),  # to one digit
             ({"position/distance": 0.5}, "deformed"),
-            ({"error/tones": 0.02}, "drifted"),
-            ({"function/quadratic_form_error": 0.06}, "drifted"),
+            ({"error/tones": 0.6}, "drifted"),
+            ({"function/quadratic_form_error": 0.11}, "drifted"),
             ({"mechanism/mode_phase": 0.06}, "drifted"),
             ({"mechanism/mode_modulus": math.inf}, "drifted"),
-            ({"mechanism/masked_error": 0.021}, "drifted"),
-            ({"mechanism/interchange_sum": 0.9}, "drifted"),
-            ({"mechanism/interchange_sum": 0.9, "error/training": 0.02}, "broken"),
-            ({"error/training": 0.02, "position/distance": 0.5}, "broken"),
+            ({"mechanism/masked_error": 0.11}, "drifted"),
+            ({"mechanism/masked_error": 0.11, "error/training": 0.06}, "preserved"),  # not twice the error with them
+            ({"mechanism/interchange_sum": 0.85}, "drifted"),
+            ({"mechanism/interchange_sum": 0.85, "loss/relative": 0.3}, "broken"),
+            ({"loss/relative": 1.9, "error/training": 1.0, "position/distance": 0.5}, "broken"),
             ({"error/training": math.nan}, "diverged"),
             ({"error/tones": math.inf}, "diverged"),
         ],
     )
     def test_each(self, end, name):
-        verdict = judge(self.start, {**self.start, **end}, Thresholds())
+        verdict = judge({**self.exact, **end}, Thresholds())
         assert verdict.name == name and verdict.reasons
-        assert {c.name for c in verdict.conditions} == set(self.start) - {"loss/relative"}
+        assert {c.name for c in verdict.conditions} == set(self.exact) - {"error/training", "error/impulses"}
+        assert (verdict.precision is None) == (name in ("broken", "diverged"))
+
+    def test_a_constant_costs_precision_and_no_name(self):
+        offset = {**self.exact, "loss/relative": 2.0, "error/training": 0.9, "error/tones": 0.8}
+        assert judge(offset, Thresholds()).name == "broken"  # nothing is known of a constant
+        found = judge({**offset, **self.centred}, Thresholds())
+        assert found.name == "preserved" and found.precision.training == 0.9
+        assert judge({**offset, **self.centred, "centred/tones": 0.6}, Thresholds()).name == "drifted"
+        assert judge({**offset, **self.centred, "centred/loss": 0.3}, Thresholds()).name == "broken"
+        masked = {**offset, **self.centred, "mechanism/masked_error": 0.11}
+        assert judge(masked, Thresholds()).name == "drifted"  # the constant does not widen the bound
+
+    def test_a_lost_function_says_which_oscillator_is_off(self):
+        end = {**self.exact, "loss/relative": 0.3, "mechanism/mode_phase": 0.4, "mechanism/mode_phase_bin": 3.0}
+        found = judge(end, Thresholds())
+        assert found.name == "broken" and found.reasons[1] == "mechanism/mode_phase is 0.4, over 0.05 (bin 3)"
+
+    def test_how_precisely_is_a_number_beside_the_name(self):
+        end = {**self.exact, "error/training": 0.0122, "error/impulses": 0.045}
+        found = judge(end, Thresholds())
+        assert found.precision.training == 0.0122 and found.precision.worst == "impulses"
+        assert found.precision.words() == (
+            "to 1.9 digits on the training signal (error 0.012), 1.3 at worst (0.045, impulses)"
+        )
+
+    def test_the_bin_of_an_oscillator_that_is_off_is_named(self):
+        end = {**self.exact, "mechanism/mode_phase": 0.4, "mechanism/mode_phase_bin": 3.0}
+        assert judge(end, Thresholds()).reasons == ["mechanism/mode_phase is 0.4, over 0.05 (bin 3)"]
 
     def test_a_moved_net_of_unknown_mechanism_is_not_called_deformed(self):
         start = {**self.unknown, "drift/weight_hh_cell": 0.0}
         del start["position/distance"]
-        assert judge(start, start, Thresholds()).name == "preserved"
-        assert judge(start, {**start, "drift/weight_hh_cell": 0.5}, Thresholds()).name == "moved"
+        assert judge(start, Thresholds()).name == "preserved"
+        assert judge({**start, "drift/weight_hh_cell": 0.5}, Thresholds()).name == "moved"
 
-    def test_a_zero_output_or_a_random_start_has_no_algorithm_to_keep(self):
-        start: ClassVar = {"error/training": 1.0, "loss/relative": 1.86, "drift/weight_hh_cell": 0.0}
-        assert judge(start, start, Thresholds()).name == "no algorithm"
+    def test_a_run_that_neither_begins_nor_ends_at_an_algorithm_has_none(self):
+        lost = {**self.exact, "error/training": 1.0, "loss/relative": 1.86}
+        assert judge_run(lost, lost, Thresholds()).name == "no algorithm"
+        assert judge_run(self.exact, lost, Thresholds()).name == "broken"
+        assert judge_run(lost, {**self.exact, "position/distance": 0.1}, Thresholds()).name == "deformed"  # repaired
+        unknown: ClassVar = {"error/training": 1.0, "loss/relative": 1.86, "drift/weight_hh_cell": 0.0}
+        assert judge_run(unknown, unknown, Thresholds()).name == "no algorithm"
+
+    def test_a_run_in_which_nothing_moved_is_not_called_preserved(self):
+        counts = {"moved/trained": 100.0, "moved/changed": 0.0}
+        found = judge_run(self.exact, {**self.exact, **counts}, Thresholds())
+        assert found.name == "unmoved" and "none of 100 trained weights" in found.reasons[0]
+        assert judge_run(self.exact, {**self.exact, **counts, "moved/changed": 1.0}, Thresholds()).name == "preserved"
 
     def test_thresholds_decide(self):
-        end = {**self.start, "position/distance": 0.5, "error/tones": 0.05}
-        assert judge(self.start, end, Thresholds(error_floor=0.1, distance=1.0)).name == "preserved"
+        end = {**self.exact, "position/distance": 0.5, "error/tones": 0.6}
+        assert judge(end, Thresholds(off_support=0.7, distance=1.0)).name == "preserved"
         with pytest.raises(ValueError, match=r"verdict\.distance"):
             Thresholds(distance=-1.0)
 
     def test_the_step_at_which_each_condition_first_failed(self):
-        worse = {**self.start, "mechanism/mode_phase": 0.06}
-        series = {0: self.start, 10: worse, 20: {**worse, "error/tones": 0.5}, 30: self.start}
-        first = first_failures(series, self.start, Thresholds())
+        worse = {**self.exact, "mechanism/mode_phase": 0.06}
+        series = {0: self.exact, 10: worse, 20: {**worse, "error/tones": 0.6}, 30: self.exact}
+        first = first_failures(series, Thresholds())
         assert first["mechanism/mode_phase"] == 10 and first["error/tones"] == 20
-        assert first["error/training"] is None and first["position/distance"] is None
+        assert first["loss/relative"] is None and first["position/distance"] is None

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.stats import binom
 
+from conftest import HANG
 from wavebase import report
 from wavebase.figures import sweeps
 from wavebase.records import RunFolder, find_runs
@@ -104,7 +105,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     assert float(found["exact optim.lr_over_boundary=0.5"]["error_end_median"]) == pytest.approx(end("exact", 0.5, 3))
     assert len(rows(tmp_path / "runs.csv")) == 42
     table = said[: said.index("failed: ")].splitlines()
-    assert max(map(len, table)) <= 80 and len(table) == 3 + 2 * 6
+    assert max(map(len, table)) <= 80 and len(table) == 4 + 2 * 6
     assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
     assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, written by nobody now", said)
 
@@ -209,7 +210,7 @@ QUIET = (
 
 def browsed(page, folder, *words):
     command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", *words, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
 
 def test_the_page_holds_everything_it_shows(tree, tmp_path):

@@ -9,14 +9,13 @@ import random
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import kill_fifty
-from conftest import SMALL
+from conftest import SMALL, wait_until
 from kill_fifty import contents, same
 from wavebase import durable, jobs
 from wavebase.interruption import Interrupted, Interruption
@@ -51,14 +50,14 @@ def test_the_comparison_sees_one_bit(composed, tmp_path):
 
 
 class Disk:
-    """Path.open for a disk with that many bytes left: what does not fit is cut off, as a full disk does."""
+    """`open` for a disk with that many bytes left: what does not fit is cut off, as a full disk does."""
 
     def __init__(self, left):
-        self.left, self.plain, self.written = left, Path.open, 0
+        self.left, self.written = left, 0
 
     def open(self, path, mode="r", *rest, **others):
-        if not set(mode) & set("wa+") or path.name == ".lock":
-            return self.plain(path, mode, *rest, **others)
+        if not set(mode) & set("wax+") or path.name == ".lock":
+            return open(path, mode, *rest, **others)
         disk = self
 
         class Raw(io.FileIO):
@@ -69,7 +68,7 @@ class Disk:
                 disk.written += fits
                 return super().write(memoryview(data).cast("B")[:fits])
 
-        return io.BufferedWriter(Raw(str(path), mode.replace("b", "")))
+        return io.BufferedWriter(Raw(str(path), mode.replace("b", ""), **others))
 
 
 def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch):
@@ -77,13 +76,13 @@ def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch)
     go(node, tmp_path / "whole")
     needed = Disk(10**12)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *words, **others: needed.open(self, *words, **others))
+        patch.setattr(durable, "open", needed.open, raising=False)
         go(node, tmp_path / "measured")
     whole, hit = contents(tmp_path / "whole"), set()
     for n, share in enumerate((0, 0.003, 0.2, 0.45, 0.9, 0.999)):
         disk, folder = Disk(int(share * needed.written)), tmp_path / f"cut{n}"
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", lambda self, *words, disk=disk, **others: disk.open(self, *words, **others))
+            patch.setattr(durable, "open", disk.open, raising=False)
             with pytest.raises(OSError, match="No space left"):
                 go(node, folder)
         hit.add(kill_fifty.readable(folder))
@@ -276,6 +275,8 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
         plain(self)
         with (tmp_path / "trained").open("a") as file:
             file.write(f"{self.folder.path.name} {os.getpid()}\n")
+        # neither goes on before both have a run: a fast one would leave nothing to the other
+        wait_until(lambda: len({line.split()[1] for line in (tmp_path / "trained").read_text().splitlines()}) == 2)
 
     monkeypatch.setattr(Session, "open", opened)
     workers = []

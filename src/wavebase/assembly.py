@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from wavebase import config
+from wavebase import boundaries, config, label_noise
+from wavebase.boundaries import Boundary, Curvatures
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
-from wavebase.probes import curvature
+from wavebase.optimizers import GaussNewton, needs_closure
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
+from wavebase.stored import reason
+
+FITS = 1e-3  # a start whose loss is under this share of the mean predictor's fits its targets
+MOST_DERIVATIVES = 5e7  # of outputs by parameters: beyond, in 400 MB, what label noise costs is not worked out
 
 
 class Pieces(NamedTuple):
@@ -27,11 +33,26 @@ class Pieces(NamedTuple):
     optimizer: torch.optim.Optimizer
     settings: config.OptimSettings
     learning_rate: float
-    lambda_max: float | None
+    boundary: Boundary
+    noise_error: float | None = None  # relative, that label noise alone will cause: see `label_noise.stationary_error`
 
 
-def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: float | None = None) -> Pieces:
-    """Build task, net and optimiser; measure lambda_max where it is needed and neither number is given. Raises ConfigError."""
+def assemble(
+    cfg: RunConfig,
+    learning_rate: float | None = None,
+    curvatures: Curvatures = Curvatures(),  # noqa: B008  immutable
+    measured: dict[str, Any] | None = None,
+) -> Pieces:
+    """Build task, net and optimiser; measure the boundary where it is needed, and what label noise will cost.
+
+    Args:
+        learning_rate: of a run that goes on; nothing is measured then.
+        curvatures: what was measured at that run's start.
+        measured: what has been measured at other starts, which equal ones take over; this one's is added.
+
+    Raises:
+        ConfigError: if something cannot be built, or the optimiser's boundary is asked for and there is none.
+    """
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
     source = config.build(cfg.signal, "signal")
     context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
@@ -41,20 +62,32 @@ def assemble(cfg: RunConfig, learning_rate: float | None = None, lambda_max: flo
     net = config.build(cfg.model, "model", context).to(device)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
+    optimizer = _optimizer(rest, settings, list(trained.values()))
+    _check_closure(optimizer, settings, task, net, cfg)
+    rule = boundaries.rule_of(optimizer)
     if learning_rate is None:
-        if not cfg.probe.curvature and settings.lr is not None:
-            lambda_max = None  # a run alone would not know it
-        elif lambda_max is None:
-            lambda_max = _lambda_max(net, task, cfg, trained)
+        if settings.lr is None and rule is None:
+            raise ConfigError(
+                f"optim.lr_over_boundary needs an optimiser whose boundary is known ({boundaries.KNOWN}, none with maximize=true), got {type(optimizer).__name__}; give optim.lr instead"
+            )
+        if cfg.probe.curvature or settings.lr is None:
+            curvatures = _curvatures(net, task, cfg, trained, rule, {} if measured is None else measured)
+        else:
+            curvatures = Curvatures()  # a run alone would not know them
+    boundary, begins = Boundary(rule, curvatures), learning_rate is None
+    if learning_rate is None:
         learning_rate = settings.lr
-        if learning_rate is None:
-            if lambda_max is None or not lambda_max > 0:
-                raise ConfigError(
-                    f"optim.lr_over_boundary needs a positive lambda_max, got {lambda_max}; give optim.lr instead"
-                )
-            learning_rate = (settings.lr_over_boundary or 0.0) * 2 / lambda_max
-    optimizer = config.build(rest, "optim", {"params": list(trained.values()), "lr": learning_rate})
-    return Pieces(task, net, trained, optimizer, settings, learning_rate, lambda_max)
+    if learning_rate is None:
+        if boundary.learning_rate is None:
+            got = ", ".join(f"{name} {value:.3g}" for name, value in boundary.values().items())
+            raise ConfigError(
+                f"optim.lr_over_boundary needs a positive, finite curvature, got {got}; give optim.lr instead"
+            )
+        learning_rate = (settings.lr_over_boundary or 0.0) * boundary.learning_rate
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    noise = _noise_error(net, task, cfg, trained, optimizer, {} if measured is None else measured) if begins else None
+    return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
 
 
 def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
@@ -66,10 +99,28 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
     if not steps:
         raise RecordsError(f"{folder.path} must hold checkpoints, got none; run it again with the same command")
     state = folder.load_checkpoint(steps[at])
-    cfg = config.parse(OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"), resolve=True))  # type: ignore[arg-type]
-    pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
-    pieces.net.load_state_dict(state["net"])
+    cfg, rate = config.parse_stored(folder.config()), state.get("learning_rate")
+    try:
+        curvatures = boundaries.recorded(state)
+    except (TypeError, ValueError):
+        rate = None
+    if not isinstance(rate, float):
+        raise RecordsError(
+            f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
+        )
+    pieces = assemble(cfg, rate, curvatures)
+    load_net(pieces.net, state, folder)
     return cfg, pieces
+
+
+def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
+    """Give the net a checkpoint's weights. Raises RecordsError for those of another net."""
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names, shapes and kinds
+        raise RecordsError(
+            f"{folder.path} must hold checkpoints of the net in its config.yaml, got others ({reason(error)}); restore config.yaml"
+        ) from error
 
 
 def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:
@@ -101,11 +152,118 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
     return trained
 
 
-def _lambda_max(net: nn.Module, task: Any, cfg: RunConfig, trained: Mapping[str, nn.Parameter]) -> float:
-    """Largest Hessian eigenvalue of the training loss at the start, on a batch of its own generator."""
+def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained: list[nn.Parameter]) -> Any:
+    """The optimiser with the learning rate that is given, else 1."""
+    made = config.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
+    if isinstance(made, torch.optim.SparseAdam):
+        raise ConfigError("optim._target_ must take dense gradients, got torch.optim.SparseAdam; use torch.optim.Adam")
+    return made
+
+
+def _check_closure(
+    optimizer: torch.optim.Optimizer, settings: config.OptimSettings, task: Any, net: nn.Module, cfg: RunConfig
+) -> None:
+    """Refuse what an optimiser that evaluates a batch several times cannot do."""
+    name = type(optimizer).__name__
+    if needs_closure(optimizer) and settings.clip_norm is not None:
+        raise ConfigError(
+            f"optim.clip_norm must be null with {name}, got {settings.clip_norm}; add optim.clip_norm=null"
+        )
+    if not isinstance(optimizer, GaussNewton):
+        return
+    if not hasattr(task, "residuals"):
+        raise ConfigError(
+            f"optim=gauss_newton needs a task whose loss is a sum of squares, got {type(task).__name__}; use optim=lbfgs"
+        )
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        with torch.no_grad():
+            try:
+                count, (inputs, target) = cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
+            except ValueError:  # a task of lanes takes no other number
+                count, (inputs, target) = 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+            optimizer.check(count * task.residuals(net(inputs), target).numel())
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _curvatures(
+    net: nn.Module,
+    task: Any,
+    cfg: RunConfig,
+    trained: Mapping[str, nn.Parameter],
+    rule: boundaries.Rule | None,
+    measured: dict[str, Any],
+) -> Curvatures:
+    """Curvatures at the start: the Hessian's on a batch of the probes' generator, gradients on the run's own first batches."""
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    data = cfg.generator("data")
+
+    def rested() -> None:  # a net that carries a state has moved on
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+    def training(step: int) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            signal, target = task.sample_batch(cfg.train.batch, data, step)
+            rested()
+            return task.loss(net(signal), target)
+
+        return loss
+
     try:
         signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+        key = "lambda_max " + _digest(net, trained, signal, target)
+        found = boundaries.measure(
+            rule,
+            lambda: task.loss(net(signal), target),
+            trained.values(),
+            (training(step) for step in range(boundaries.BATCHES)),
+            Curvatures(measured.get(key)),
+        )
+        measured[key] = found.lambda_max
+        return found
     except ValueError as error:  # a task of lanes takes no other number
         raise ConfigError(str(error)) from error
-    with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
-        return curvature.largest_curvature(lambda: task.loss(net(signal), target), trained.values())
+    finally:
+        rested()
+
+
+def _noise_error(
+    net: nn.Module,
+    task: Any,
+    cfg: RunConfig,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    measured: dict[str, Any],
+) -> float | None:
+    """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
+    sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
+    if not sigma or task.shuffle_targets or net.construction is None:
+        return None
+    try:
+        rule = label_noise.UpdateRule.of(optimizer)
+    except ValueError:
+        return None
+    signal, target = shown[0][: label_noise.enough(shown[1][0].numel())], shown[1]
+    numbers = sum(parameter.numel() for parameter in trained.values())
+    with torch.no_grad():
+        fits = task.loss(net(signal), target[: len(signal)]) <= FITS * task.baselines["mean"]
+    if rule.adaptive or not fits or numbers * signal.shape[0] * target[0].numel() > MOST_DERIVATIVES:
+        return None
+    key = "noise " + _digest(net, trained, signal)
+    if key not in measured:
+        with torch.random.fork_rng(devices=[]):
+            measured[key] = label_noise.gauss_newton(net, trained, signal).eigenvalues
+    return label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
+
+
+def _digest(net: nn.Module, trained: Iterable[str], *tensors: Any) -> str:
+    """What a measurement at a start depends on: the net's numbers, which of them are trained, and the data."""
+    digest = hashlib.sha256(repr((type(net), net.__dict__.get("input_gate"), sorted(trained))).encode())
+    for tensor in (*net.parameters(), *net.buffers(), *tree_leaves(tensors)):
+        digest.update(repr((tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavebase.durable import RecordsError, write_whole
+from wavebase import stored
+from wavebase.durable import RecordsError, open_regular, write_whole
 
 if TYPE_CHECKING:  # records are read without it where no weights are: it takes a second to import
     import torch
@@ -28,15 +28,46 @@ def load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"a wrong checksum in {broken}")
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path, "rb") as file:
+            stored.check_archive(file, checksums=True)  # torch does not look at them
+            found = torch.load(file, weights_only=True, map_location="cpu")
+        check_tensors(found)
+    except RecordsError:
+        raise
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecordsError(
-            f"{path} must be a readable checkpoint, got {reason}; delete it to use an older one"
+            f"{path} must be a readable checkpoint, got {stored.reason(error)}; delete it to use an older one"
         ) from error
+    if not isinstance(found, Mapping):
+        raise RecordsError(
+            f"{path} must be a checkpoint, got a file that holds a {type(found).__name__}; delete it to use an older one"
+        )
+    return dict(found)
+
+
+def check_tensors(value: Any) -> None:
+    """Raise ValueError for a tensor that says it is larger than what is stored of it: a file of a kilobyte could ask for any
+    memory."""
+    import torch
+
+    seen: set[int] = set()
+    rest = [value]
+    while rest:
+        node = rest.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, torch.Tensor):
+            if (
+                node.layout != torch.strided
+                or node.device.type != "cpu"
+                or node.nbytes > node.untyped_storage().nbytes()
+            ):
+                raise ValueError("a tensor without all of its numbers")
+        elif isinstance(node, Mapping):
+            rest += node.values()
+        elif isinstance(node, list | tuple):
+            rest += node
 
 
 def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:

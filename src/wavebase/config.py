@@ -10,19 +10,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from hydra.errors import CompactHydraException
 
+from wavebase import registry
 from wavebase.probes.verdict import Thresholds
 from wavebase.training import TrainSettings
-
-ALLOWED_TARGETS = ("wavebase.", "torch.optim.", "torch.nn.")
 
 
 class ConfigError(CompactHydraException, ValueError):
@@ -59,15 +58,16 @@ class ProbeSettings:
 
     def functions(self, key: Literal["measure", "figures"]) -> list[Callable[..., Any]]:
         """The functions that a list names. Raises ConfigError."""
-        root = "wavebase.probes" if key == "measure" else "wavebase.figures"
-        return [named(f"{root}.{name}", f"probe.{key}") for name in getattr(self, key)]
+        root = "wavebase.probes." if key == "measure" else "wavebase.figures."
+        return [named(f"probe.{key}", f"{root}{name}", f"probe.{key}", root) for name in getattr(self, key)]
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimSettings:
     """The keys of every optimiser; all others go to the torch.optim class.
 
-    lr: a number; or, if that is null, lr_over_boundary: a fraction of 2/lambda_max, measured at the start.
+    lr: a number; or, if that is null, lr_over_boundary: a fraction of the optimiser's stability boundary, measured at the
+    start (`wavebase.boundaries`).
     clip_norm: largest norm of the gradient, null for none. schedule, warmup: see `training.schedule_factor`.
     """
 
@@ -152,32 +152,42 @@ def parse(node: Mapping[str, Any]) -> RunConfig:
     return call(RunConfig, node, "")
 
 
+def parse_stored(node: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a stored run. Version 0.1 had other bounds for its verdict, relative to each start's own error:
+    such a run is judged by the present ones. Raises ConfigError."""
+    probe = node.get("probe")
+    bounds = probe.get("verdict") if isinstance(probe, Mapping) else None
+    if isinstance(bounds, Mapping) and "valid_loss" in bounds:
+        kept = {"weight": bounds["weight"]} if "weight" in bounds else {}
+        node = {**node, "probe": {**typing.cast(Mapping[str, Any], probe), "verdict": kept}}
+    return parse(node)
+
+
 def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
-    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError."""
-    path = node.get("_target_")
-    if not isinstance(path, str) or not path.startswith(ALLOWED_TARGETS):
-        raise ConfigError(
-            f"{where}._target_ must name something in {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/{where}"
-        )
+    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError.
+
+    where: the group, one of `registry.PACKAGES`; only what is registered for it can be named.
+    """
     return call(
-        named(path, f"{where}._target_"),
+        named(where, node.get("_target_"), f"{where}._target_"),
         {key: value for key, value in node.items() if key != "_target_"},
         where,
         context or {},
     )
 
 
-def named(path: str, label: str) -> Callable[..., Any]:
-    """The function or class at a dotted path, of wavebase or of torch's optim or nn. Raises ConfigError."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{label} must name what exists, got {path!r} ({error}); see conf/") from error
-    # what such a module itself has imported from elsewhere can be reached through it
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not found.__module__.startswith(ALLOWED_TARGETS):
+def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., Any]:
+    """The function or class that is registered for a group under this dotted name (`wavebase.registry`).
+
+    label: the key that named it; root: the part of the name that the key leaves out. Raises ConfigError.
+    """
+    found = registry.lookup(group, path) if isinstance(path, str) else None
+    if found is None:
+        got = path.removeprefix(root) if isinstance(path, str) else path
+        near = difflib.get_close_matches(str(got), [name.removeprefix(root) for name in registry.names(group)], 1, 0.6)
         raise ConfigError(
-            f"{label} must name a class or function of {', '.join(ALLOWED_TARGETS)}, got {path!r}; see conf/"
+            f"{label} must name what is registered for it, got {got!r}; "
+            + (f"did you mean {near[0]}?" if near else f"see conf/{group.partition('.')[0]}")
         )
     return found
 
@@ -277,4 +287,30 @@ def optimizer_group(node: Mapping[str, Any]) -> tuple[OptimSettings, dict[str, A
     """An optim group as the house's own settings and the rest, which belongs to the torch.optim class."""
     own = {field.name for field in dataclasses.fields(OptimSettings)}
     settings = call(OptimSettings, {key: value for key, value in node.items() if key in own}, "optim")
-    return settings, {key: value for key, value in node.items() if key not in own}
+    rest = {key: value for key, value in node.items() if key not in own}
+    _check_stable(rest)
+    return settings, rest
+
+
+def _check_stable(settings: Mapping[str, Any]) -> None:
+    """Refuse what no learning rate could make stable, and what torch would fail at in its first step. torch checks less."""
+    below_one = (
+        "momentum",
+        "dampening",
+        "betas",
+        "rho",
+        *["alpha"] * str(settings.get("_target_")).endswith("RMSprop"),
+    )
+    for name, value in settings.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not math.isfinite(number):
+                raise ConfigError(f"optim.{name} must be finite, got {number}; see conf/optim")
+            if name in below_one and not 0 <= number < 1:
+                raise ConfigError(f"optim.{name} must lie in 0 <= {name} < 1, got {number}; see conf/optim")
+            if name in ("weight_decay", "eps", "lambd", "lr_decay") and number < 0:
+                raise ConfigError(f"optim.{name} must be at least 0, got {number}; use 0")
+    for name in ("differentiable", "capturable"):
+        if settings.get(name):
+            raise ConfigError(f"optim.{name} must be false, got {settings[name]}; leave it out")

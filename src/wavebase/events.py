@@ -13,12 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from wavebase.durable import open_regular
+
 # Charts of TensorBoard's custom scalars: title, and regular expressions that are matched from a tag's beginning.
 CHARTS = {
     "loss beside its baselines": [r"loss/(train|held_out)$", r"baseline/"],
     "relative error of each probe signal": [r"error/"],
     "drift of each weight": [r"drift/[^/]+$"],
-    "lambda_max beside 2/learning rate": [r"curvature/(lambda_max|boundary)$"],
+    "lambda_max beside its boundary": [r"curvature/(lambda_max|boundary)$"],
+    "preconditioned curvature beside its boundary": [r"curvature/preconditioned(_boundary)?$"],
 }
 
 
@@ -32,7 +35,7 @@ class Events:
 
         self._Event, self._Summary = Event, Summary
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._writer = RecordWriter((folder / name).open("wb"))
+        self._writer = RecordWriter(open_regular(folder / name, "xb"))
         self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def scalars(self, step: int, values: Mapping[str, float | None], seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from wavebase import config, report
+from wavebase import boundaries, config, report
 from wavebase.assembly import assemble
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
+from wavebase.native import build
 from wavebase.records import RunFolder
 from wavebase.session import Session
 from wavebase.stacks import saved_bytes
@@ -63,6 +63,8 @@ def run_stacked(
         if processes < 2:
             return _run_stacked(jobs, max_stack, failed, interruption)
 
+        build.prepare()
+
         def part(n: int) -> list[float | None]:
             return _run_stacked(jobs[n::processes], max_stack, failed, interruption, processes)
 
@@ -92,10 +94,10 @@ def _run_stacked(
     """sharing: the processes that the memory is for."""
     errors: dict[int, float | None] = {}
     stacks: dict[Any, list[tuple[int, Session]]] = {}
-    curvatures: dict[str, float | None] = {}
+    measured: dict[str, Any] = {}
     for n, job in enumerate(jobs):
         try:
-            session = _prepare(job, single=False, curvatures=curvatures)
+            session = _prepare(job, single=False, measured=measured)
         except Exception as error:
             failed(job, error)
             continue
@@ -139,12 +141,11 @@ def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tup
 
 
 def _prepare(
-    job: Job, single: bool, until: int | None = None, curvatures: dict[str, float | None] | None = None
+    job: Job, single: bool, until: int | None = None, measured: dict[str, Any] | None = None
 ) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
 
-    until: continue from no later step. curvatures: lambda_max of starts that are measured already, by all of a
-    configuration that it depends on, which the optimiser is no part of."""
+    until: continue from no later step. measured: at other jobs' starts, see `assemble`."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -160,12 +161,9 @@ def _prepare(
     )
     state = folder.newest_checkpoint(until)
     if state is not None:
-        pieces = assemble(cfg, state["learning_rate"], state["lambda_max"])
+        pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
-        known = {} if curvatures is None else curvatures
-        start = json.dumps({key: value for key, value in job.node.items() if key != "optim"}, default=str)
-        pieces = assemble(cfg, lambda_max=known.get(start))
-        known[start] = pieces.lambda_max
+        pieces = assemble(cfg, measured=measured)
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.assembly import measure, restored, snapshot
+from wavebase.assembly import load_net, measure, restored, snapshot
 from wavebase.constructions.construction import Construction
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
+from wavebase.probes.verdict import judge_run as judge_by_values
 from wavebase.records import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
@@ -25,6 +26,7 @@ from wavebase.tasks.power_spectrum import PowerSpectrum
 
 PROBES = (
     function.held_out_error,
+    function.centred_error,
     function.quadratic_forms,
     mechanism.oscillators,
     mechanism.masked_error,
@@ -42,7 +44,9 @@ def verdict(
     count: int = 64,
     seed: int = 0,
 ) -> Verdict:
-    """Do these weights still hold the start's algorithm? Everything that the verdict of a run rests on, without a run.
+    """Do these weights hold the start's algorithm? Everything that the verdict of a run rests on, without a run.
+
+    The name says whether and how; `precision` of the result how precisely.
 
     weights: names and shapes as `start.weights` (see `constructions.construction.pad` for algorithms of other sizes).
     signal: the training signal, white noise within the start's amplitude by default; count: held-out sequences of each
@@ -76,11 +80,8 @@ def verdict(
         normalisation=known[0],  # type: ignore[arg-type]
         held_out_count=count,
     )
-    begun, now = (
-        measure(PROBES, snapshot_of(SpectralLSTM(start.replace_weights(w)), task, start.weights, start))
-        for w in (start.weights, weights)
-    )
-    return judge(begun, now, thresholds or Thresholds())
+    net = SpectralLSTM(start, weights)
+    return judge(measure(PROBES, snapshot_of(net, task, start.weights, start)), thresholds or Thresholds())
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Judgement:
 
     def table(self) -> str:
         """The verdict and its conditions, in at most 80 columns."""
-        lines = [f"verdict at step {max(self.verdicts)}: {self.last.name}"]
+        precision = f", {self.last.precision.words()}" if self.last.precision else ""
+        lines = [textwrap.fill(f"verdict at step {max(self.verdicts)}: {self.last.name}{precision}", 80)]
         lines += [f"  {reason}" for reason in self.last.reasons]
         lines.append(f"{'condition':<33} {'start':>9} {'now':>9}    {'bound':>9}  first fails")
         for c in self.last.conditions:
@@ -136,8 +138,8 @@ def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
     start = measure(probes, snapshot(pieces, begun, 0))
     values: dict[int, dict[str, float]] = {}
     for at in folder.checkpoint_steps() if step is None else [step]:
-        pieces.net.load_state_dict(folder.load_checkpoint(at)["net"])
+        load_net(pieces.net, folder.load_checkpoint(at), folder)
         values[at] = measure(probes, snapshot(pieces, begun, at))
     thresholds = cfg.probe.verdict
-    verdicts = {step: judge(start, measured, thresholds) for step, measured in values.items()}
-    return Judgement(verdicts, first_failures(values, start, thresholds), start)
+    verdicts = {step: judge_by_values(start, measured, thresholds) for step, measured in values.items()}
+    return Judgement(verdicts, first_failures(values, thresholds), start)

@@ -8,7 +8,10 @@ checkpoints how each moved in training (series.png). Heavy imports come late.
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +54,13 @@ def main(judge: bool = True) -> None:
     except KeyboardInterrupt:
         terminal.complain("interrupted; the same command reads it anew")
         sys.exit(130)
+    except Exception as error:  # what a file holds can be wrong in ways that no check names
+        if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
+            raise
+        terminal.complain(
+            f"{words[0]} must hold what wavebase or torch.save wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
+        )
+        sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         write_whole(out / name, lambda file: file.write(content))
 
     lines, written = [], []
-    if judge and source.config and source.last.startswith("step_"):
+    if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
         judged = judge_run(RunFolder(source.root), source.step)
         save("verdict.json", json.dumps(plain(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
         lines.append(judged.table() + "\n")
@@ -162,7 +172,8 @@ def _source(path: Path) -> Source:
     from wavebase.records import RunFolder
 
     if path.is_dir():
-        files = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
+        found = sorted(RunFolder(path).inside("checkpoints").glob("step_*.pt")) or sorted(path.glob("step_*.pt"))
+        files = {file.stem: file for file in found}
         if not files:
             raise ValueError(
                 f"the folder must hold checkpoints, got none named step_*.pt in {path}; give a run's folder"
@@ -173,20 +184,23 @@ def _source(path: Path) -> Source:
             raise ValueError(
                 f"the file must end in .pt, .pth or .npz, got {path.name}; save the state_dict with torch.save"
             )
-        files, root, out = [path], path.parent.parent, path.parent / f"{path.stem}_spectrum"
+        files, out = {path.stem: path.resolve()}, path.parent / f"{path.stem}_spectrum"
+        root = (
+            path.parent.parent if path.parent.name == "checkpoints" else path
+        )  # of no run: what lies above is not read
+        if out.is_symlink():
+            raise ValueError(f"{out} must be a folder of its own, got a link; remove it, or give out=FOLDER")
     else:
         raise ValueError(
             f"the path must exist, got {str(path)!r}; give a checkpoint, a run's folder or a file of weights"
         )
     config: dict[str, Any] = {}
     example = None
-    if (root / "config.yaml").is_file():
-        from omegaconf import OmegaConf
-
-        config = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))  # type: ignore[assignment]
-        if (root / "examples.npz").is_file():
+    if os.path.lexists(root / "config.yaml"):
+        config = RunFolder(root).config()
+        if os.path.lexists(root / "examples.npz"):
             example = RunFolder(root).examples().get("signal")
-    return Source({file.stem: file for file in files}, root, out, config, example)
+    return Source(files, root, out, config, example)
 
 
 def _weights(file: Path) -> Mapping[str, Any]:
@@ -194,11 +208,21 @@ def _weights(file: Path) -> Mapping[str, Any]:
     import numpy as np
     import torch
 
+    from wavebase import checkpoints, stored
+    from wavebase.durable import RecordsError, open_regular
+
     try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        found = torch.load(file, weights_only=True, map_location="cpu")
+        with open_regular(file, "rb") as opened:
+            if zipfile.is_zipfile(opened):
+                stored.check_archive(opened, unpacked=stored.MOST_ARRAYS)
+            opened.seek(0)
+            if file.suffix == ".npz":
+                with np.load(opened, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            found = torch.load(opened, weights_only=True, map_location="cpu")
+        checkpoints.check_tensors(found)
+    except RecordsError:
+        raise
     except Exception as error:  # numpy and torch raise many kinds for a broken file; all mean the same to the user
         library, reason = "numpy" if file.suffix == ".npz" else "torch", (str(error).splitlines() or [""])[0]
         raise ValueError(

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -21,13 +22,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from wavebase import checkpoints
-from wavebase.durable import Busy, Lock, RecordsError, holder, remove_parts, write_whole
+from wavebase import checkpoints, stored
+from wavebase.durable import Busy, Lock, RecordsError, holder, open_regular, remove_parts, write_whole
 from wavebase.events import Events
 
 __all__ = ["Busy", "RecordsError", "RunFolder", "find_runs", "plain", "write_whole"]
 
 log = logging.getLogger("wavebase")
+CHECKPOINT = re.compile(r"step_([0-9]{8,15})\.pt")
 
 
 def plain(value: Any) -> Any:
@@ -57,9 +59,11 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None if the run is not finished."""
         try:
-            summary = json.loads((self.path / "summary.json").read_bytes())
+            summary = stored.parse_json(stored.read_bytes(self.path / "summary.json", stored.MOST_SUMMARY))
         except FileNotFoundError:
             return None
+        except RecordsError:
+            raise
         except (ValueError, OSError) as error:
             raise RecordsError(
                 f"{self.path}/summary.json must be readable JSON, got {error}; delete it to run again"
@@ -70,10 +74,17 @@ class RunFolder:
             )
         return summary
 
+    def config(self) -> dict[str, Any]:
+        """config.yaml as plain containers. Raises RecordsError."""
+        return stored.read_config(self.path / "config.yaml")
+
+    def config_bytes(self) -> bytes:
+        """config.yaml as it is. Raises RecordsError, or OSError where there is none."""
+        return stored.read_bytes(self.path / "config.yaml", stored.MOST_CONFIG)
+
     def finished(self, config_yaml: str) -> dict[str, Any] | None:
         """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
-        file = self.path / "config.yaml"
-        if file.is_file() and file.read_bytes() != config_yaml.encode():
+        if os.path.lexists(self.path / "config.yaml") and self.config_bytes() != config_yaml.encode():
             raise RecordsError(
                 f"{self.path} must be new or hold this very configuration, got another run's; use resume=false or another hydra.run.dir"
             )
@@ -103,11 +114,12 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of which a checkpoint exists, in order."""
-        return sorted(int(file.stem.removeprefix("step_")) for file in (self.path / "checkpoints").glob("step_*.pt"))
+        names = (CHECKPOINT.fullmatch(file.name) for file in self.inside("checkpoints").glob("step_*.pt"))
+        return sorted(int(found[1]) for found in names if found)
 
     def load_checkpoint(self, step: int) -> dict[str, Any]:
         """A checkpoint's contents: only tensors, numbers, text and containers are ever loaded."""
-        return checkpoints.load(self.path / "checkpoints" / f"step_{step:08d}.pt")
+        return checkpoints.load(self.inside("checkpoints") / f"step_{step:08d}.pt")
 
     def newest_checkpoint(self, until: int | None = None) -> dict[str, Any] | None:
         """The newest checkpoint that can be read and whose share of metrics.jsonl is still there, or None.
@@ -136,8 +148,15 @@ class RunFolder:
 
     def examples(self) -> dict[str, np.ndarray]:
         """Arrays of examples.npz: signal, target, before, after."""
-        with np.load(self.path / "examples.npz", allow_pickle=False) as file:
-            return dict(file)
+        with open_regular(self.path / "examples.npz", "rb") as file:
+            try:
+                stored.check_archive(file)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            except Exception as error:  # zipfile and numpy raise many kinds for a broken file
+                raise RecordsError(
+                    f"{self.path}/examples.npz must be readable arrays, got {stored.reason(error)}; remove it, or run again"
+                ) from error
 
     # writing
 
@@ -147,6 +166,10 @@ class RunFolder:
         The events are written anew from the metrics kept, so that no step can appear twice. Raises Busy, with nothing
         written, if another process writes here or has done so since the newest checkpoint was read.
         """
+        if len(config_yaml.encode()) > stored.MOST_CONFIG:
+            raise RecordsError(
+                f"the configuration must fit into {stored.MOST_CONFIG} bytes, got {len(config_yaml.encode())}; shorten its lists"
+            )
         self._lock = Lock(self.path)
         try:
             if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:
@@ -158,7 +181,7 @@ class RunFolder:
             for old in self.path.glob("events.out.tfevents.*"):
                 old.unlink()
             self._digest = hashlib.sha256(self._metrics_bytes(bytes_kept))
-            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._metrics = open_regular(self.path / "metrics.jsonl", "ab")
             self._metrics.truncate(bytes_kept)
             self._metrics.seek(bytes_kept)  # truncating moves no position, and `flush` tells it
             self._events = Events(self.path)
@@ -212,7 +235,7 @@ class RunFolder:
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk."""
         vouched = {"step": step, "metrics_bytes": self.flush(), "metrics_sha256": self._digest.hexdigest()}
-        checkpoints.save(self.path / "checkpoints" / f"step_{step:08d}.pt", {**state, **vouched})
+        checkpoints.save(self.inside("checkpoints") / f"step_{step:08d}.pt", {**state, **vouched})
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write examples.npz."""
@@ -220,12 +243,12 @@ class RunFolder:
 
     def save_figure(self, name: str, png: bytes) -> None:
         """Write figures/<name>.png."""
-        write_whole(self.path / "figures" / f"{name}.png", lambda file: file.write(png))
+        write_whole(self.inside("figures") / f"{name}.png", lambda file: file.write(png))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json and let go of the folder: the last act of a run."""
         self.close()
-        marked = {**summary, "config_sha256": _sha256((self.path / "config.yaml").read_bytes())}
+        marked = {**summary, "config_sha256": _sha256(self.config_bytes())}
         text = json.dumps(plain(marked), indent=2, allow_nan=False)
         write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
         self.abandon()
@@ -238,7 +261,7 @@ class RunFolder:
         self._lock = Lock(self.path)
         try:
             if self.finished(config_yaml) is None:
-                if not (self.path / "config.yaml").exists():
+                if not os.path.lexists(self.path / "config.yaml"):
                     write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
                 self.finish(summary)
         finally:
@@ -265,17 +288,24 @@ class RunFolder:
             self._lock.release()
         self._lock = None
 
+    def inside(self, name: str) -> Path:
+        """A folder of the run's own. Raises RecordsError for a link, which would lead out of it."""
+        folder = self.path / name
+        if folder.is_symlink():
+            raise RecordsError(f"{folder} must be a folder of its own, got a link; remove it, or use another folder")
+        return folder
+
     def _metrics_bytes(self, length: int) -> bytes:
         """The first bytes of metrics.jsonl, fewer where it has fewer."""
         try:
-            with (self.path / "metrics.jsonl").open("rb") as file:
+            with open_regular(self.path / "metrics.jsonl", "rb") as file:
                 return file.read(length)
         except FileNotFoundError:
             return b""
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         try:
-            text = (self.path / "metrics.jsonl").read_bytes()
+            text = stored.read_bytes(self.path / "metrics.jsonl", stored.MOST_METRICS)
         except FileNotFoundError:
             return
         lines = text.split(b"\n")
@@ -283,7 +313,7 @@ class RunFolder:
             if not line:
                 continue
             try:
-                entry = json.loads(line.decode())
+                entry = stored.parse_json(line.decode())
             except ValueError as error:
                 if number == len(lines):  # no newline follows: a process was killed while writing it
                     return
@@ -291,7 +321,7 @@ class RunFolder:
             numbers = isinstance(entry, dict) and all(
                 value is None or isinstance(value, int | float) for value in entry.values()
             )
-            if not numbers or not isinstance(entry.get("step"), int):
+            if not numbers or type(entry.get("step")) is not int or not 0 <= entry["step"] < 2**63:
                 raise RecordsError(self._bad_line(number, repr(line[:40].decode(errors="replace"))))
             yield entry
 
@@ -304,7 +334,7 @@ class RunFolder:
 
 def load_weights(file: Path) -> dict[str, Any]:
     """The weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises RecordsError."""
-    found = checkpoints.load(file)
+    found = checkpoints.load(file.resolve())  # whoever names a file may name it by a link
     return found.get("weights", found)
 
 
@@ -317,7 +347,7 @@ def find_runs(root: Path | str) -> list[RunFolder]:
     return [
         RunFolder(file.parent)
         for file in sorted(Path(root).rglob("config.yaml"))
-        if any((file.parent / name).exists() for name in ("metrics.jsonl", "summary.json"))
+        if any(os.path.lexists(file.parent / name) for name in ("metrics.jsonl", "summary.json"))
     ]
 
 

@@ -123,16 +123,24 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def session_job(cfg: DictConfig) -> Any:
-    """The job that Hydra is about to run, as `jobs` wants it. Raises ConfigError for a fraction of the boundary that was asked
-    for beside a learning rate, which would win: only here it can be told from the default."""
+    """The job that Hydra is about to run, as `jobs` wants it. A default learning rate yields to a fraction of the boundary that
+    the command line asks for: only here it can be told from the default.
+
+    Raises:
+        ConfigError: if the command line gives both.
+    """
     from wavebase.config import ConfigError
     from wavebase.jobs import Job
 
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    asked = any(word.lstrip("+").startswith("optim.lr_over_boundary=") for word in HydraConfig.get().overrides.task)
+    given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
     rate, fraction = (node["optim"].get(name) for name in ("lr", "lr_over_boundary"))
-    if asked and rate is not None and fraction is not None:
-        raise ConfigError(f"optim.lr must be null where optim.lr_over_boundary is given, got {rate}; add optim.lr=null")
+    if "optim.lr_over_boundary" in given and rate is not None and fraction is not None:
+        if "optim.lr" in given:
+            raise ConfigError(
+                f"optim.lr or optim.lr_over_boundary must be given, got {rate} and {fraction}; leave out one of them"
+            )
+        node["optim"]["lr"] = None
     return Job(node, *whereabouts())
 
 
@@ -140,14 +148,15 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
     """Leave a sweep's failed job's reason in its own folder, and tell it. One that another process runs is left to it."""
     line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
-    print(f"{folder.name}: {line if _expected(error) else details}", file=sys.stderr)
+    print(terminal.visible(f"{folder.name}: {line if _expected(error) else details}", sys.stderr), file=sys.stderr)
     if isinstance(error, Busy):
         return
     failures.append(error)
     try:
         report.mark_failed(folder, _readable(cfg), line, details, choices)
     except (RecordsError, OSError) as second:
-        print(f"{folder.name}: the reason above could not be left there: {_one_line(second)}", file=sys.stderr)
+        told = f"{folder.name}: the reason above could not be left there: {_one_line(second)}"
+        print(terminal.visible(told, sys.stderr), file=sys.stderr)
 
 
 def whereabouts() -> tuple[Path, dict[str, str]]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from wavebase import figures, provenance, report, terminal
 from wavebase.assembly import Pieces, measure, snapshot
 from wavebase.config import RunConfig
+from wavebase.optimizers import load_state
 from wavebase.probes import verdict
 from wavebase.records import RunFolder
-from wavebase.stacks import Member, stack_key
+from wavebase.stacks import Member, stack_key, stacks_not_because
 from wavebase.training import LearningRate, Status
 
 log = logging.getLogger("wavebase")
@@ -48,7 +49,7 @@ class Session:
         self.start_values: dict[str, float] = {}
         if state is not None:
             pieces.net.load_state_dict(state["net"])
-            pieces.optimizer.load_state_dict(state["optimizer"])
+            load_state(pieces.optimizer, state["optimizer"])
             self.data.set_state(state["data"])
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
@@ -62,7 +63,7 @@ class Session:
 
     def stack_key(self, number: int) -> Any:
         """What sessions must share to be trained as one program; a net that cannot be stacked shares with none."""
-        reason = getattr(self.pieces.net, "stacks_not_because", None)
+        reason = getattr(self.pieces.net, "stacks_not_because", None) or stacks_not_because(self.pieces.optimizer)
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number
@@ -101,8 +102,9 @@ class Session:
         """Give a snapshot to every probe and record what they say."""
         self.values = measure(self.probes, snapshot(self.pieces, self.start_weights, step))
         if step == 0:
-            if self.pieces.lambda_max is not None:
-                self.values.setdefault("curvature/lambda_max", self.pieces.lambda_max)
+            self.values = {**self.pieces.boundary.values(), **self.values}
+            if self.pieces.noise_error is not None:
+                self.values["noise/predicted_error"] = self.pieces.noise_error
             self.start_values = dict(self.values)
             self._lay_out()
         self.folder.log(step, {**self.values, **self._references()})
@@ -110,8 +112,9 @@ class Session:
     def _references(self) -> dict[str, float]:
         """What the values are to be seen beside: the losses of constant predictions, the curvature that is still stable."""
         references = {f"baseline/{name}": loss for name, loss in self.pieces.task.baselines.items()}
-        if self.pieces.lambda_max is not None or "curvature/lambda_max" in self.values:
-            references["curvature/boundary"] = 2 / self.pieces.optimizer.param_groups[0]["lr"]
+        rate = self.pieces.optimizer.param_groups[0]["lr"]
+        if self.pieces.boundary.curvatures.lambda_max is not None or "curvature/lambda_max" in self.values:
+            references |= self.pieces.boundary.reference(rate)
         return references
 
     def _lay_out(self) -> None:
@@ -132,7 +135,7 @@ class Session:
                 "optimizer": self.pieces.optimizer.state_dict(),
                 "data": self.data.get_state(),
                 "learning_rate": self.pieces.learning_rate,
-                "lambda_max": self.pieces.lambda_max,
+                "curvatures": self.pieces.boundary.curvatures._asdict(),
                 "seconds": self._seconds(),
                 "values": self.values,
                 "start_values": self.start_values,
@@ -143,7 +146,7 @@ class Session:
     def finish(self, status: Status, step: int, seconds: float) -> float | None:
         """Judge, draw and write summary.json; returns the final relative error."""
         cfg, pieces, folder = self.cfg, self.pieces, self.folder
-        judgement = verdict.judge(self.start_values, self.values, cfg.probe.verdict)
+        judgement = verdict.judge_run(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
         signal, target = pieces.task.held_out["training"]
@@ -152,15 +155,15 @@ class Session:
         folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
-        boundary = (
-            2 / pieces.lambda_max if pieces.lambda_max and pieces.lambda_max > 0 else None
-        )  # a flat loss has none
         error = {"initial": self.start_values["error/training"], "final": self.values["error/training"]}
         summary = {
             "choices": dict(self.choices),
             "status": status,
             "verdict": judgement.name,
             "reasons": judgement.reasons,
+            "precision": None if judgement.precision is None else dataclasses.asdict(judgement.precision),
+            "label_noise": self._noise(error["final"]),
+            "moved": {n.removeprefix("moved/"): int(v) for n, v in self.values.items() if n.startswith("moved/")},
             "conditions": {
                 c.name: {"kind": c.kind, "value": c.value, "bound": c.bound, "holds": c.holds}
                 for c in judgement.conditions
@@ -184,9 +187,7 @@ class Session:
             "watched_weight": judgement.weight,
             "optim": {
                 "lr": pieces.learning_rate,
-                "lambda_max": pieces.lambda_max,
-                "boundary": boundary,
-                "lr_over_boundary": None if boundary is None else pieces.learning_rate / boundary,
+                **pieces.boundary.summary(pieces.learning_rate),
             },
             "probes": {"initial": self.start_values, "final": self.values},
             "parameters": sum(p.numel() for p in pieces.net.parameters()),
@@ -209,8 +210,16 @@ class Session:
         log.info("%s", report.describe(summary, folder.path, short=not self.single))
         return error["final"]
 
+    def _noise(self, error: float) -> dict[str, float] | None:
+        """The error that label noise alone was to cause, and its share of the squared error; None where no law is known."""
+        expected = self.start_values.get("noise/predicted_error")
+        if expected is None or not error > 0:
+            return None
+        return {"expected_error": expected, "share": min(1.0, (expected / error) ** 2)}
+
     def _hparams(self) -> dict[str, Any]:
         cfg = self.cfg
+        over = self.pieces.boundary.summary(self.pieces.learning_rate)["lr_over_boundary"]
         return {
             **{group: self.choices.get(group, "") for group in ("model", "signal", "task", "optim")},
             "preset": cfg.model.get("preset", ""),
@@ -218,7 +227,7 @@ class Session:
             "seed": cfg.seed,
             "dtype": cfg.dtype,
             "lr": self.pieces.learning_rate,
-            "lr_over_boundary": self.pieces.learning_rate * (self.pieces.lambda_max or math.nan) / 2,
+            "lr_over_boundary": math.nan if over is None else over,
             "steps": cfg.train.steps,
         }
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
-# optimisers that treat every number of a tensor by itself: those of many nets can be one tensor
+from wavebase.optimizers import AdamL1, GaussNewton, needs_closure
+
+# optimisers that treat every number of a tensor by itself: those of many nets can be one tensor. Of torch's others Adafactor
+# and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
 ELEMENTWISE = (
     optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Rprop, optim.Adadelta,
-    optim.Adagrad, optim.ASGD,
+    optim.Adagrad, optim.ASGD, AdamL1,
 )  # fmt: skip
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
@@ -34,6 +37,9 @@ class Task(Protocol):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """A scalar."""
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss. Only Gauss-Newton asks; a task whose loss is no such sum has none."""
 
 
 class Member(NamedTuple):
@@ -73,18 +79,39 @@ def program(members: Sequence[Member]) -> Program:
 
 
 class Alone:
-    """One member, by torch's usual means."""
+    """One member, by torch's usual means. An optimiser that wants a closure gets one that evaluates the same batch again."""
 
     def __init__(self, member: Member):
         self.member = member
+        self.again = needs_closure(member.optimizer)
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Program`."""
-        inputs, target = batches[0]
+        self.batch = batches[0]
+        if self.again:  # a net that carries a state reads the batch from where it now stands, each time
+            self.buffers = [(buffer, buffer.clone()) for buffer in self.member.net.buffers()]
+        return self._evaluate().detach()[None]
+
+    def _evaluate(self) -> Tensor:
+        inputs, target = self.batch
         loss = self.member.task.loss(self.member.net(inputs), target)
         self.member.optimizer.zero_grad()
         loss.backward()
-        return loss.detach()[None]
+        return loss
+
+    def _rewind(self) -> None:
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
+
+    def _evaluate_again(self) -> Tensor:
+        self._rewind()
+        return self._evaluate()
+
+    def _residuals(self) -> Tensor:
+        self._rewind()
+        inputs, target = self.batch
+        return self.member.task.residuals(self.member.net(inputs), target)
 
     def update(self, step: int) -> None:
         """See `Program`."""
@@ -95,7 +122,12 @@ class Alone:
             factor = _clipping([parameter.grad for parameter in parameters], member.clip_norm)  # type: ignore[misc]
             for parameter in parameters:
                 parameter.grad = parameter.grad * factor  # type: ignore[operator]
-        member.optimizer.step()
+        if isinstance(member.optimizer, GaussNewton):
+            member.optimizer.step(self._residuals)
+        elif self.again:
+            member.optimizer.step(self._evaluate_again)  # type: ignore[arg-type]  # a tensor, as torch says elsewhere
+        else:
+            member.optimizer.step()
 
     def settle(self) -> None:
         """See `Program`: nothing to do."""
@@ -122,7 +154,7 @@ class Stack:
         for n, tensors in enumerate(every):
             for name, tensor in tensors.items():
                 tensor.data = storage[name][n]
-        self.gradients: Sequence[Tensor] = ()
+        self.gradients: Sequence[Tensor | None] = ()
         groups = groupby(range(len(ordered)), key=lambda n: repr(_settings(self.members[n])))
         self.parts = [self._part(list(numbers)) for _, numbers in groups]
 
@@ -138,15 +170,13 @@ class Stack:
 
         inputs, targets = tree_map(lambda *parts: torch.stack(parts), *(batches[n] for n in self.ordered))
         losses = torch.func.vmap(one)(self.leaves, self.fixed, inputs, targets)
-        self.gradients = torch.autograd.grad(
-            losses.sum(), list(self.leaves.values()), allow_unused=True, materialize_grads=True
-        )
+        self.gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
         return losses.detach()[self.places]
 
     def update(self, step: int) -> None:
         """See `Program`."""
         for part in self.parts:
-            part.update(step, [gradient[part.place] for gradient in self.gradients])
+            part.update(step, [None if gradient is None else gradient[part.place] for gradient in self.gradients])
 
     def settle(self) -> None:
         """See `Program`."""
@@ -176,14 +206,15 @@ class _Part:
                     torch.stack([state[key] for state in states]) if numbers else value
                 )
 
-    def update(self, step: int, gradients: Sequence[Tensor]) -> None:
+    def update(self, step: int, gradients: Sequence[Tensor | None]) -> None:
+        """None for a parameter that the loss does not depend on: as in a run alone, it is not decayed either."""
         steppers = [self.optimizer] if self.together else []
         _set_rate([*steppers, *(member.optimizer for member in self.members)], self.members[0].learning_rate(step))
         if self.members[0].clip_norm is not None:
             factors = torch.stack(
-                [_clipping([g[n] for g in gradients], m.clip_norm) for n, m in enumerate(self.members)]  # type: ignore[arg-type]
+                [_clipping([g[n] for g in gradients if g is not None], m.clip_norm) for n, m in enumerate(self.members)]  # type: ignore[arg-type]
             )
-            gradients = [g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+            gradients = [None if g is None else g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
         if self.together:
             for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
                 parameter.grad = gradient
@@ -191,14 +222,14 @@ class _Part:
             return
         for n, member in enumerate(self.members):
             for parameter, gradient in zip(member.trained.values(), gradients, strict=True):
-                parameter.grad = gradient[n]
+                parameter.grad = None if gradient is None else gradient[n]
             member.optimizer.step()
 
     def settle(self) -> None:
         if not self.together:
             return
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
                 numbers = isinstance(value, Tensor) and value.shape == parameter.shape
                 for n, member in enumerate(self.members):
                     member.optimizer.state[member.trained[name]][key] = (
@@ -254,6 +285,11 @@ def stack_key(member: Member) -> Hashable:
         shapes,
         tuple(member.trained),
     )
+
+
+def stacks_not_because(optimizer: optim.Optimizer) -> str | None:
+    """Why runs with this optimiser are trained alone, or None."""
+    return f"{type(optimizer).__name__} evaluates a batch several times a step" if needs_closure(optimizer) else None
 
 
 def saved_bytes(member: Member, batch: int) -> int:

@@ -200,6 +200,11 @@ def cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
+def brief(value: float) -> str:
+    """A number to one digit, as short as can be: 2e-3."""
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+
+
 def table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
     """Rows as text, numbers to the right; as a Markdown table if asked."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

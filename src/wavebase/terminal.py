@@ -15,8 +15,11 @@ import textwrap
 from typing import NoReturn, TextIO
 
 PLAIN_WIDTH = 80  # columns of what goes to a file or a pipe
-COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "drifted": 33, "broken": 31, "diverged": 31}
+COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "unmoved": 33, "drifted": 33, "broken": 31, "diverged": 31}
 VERDICTS = re.compile(rf"(?<![\w/.-])({'|'.join(COLOURS)})(?![\w/.-])")
+# what a terminal would obey: control characters, and those that turn the direction of writing
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+LONGEST = 1000  # characters of a complaint
 GAP = re.compile(r"(?<=\S) {2,}(?=\S)")
 
 
@@ -39,11 +42,27 @@ def explain(text: str) -> None:
 def complain(text: str) -> None:
     """Print one line on standard error, marked as ours."""
     mark = _painted("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
-    print(f"{mark} {' '.join(text.split())}", file=sys.stderr)
+    print(f"{mark} {visible(one_line(text), sys.stderr)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """The text as one line of at most `LONGEST` characters, what a terminal would obey made visible."""
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 20]} … {line[-16:]}"
+
+
+def visible(text: str, stream: TextIO | None = None) -> str:
+    """The text with what a terminal would obey, or the stream's encoding does not know, as escapes: `\\x1b` for ESC. What was
+    written by others may hold such characters."""
+    text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def shown(text: str, stream: TextIO) -> str:
-    """The text as this stream should get it: untouched, or, on a terminal, fitted to its width and its verdicts in colour."""
+    """The text as this stream should get it: with `visible` controls and, on a terminal, fitted to its width and its verdicts
+    in colour."""
+    text = visible(text, stream)
     if _is_terminal(stream):
         text = fitted(text, width(stream))
     return VERDICTS.sub(lambda found: _painted(found[1], COLOURS[found[1]]), text) if _in_colour(stream) else text

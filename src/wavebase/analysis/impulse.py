@@ -10,6 +10,7 @@ from wavebase.analysis.cell import Cell
 from wavebase.analysis.nulls import Alternative
 from wavebase.analysis.readout import shares
 from wavebase.analysis.simulation import simulate
+from wavebase.analysis.ties import first_largest
 
 ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "impulse_dominant_share": ("greater", False, "largest share of one frequency in an impulse response"),
@@ -41,7 +42,7 @@ def read(cell: Cell, steps: int) -> Impulse:
     """The responses of all positions of a sequence of `steps`."""
     response = responses(cell, steps)
     share = shares(response)
-    dominant = share[1:].argmax(0) + 1
+    dominant = first_largest(share[1:]) + 1
     transform = np.fft.rfft(response, axis=0)
     units = range(response.shape[1])
     return Impulse(

@@ -9,9 +9,8 @@ import numpy as np
 
 from wavebase.analysis.nonnormality import henrici, kreiss
 from wavebase.analysis.nulls import Alternative
+from wavebase.analysis.ties import SPLIT, in_order, levels
 
-# eigenvalues whose angle is within this of 0 or pi count as real: rounding splits a double real one by about sqrt(eps)
-REAL_ANGLE = 1e-7
 # a mode grows if |eigenvalue| exceeds 1 by more than rounding: the exact rotations of a constructed net do not
 GROWING = 1 + 1e-9
 
@@ -41,15 +40,16 @@ class Mode:
 def mode(eigenvalue: complex) -> Mode:
     """The mode that an eigenvalue is."""
     modulus, omega = abs(eigenvalue), abs(float(np.angle(eigenvalue)))
-    rotating = REAL_ANGLE < omega < np.pi - REAL_ANGLE and modulus > 0
-    period = 2 * np.pi / omega if omega > REAL_ANGLE else float("inf")
+    rotating = SPLIT < omega < np.pi - SPLIT and modulus > 0
+    period = 2 * np.pi / omega if omega > SPLIT else float("inf")
     return Mode(complex(eigenvalue), float(modulus), omega, period, bool(rotating), bool(modulus > GROWING))
 
 
 def modes(weight: np.ndarray) -> tuple[Mode, ...]:
-    """Modes of [H, H], largest modulus first."""
+    """Modes of [H, H], largest modulus first; an eigenvalue that is zero to rounding is zero."""
     values = np.linalg.eigvals(weight)
-    return tuple(mode(value) for value in values[np.lexsort((np.angle(values), -np.abs(values).round(12)))])
+    values[np.abs(values) <= SPLIT * np.abs(values).max()] = 0
+    return tuple(mode(value) for value in values[np.lexsort((np.angle(values), -levels(np.abs(values))))])
 
 
 def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...]:
@@ -66,7 +66,8 @@ def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
     """The quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws]."""
     values = np.linalg.eigvals(weights)
     moduli, angles = np.abs(values), np.abs(np.angle(values))
-    rotating = (angles > REAL_ANGLE) & (angles < np.pi - REAL_ANGLE)
+    # the angle of a value that is zero to rounding is chance, and one whose angle is of that size is a double real one
+    rotating = (moduli > SPLIT * moduli.max(-1, keepdims=True)) & (angles > SPLIT) & (angles < np.pi - SPLIT)
     size = np.sqrt((weights**2).sum((-2, -1)))
     diagonal = np.sqrt((np.diagonal(weights, axis1=-2, axis2=-1) ** 2).sum(-1))
     return {
@@ -93,6 +94,6 @@ def self_recurrence(weight: np.ndarray, feeders: int = 3) -> tuple[SelfRecurrenc
     """Every unit's self-weight and its `feeders` strongest other inputs, of [H, H]."""
     rows = []
     for unit, row in enumerate(weight):
-        others = [int(j) for j in np.argsort(-np.abs(row)) if j != unit][:feeders]
+        others = [int(j) for j in in_order(-np.abs(row)) if j != unit][:feeders]
         rows.append(SelfRecurrence(unit, float(row[unit]), tuple((j, float(row[j])) for j in others)))
     return tuple(rows)

@@ -48,8 +48,9 @@ def balanced(weights: np.ndarray) -> np.ndarray:
 def henrici(weights: np.ndarray, eigenvalues: np.ndarray) -> np.ndarray:
     """sqrt(||W||_F^2 - sum |lambda|^2) / ||W||_F of [..., H, H]: 0 for a normal matrix, 1 for a nilpotent one."""
     size = (weights**2).sum((-2, -1))
-    departure = np.clip(size - (np.abs(eigenvalues) ** 2).sum(-1), 0, None)
-    return np.sqrt(departure / np.where(size > 0, size, 1.0))
+    departure = (size - (np.abs(eigenvalues) ** 2).sum(-1)) / np.where(size > 0, size, 1.0)
+    rounding = weights.shape[-1] * np.finfo(float).eps  # whose root would pass for a departure of 1e-8
+    return np.sqrt(np.where(departure > rounding, departure, 0))
 
 
 def kreiss(weights: np.ndarray, eigenvalues: np.ndarray, radii: int = 8, angles: int = 9) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wavebase.analysis.nulls import Alternative, shuffled_like
+from wavebase.analysis.ties import first_largest, levels
 
 ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "best_dominant_share": ("greater", False, "largest share of one frequency in a column of the readout"),
@@ -35,7 +36,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Readout:
-    """columns by unit; singular values' variance shares; dominant bin and share of each left singular vector."""
+    """columns by unit; singular values' variance shares; dominant bin and share of each left singular vector (those of
+    equal singular values are any basis of their space, and count by the mean of their shares, which no basis changes)."""
 
     columns: tuple[Column, ...]
     svd_shares: tuple[float, ...]
@@ -71,11 +73,12 @@ def quality(share: np.ndarray) -> np.ndarray:
 
 def read(readout: np.ndarray) -> Readout:
     """The readout [n, H], n >= 2, in balanced coordinates, column by column and by singular vectors."""
-    share, left, values = shares(readout), *np.linalg.svd(readout, full_matrices=False)[:2]
+    share = shares(readout)
+    left_shares, values = (found[0] for found in _singular_shares(readout[None]))
     transform, total = np.fft.rfft(readout, axis=0), energies(readout).sum(0)
     columns = []
     for unit in range(readout.shape[1]):
-        k = int(share[1:, unit].argmax()) + 1
+        k = int(first_largest(share[1:, unit])) + 1
         columns.append(
             Column(
                 unit=unit,
@@ -87,11 +90,10 @@ def read(readout: np.ndarray) -> Readout:
                 quality=float(quality(share)[unit]),
             )
         )
-    left_shares = shares(left)
     return Readout(
         columns=tuple(columns),
         svd_shares=tuple((values**2 / max((values**2).sum(), 1e-300)).tolist()),
-        svd_dominant=tuple((left_shares[1:].argmax(0) + 1).tolist()),
+        svd_dominant=tuple((first_largest(left_shares[1:]) + 1).tolist()),
         svd_dominant_share=tuple(left_shares[1:].max(0).tolist()),
     )
 
@@ -117,7 +119,7 @@ def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
     """The quantities of ABOUT for readouts [draws, n, H] in balanced coordinates, each [draws]."""
     share = shares(readouts)
     dominant, good = share[:, 1:].max(1), quality(share)
-    left, values, _ = np.linalg.svd(readouts, full_matrices=False)
+    left_shares, values = _singular_shares(readouts)
     variance = values**2 / np.maximum((values**2).sum(-1, keepdims=True), 1e-300)
     return {
         "best_dominant_share": dominant.max(-1),
@@ -125,5 +127,17 @@ def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
         "best_quality": good.max(-1),
         "mean_quality": good.mean(-1),
         "first_svd_share": variance[:, 0],
-        "svd_dominant_share": (shares(left)[:, 1:].max(1) * variance).sum(-1),
+        "svd_dominant_share": (left_shares[:, 1:].max(1) * variance).sum(-1),
     }
+
+
+def _singular_shares(readouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares [draws, n//2 + 1, m] of the left singular vectors of [draws, n, H], of equal singular values their mean, and
+    the values [draws, m]."""
+    left, values, _ = np.linalg.svd(readouts, full_matrices=False)
+    found = shares(left)
+    for share, value in zip(found, values, strict=True):
+        level = levels(value)
+        for equal in np.flatnonzero(np.bincount(level) > 1):
+            share[:, level == equal] = share[:, level == equal].mean(-1, keepdims=True)
+    return found, values

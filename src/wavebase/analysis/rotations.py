@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavebase.analysis.nulls import Alternative
+from wavebase.analysis.ties import TIE, in_order
 
 NEAR = 0.1  # relative error under which a pair counts as a rotation
 # of the largest |z| that one of the two units takes part in: weaker pairs are left out, the angle of theirs being the
@@ -52,7 +53,9 @@ def rotation_pairs(weight: np.ndarray, most: int = 20) -> tuple[RotationPair, ..
     if len(weight) < 2:
         return ()
     i, j, error = _pairs(weight)
-    order = np.argsort(error, kind="stable")[:most]
+    order = in_order(np.log(np.maximum(error, TIE)))[
+        :most
+    ]  # equal relative to their size, or both rotations to rounding
     order = order[np.isfinite(error[order])]
     return tuple(rotation_of_block(weight[np.ix_([i[n], j[n]], [i[n], j[n]])], (int(i[n]), int(j[n]))) for n in order)
 

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from wavebase.analysis.cell import Cell
 from wavebase.analysis.nulls import Alternative
 from wavebase.analysis.simulation import Run
+from wavebase.analysis.ties import SPLIT, clusters, levels
 
 ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "growth": ("two-sided", True, "energy: <|p_t|^2> / <|h_t-1|^2>, geometric mean over steps"),
@@ -57,9 +58,9 @@ class RoleThresholds:
 @dataclass(frozen=True)
 class Trajectory:
     """Per step: growth, damping, net, clipped (mean number of units), margin mean (None without a readout of two outputs
-    or more). Per unit: clip_rate, switch_count, role. Per mode, by falling |eigenvalue|: linear[s] = |lambda|^s, measured[s]
-    = rms |c(t+s)| / rms |c(t)|, geometric mean over t, their ratio `suppression`, s = 1, 2, ...; survival = rms |c| after over before the
-    nonlinearity. For any bounded trajectory the ratio is about |lambda|^-s: judge it beside its null.
+    or more). Per unit: clip_rate, switch_count, role. Per mode (a multiple eigenvalue is one), by falling
+    |eigenvalue|: linear[s] = |lambda|^s, measured[s] = rms |c(t+s)| / rms |c(t)|, geometric mean over t, their ratio
+    `suppression`, s = 1, 2, ...; survival = rms |c| after over before the nonlinearity. For any bounded trajectory the ratio is about |lambda|^-s: judge it beside its null.
     Mode lists are empty where the eigenvectors are nearly dependent, and over 256 units."""
 
     growth: tuple[float, ...]
@@ -85,7 +86,7 @@ def read(cell: Cell, run: Run, thresholds: RoleThresholds, lags: int = 6) -> Tra
     rate, switches = closed.mean((0, 1)), _switches(closed)
     values, before, after = _coordinates(cell, run)
     lags = min(lags, run.hidden.shape[1] - 1)
-    size = np.sqrt((np.abs(after) ** 2).mean(0))  # rms over samples, [steps, modes]
+    size = np.sqrt((after**2).mean(0))  # rms over samples, [steps, modes]
     measured = np.array([_geometric(_ratio(size[s:], size[:-s])) for s in range(1, lags + 1)]).T
     linear = np.abs(values)[:, None] ** np.arange(1, lags + 1)
     survival = _ratio(_rms(after), _rms(before))
@@ -130,7 +131,8 @@ def statistics(cell: Cell, run: Run, thresholds: RoleThresholds) -> dict[str, fl
         "survival_vs_omega": math.nan,
     }
     if len(values):
-        size = np.sqrt((np.abs(after[:, :, 0]) ** 2).mean(0))
+        level = levels(np.abs(values))
+        size = np.sqrt((after[:, :, level == level.max()] ** 2).mean(0).sum(-1))
         found["top_mode_ratio"] = float(_geometric(_ratio(size[1:], size[:-1])) / max(abs(values[0]), 1e-300))
         found["survival_vs_omega"] = _rank_correlation(_ratio(_rms(after), _rms(before)), omega)
     margin = margins(cell, run)
@@ -153,7 +155,7 @@ def margins(cell: Cell, run: Run) -> np.ndarray | None:
     """
     if cell.w_out is None or len(cell.w_out) < 2:
         return None
-    order = np.argsort(run.hidden[:, -1] @ cell.w_out.T, -1)
+    order = np.argsort(run.hidden[:, -1] @ cell.w_out.T, -1, kind="stable")  # equal logits: the same pair everywhere
     direction = cell.w_out[order[:, -1]] - cell.w_out[order[:, -2]]
     return np.einsum("bth,bh->bt", run.hidden, direction)
 
@@ -169,31 +171,45 @@ def _switches(closed: np.ndarray) -> np.ndarray:
 
 
 def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues by falling modulus, and U^-1 p, U^-1 h, each [samples, steps, modes]; empty for a near-defective W, and for
-    one of more than 256 units, whose nulls would take minutes."""
+    """Eigenvalues by falling modulus, and how much p and h hold of each, [samples, steps, modes]: the norm of the projection
+    onto its eigenspace, |c| of a single eigenvector. A multiple eigenvalue is one mode, whose eigenvectors may be any basis.
+    Empty for a near-defective W, and for one of more than 256 units, whose nulls would take minutes.
+    """
     assert run.pre is not None
-    nothing = np.zeros((*run.hidden.shape[:2], 0), dtype=complex)
+    nothing = np.zeros((*run.hidden.shape[:2], 0))
     if cell.hidden_size > MODE_UNITS:
         return np.zeros(0, dtype=complex), nothing, nothing
     values, vectors = np.linalg.eig(cell.w_hh["recurrent"])
-    order = np.argsort(-np.abs(values), kind="stable")
-    values, vectors = values[order], vectors[:, order]
     try:
         inverse = np.linalg.inv(vectors)
     except np.linalg.LinAlgError:
         return values[:0], nothing, nothing
     if np.linalg.norm(vectors) * np.linalg.norm(inverse) > SINGULAR:
         return values[:0], nothing, nothing
-    return values, run.pre @ inverse.T, run.hidden @ inverse.T
+    found, sizes = [], []
+    label, least = clusters(values), SPLIT * np.abs(values).max()
+    for n in range(label.max() + 1):
+        value = complex(values[label == n].mean())
+        value = complex(value.real if abs(value) > least else 0, value.imag if abs(value.imag) > least else 0)
+        if value.imag >= 0:  # a real run holds as much of the conjugate, to the last bit by taking it over
+            part = [
+                np.linalg.norm(state @ inverse[label == n].T @ vectors[:, label == n].T, axis=-1)
+                for state in (run.pre, run.hidden)
+            ]
+            found += [value, value.conjugate()][: 1 + (value.imag > 0)]
+            sizes += [part, part][: 1 + (value.imag > 0)]
+    order = np.lexsort((np.angle(found), -levels(np.abs(found))))
+    before, after = (np.stack([sizes[n][which] for n in order], -1) for which in (0, 1))
+    return np.array(found)[order], before, after
 
 
 def _centroid(omega: np.ndarray, coordinates: np.ndarray) -> float:
-    power = (np.abs(coordinates) ** 2).mean((0, 1))
+    power = (coordinates**2).mean((0, 1))
     return float((omega * power).sum() / power.sum()) if power.sum() > 0 else math.nan
 
 
 def _rms(coordinates: np.ndarray) -> np.ndarray:
-    return np.sqrt((np.abs(coordinates) ** 2).mean((0, 1)))
+    return np.sqrt((coordinates**2).mean((0, 1)))
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -207,7 +223,7 @@ def _geometric(values: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation; nan where one of them is constant."""
-    if not (np.isfinite(a).all() and np.ptp(a) > 0 and np.ptp(b) > 0):
+    """Spearman's rank correlation, of numbers that are equal to rounding as ties; nan where one of them is constant."""
+    if not np.isfinite(a).all() or not (levels(a).any() and levels(b).any()):
         return math.nan
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(rankdata(levels(a)), rankdata(levels(b)))[0, 1])

@@ -29,6 +29,7 @@ from wavebase.constructions.symmetry import Element, act, identity_element
 from wavebase.recurrence import GATES, lstm_step
 
 ROUNDS = 8
+ROUNDING = 1e-9  # in natural units
 TINY = torch.finfo(torch.float64).tiny
 SILENT = 1e-2  # attributions of less than this share of the usual do not tell who a unit is
 
@@ -71,6 +72,14 @@ def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
     """||weights - start|| / ||start|| in unit-scaled coordinates (the file's head); zero weights have 1, unrelated ones 1 or more."""
     units, origin = natural_units(start), _rows(start.weights)
     return (_norm(_rows(weights), origin, units) / _norm(origin, Rows(*(0 * part for part in origin)), units)).item()
+
+
+def changed_units(element: Element, start: Construction) -> Tensor:
+    """The units whose weights (rows, state, column of the readout) the element changes in the start: booleans [H]."""
+    origin, moved, units = _rows(start.weights), _rows(act(element, start.weights)), natural_units(start)
+    apart = (((a - b) * unit).abs() for a, b, unit in zip(origin, moved, units, strict=True))
+    gates, state, readout = (difference > ROUNDING for difference in apart)
+    return gates.any(-1).any(0) | state.any(0) | readout[:, :-1].any(0)
 
 
 def natural_units(start: Construction) -> Rows:

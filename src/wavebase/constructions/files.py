@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.constructions.construction import Construction, unit_scales
+from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, unit_scales
 from wavebase.durable import RecordsError, write_whole
+from wavebase.stored import parse_json, reason
 
 FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
 TENSORS = ("weights", "mask", "level", "unit_scale")
@@ -64,6 +65,8 @@ def load_construction(path: str | Path) -> Construction:
     """The construction that `save_construction` wrote, bit for bit. Raises RecordsError, in one line, for any other file."""
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise _refused(path, "no file")
     try:
         with safe_open(Path(path), framework="pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -73,18 +76,54 @@ def load_construction(path: str | Path) -> Construction:
         raise _refused(path, f"a file of format {about.get('format')!r}")
     if about.pop("sha256", None) != _digest(tensors, about):
         raise _refused(path, "other content than its checksum vouches for")
-    known: dict[str, Any] = {name: json.loads(about[name]) for name in NUMBERS}
-    level, mask, scales = tensors.pop("level"), _taken(tensors, "mask."), _taken(tensors, "unit_scale.")
-    blocks = {name: slice(*units) for name, units in json.loads(about["blocks"]).items()}
-    return Construction(
-        weights=tensors,
-        mask=mask,
-        level=level,
-        unit_scale=scales or unit_scales(tensors, level, known["amplitude"], blocks),
-        blocks=blocks,
-        bins=tuple(json.loads(about["bins"])),
-        **known,
-    )
+    try:
+        known: dict[str, Any] = {name: parse_json(about[name]) for name in NUMBERS}
+        blocks = {name: slice(*units) for name, units in parse_json(about["blocks"]).items()}
+        level, mask, scales = tensors.pop("level"), _taken(tensors, "mask."), _taken(tensors, "unit_scale.")
+        made = Construction(
+            weights=tensors,
+            mask=mask,
+            level=level,
+            unit_scale=scales or unit_scales(tensors, level, known["amplitude"], blocks),
+            blocks=blocks,
+            bins=tuple(parse_json(about["bins"])),
+            **known,
+        )
+        _check(made)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
+        raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
+    return made
+
+
+def _check(made: Construction) -> None:
+    """Raise ValueError for fields of other types, or tensors of other shapes, than `Construction` says."""
+    H, inputs = made.hidden_size, made.weights["weight_ih_cell"].shape[-1]
+    shapes = {"weight_ih": (H, inputs), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
+    shapes = {name: shapes[name.rpartition("_")[0]] for name in WEIGHT_NAMES} | dict.fromkeys(STATE_NAMES, (H,))
+    shapes |= {
+        "readout.weight": (len(made.weights["readout.bias"]), H),
+        "readout.bias": made.weights["readout.bias"].shape,
+    }
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if made.weights[name].shape != shape or made.weights[name].dtype != made.dtype
+    ]
+    wrong += [
+        name
+        for name, w in made.weights.items()
+        if name not in made.unit_scale or made.unit_scale[name].shape != w.shape
+    ]
+    wrong += [name for name, mask in made.mask.items() if mask.shape != (H, H) or mask.dtype != torch.bool]
+    wrong += [] if made.level.shape == (H,) and set(made.weights) == set(shapes) else ["level"]
+    wrong += [name for name, u in made.blocks.items() if not 0 <= u.start <= u.stop <= H]
+    whole = (made.T, made.bound_windows, made.latency, *made.bins)
+    numbers = (made.margin, made.amplitude, made.output_gain, made.scale, made.error_bound, *made.gains.values())
+    wrong += [] if len(made.weights["readout.bias"]) in (len(made.bins), 1) else ["bins"]  # a lock-in has one output
+    if wrong or not made.dtype.is_floating_point or made.input_gate not in ("tanh", "sigmoid"):
+        raise ValueError(f"{', '.join([*wrong, made.input_gate])[:100]} do not fit each other")
+    if not all(type(n) is int for n in whole) or not all(type(n) in (int, float) for n in numbers):
+        raise ValueError("words where numbers belong")
 
 
 def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

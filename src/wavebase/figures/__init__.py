@@ -16,9 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
+from wavebase import terminal
 from wavebase.probes import dynamics
 from wavebase.records import RunFolder
 from wavebase.recurrence import GATES
+from wavebase.registry import registered
 
 # Okabe and Ito's palette: distinct for every common kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
@@ -34,6 +36,12 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def literal(text: str) -> str:
+    """Text out of records as a label: on one line, cut where it is long, and with no mathematics for a dollar to open."""
+    return terminal.one_line(text)[:200].replace("$", r"\$")
+
+
+@registered
 def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """The four recurrent matrices [H, H] at the start, each on its own logarithmic colour scale, with its block lines."""
     start = folder.load_checkpoint(folder.checkpoint_steps()[0])
@@ -63,7 +71,9 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
     bar = figure.colorbar(picture, ax=ax, shrink=0.75, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
     bar.ax.minorticks_off()
-    ax.set_title(title if size.size else f"{title} (all zero)", fontsize=11)
+    lost = int((~np.isfinite(weight)).sum())
+    note = f" ({lost} of {weight.size} not finite)" if lost else "" if size.size else " (all zero)"
+    ax.set_title(title + note, fontsize=11)
     for units in blocks.values():
         if units.start:
             ax.axhline(units.start - 0.5, color=GREY, linewidth=0.7)
@@ -75,6 +85,7 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
         ax.tick_params(length=0)
 
 
+@registered
 def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Eigenvalues of the gen block before and after training, with the unit circle."""
     steps = folder.checkpoint_steps()
@@ -99,12 +110,14 @@ def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     return figure
 
 
+@registered
 def train_loss(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """Training loss against step, with the zero and the mean predictor."""
     label = f"{summary['verdict']}, final error {_number(summary['relative_error']['final'])}"
     return loss_curves({label: [folder.metrics()]}, summary["baseline"])
 
 
+@registered
 def spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """One held-out window: the true spectrum and the net's, before and after training, and their errors below."""
     examples = folder.examples()
@@ -142,9 +155,36 @@ def loss_curves(
     zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
     predictor's loss, or stopped being finite. baseline None: each run's loss is
     shown relative to its own mean predictor, because the runs do not share one."""
-    tag = "loss/train" if baseline else "loss/relative"
-    lines = baseline or {"mean": 1.0}
-    top = 1e6 * lines["mean"]
+    lines = {name: loss for name, loss in (baseline or {"mean": 1.0}).items() if loss > 0}
+    what = "training loss" if baseline else "loss / mean predictor's"
+    return _curves(
+        groups, "loss/train" if baseline else "loss/relative", what, lines, 1e6 * max(lines.values()), styles, title
+    )
+
+
+def error_curves(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    baseline: Mapping[str, float] | None,
+    styles: Mapping[str, tuple[str, str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Relative error on held-out signals against step: as `loss_curves`, of what the probes recorded."""
+    lines = {"zero": 1.0}
+    if baseline and baseline.get("zero"):
+        lines["mean"] = (baseline["mean"] / baseline["zero"]) ** 0.5
+    return _curves(groups, "error/training", "relative error, held out", lines, 1e3, styles, title)
+
+
+def _curves(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    tag: str,
+    what: str,
+    lines: Mapping[str, float],
+    top: float,
+    styles: Mapping[str, tuple[str, str]] | None,
+    title: str,
+) -> Figure:
+    middle = lines.get("mean", max(lines.values()))
     curves = []
     for n, (label, runs) in enumerate(groups.items()):
         look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
@@ -154,9 +194,10 @@ def loss_curves(
             table = np.full((len(series), len(steps)), np.nan)
             for row, (at, values) in zip(table, series, strict=True):
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
-            curves.append((label, look, steps, table))
+            curves.append((literal(label), look, steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
-    deep = lowest < 1e-9 * lines["mean"]  # an exact run would flatten all others against the top: give them a panel
+    near = 2e-5 if tag.startswith("loss") else 2e-3
+    deep = lowest < 1e-9 * middle  # an exact run would flatten all others against the top: give them a panel
     figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
@@ -165,10 +206,10 @@ def loss_curves(
         for name, words, style in (("zero", "predicting zero", ":"), ("mean", "predicting the mean", "--")):
             if name in lines:
                 ax.axhline(lines[name], color=GREY, linestyle=style, linewidth=1, label=words)
-        ax.set(yscale="log", ylabel="training loss" if baseline else "loss / mean predictor's")
+        ax.set(yscale="log", ylabel=what)
         ax.grid(alpha=0.25)
     if deep:
-        axes[0].set(ylim=(2e-5 * lines["mean"], 20 * lines["mean"]), title="near the baselines", xlabel="")
+        axes[0].set(ylim=(near * middle, 20 * middle), title="near the baselines", xlabel="")
         axes[1].set_title("all")
     axes[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11)

@@ -13,9 +13,11 @@ from torch import Tensor
 from wavebase.figures import COLOURS, GREY
 from wavebase.probes.cosine import PARTS, operators
 from wavebase.records import RunFolder
+from wavebase.registry import registered
 from wavebase.spectrum import dct_frequencies
 
 
+@registered
 def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """One held-out window and its reconstruction, before and after training, and the errors' size below."""
     examples = folder.examples()
@@ -40,6 +42,7 @@ def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@registered
 def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Frequencies in bins from the exact ones, before and after training, and how far each has moved."""
     start, end = _ends(folder)
@@ -77,6 +80,7 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+@registered
 def operator(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """|A2 A1|, the whole net as a matrix, before and after training: the identity if it reconstructs."""
     states = _ends(folder)

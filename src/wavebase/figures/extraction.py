@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 
 from wavebase.figures import COLOURS, GREY
 from wavebase.records import RunFolder
+from wavebase.registry import registered
 
 SETS = {"seen": "training data", "training": "test data", "shifted": "shifted", "random_phases": "random phases", "stream": "sample by sample"}  # fmt: skip
 TARGET, NET, LEAST_SQUARES = ("#BBBBBB", COLOURS[1], COLOURS[0])
 
 
+@registered
 def one_second(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """One tone over one second of the test data: mix, target and output."""
     run = _examples(folder)
@@ -33,6 +35,7 @@ def one_second(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+@registered
 def tones(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Every tone over the first two seconds of the test data: target, output, and least squares."""
     run = _examples(folder)
@@ -52,6 +55,7 @@ def tones(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+@registered
 def per_frequency(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Mean squared error of each tone on the test data: net before and after training, least squares, zero."""
     run = _examples(folder)
@@ -77,6 +81,7 @@ def per_frequency(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | Non
     return figure
 
 
+@registered
 def error_over_time(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Squared error over the test data, mean over the tones and a tenth of a second."""
     run = _examples(folder)
@@ -100,6 +105,7 @@ def error_over_time(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     return figure
 
 
+@registered
 def output_spectra(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Amplitude spectra of target and output of every tone, over all of the test data but its first second."""
     run = _examples(folder)
@@ -125,6 +131,7 @@ def output_spectra(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | No
     return figure
 
 
+@registered
 def seen_and_unseen(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Mean squared errors with frozen weights: training data against test data, and the sets that tell a clock apart."""
     final = summary["probes"]["final"]

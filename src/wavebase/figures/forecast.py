@@ -13,8 +13,10 @@ from wavebase.figures import COLOURS, GREY, STYLES
 from wavebase.intervals import Interval
 from wavebase.models.linear_forecasters import dft_components
 from wavebase.records import RunFolder
+from wavebase.registry import registered
 
 
+@registered
 def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """Four held-out signals: the lookback shaded, what followed it, and the forecasts before and after training."""
     examples = folder.examples()
@@ -39,6 +41,7 @@ def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@registered
 def lookback_spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     """Amplitudes of one lookback's DFT against frequency and against period, with and without a Hamming window."""
     past = torch.from_numpy(folder.examples()["signal"][0]).double()

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from wavebase.figures import COLOURS, GREY, STYLES, median_and_range
+from wavebase.figures import COLOURS, GREY, STYLES, literal, median_and_range
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 MISSING = "#B3261E"
@@ -52,11 +52,11 @@ def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
             values = np.full((len(series), len(steps)), np.nan)
             for line, (at, numbers) in zip(values, series, strict=True):
                 line[np.searchsorted(steps, at)] = numbers
-            median_and_range(ax, steps, values, COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS)], label)
+            median_and_range(ax, steps, values, COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS)], literal(label))
             lowest = min(lowest, np.nanmin(values, initial=math.inf))
     left_out = len(groups) - len(shown)
     title = f"the {len(shown)} of {len(groups)} groups that end lowest" if left_out else ""
-    ax.set(xlabel="step", ylabel=tag, yscale="log" if 0 < lowest < math.inf else "linear", title=title)
+    ax.set(xlabel="step", ylabel=literal(tag), yscale="log" if 0 < lowest < math.inf else "linear", title=title)
     ax.grid(alpha=0.25)
     columns = 2 if max(map(len, shown), default=0) < 46 else 1
     figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
@@ -78,11 +78,13 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
     others = sorted({key for point in points for key in point.settings} - {x, y})
     panels: dict[str, list[Point]] = {}
     for point in points:
-        panels.setdefault(" ".join(f"{key}={_word(point.settings.get(key))}" for key in others), []).append(point)
-    title = f"median of {name}"
+        panels.setdefault(" ".join(f"{literal(key)}={_word(point.settings.get(key))}" for key in others), []).append(
+            point
+        )
+    title = f"median of {literal(name)}"
     if len(panels) > MOST_PANELS:
         panels = {"": list(points)}
-        title += f", over all {', '.join(others)}"
+        title += f", over all {', '.join(map(literal, others))}"
     xs, ys = _levels(points, x), _levels(points, y)
     tables = {label: _cells(members, x, y, xs, ys) for label, members in panels.items()}
     if any((tried & ~np.isfinite(cells)).any() for cells, tried in tables.values()):
@@ -114,8 +116,8 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
         ax.set_xticks(range(len(xs)), [_word(level) for level in xs], rotation=45 if len(xs) > 5 else 0, fontsize=8)
         ax.set_yticks(range(len(ys)), [_word(level) for level in ys], fontsize=8)
         ax.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
-    figure.supxlabel(x, fontsize=10)
-    figure.supylabel(y, fontsize=10)
+    figure.supxlabel(literal(x), fontsize=10)
+    figure.supylabel(literal(y), fontsize=10)
     figure.colorbar(picture, ax=axes, shrink=0.9)
     return figure
 
@@ -141,7 +143,7 @@ def parallel_coordinates(points: Sequence[Point], keys: Sequence[str], name: str
     for share in (0.0, 0.25, 0.5, 0.75, 1.0) if spread else (0.5,) if finite else ():
         value = float(norm.inverse(share)) if spread else finite[0]
         ax.text(len(keys) + 0.04, share, f"{value:.2g}", va="center", fontsize=8)
-    ax.set_xticks(range(len(keys) + 1), [*keys, name], fontsize=9)
+    ax.set_xticks(range(len(keys) + 1), [*map(literal, keys), literal(name)], fontsize=9)
     ax.set(yticks=[], xlim=(-0.45, len(keys) + 0.45), ylim=(-0.06, 1.06))
     missing = len(points) - len(finite)
     ax.set_title(f"{len(points)} runs" + (f", {missing} without a number (dotted red)" if missing else ""), fontsize=11)
@@ -179,7 +181,7 @@ def _levels(points: Sequence[Point], key: str) -> list[Any]:
 
 def _word(value: Any) -> str:
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 18 else f"{text[:8]}…{text[-9:]}"
+    return literal(text if len(text) <= 18 else f"{text[:8]}…{text[-9:]}")
 
 
 def _cells(

@@ -15,6 +15,7 @@ from wavebase.constructions.cosine import (
     perturb_frequencies,
     random_cosine_weights,
 )
+from wavebase.registry import registered
 from wavebase.spectrum import cosine_basis, sample_amplitudes
 
 
@@ -80,6 +81,7 @@ def cosine_transform(
     return CosineTransform(exact_cosine_weights(N, M, tied, dtype), N)
 
 
+@registered
 def build(
     N: int,
     dtype: torch.dtype,

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
 
@@ -29,16 +30,19 @@ class LinearForecaster(nn.Module):
         return {"weight": self.weight.detach()}
 
 
+@registered
 def zero(lookback: int, horizon: int, dtype: torch.dtype) -> LinearForecaster:
     """The forecast 0."""
     return LinearForecaster(torch.zeros(horizon, lookback), dtype)
 
 
+@registered
 def last(lookback: int, horizon: int, dtype: torch.dtype) -> LinearForecaster:
     """The last value, for ever."""
     return LinearForecaster((torch.arange(lookback) == lookback - 1).double().expand(horizon, -1), dtype)
 
 
+@registered
 def dft(
     lookback: int, horizon: int, dtype: torch.dtype, *, window: Literal["none", "hamming"] = "none"
 ) -> LinearForecaster:
@@ -67,6 +71,7 @@ def dft_components(signal: Tensor, window: Literal["none", "hamming"] = "none") 
     return amplitude * partners, torch.arange(N // 2 + 1, dtype=signal.dtype) / N
 
 
+@registered
 def dictionary_ridge(
     lookback: int,
     horizon: int,

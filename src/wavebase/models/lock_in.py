@@ -11,8 +11,10 @@ from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.models.spectral import random_weights
 from wavebase.models.stateful import StatefulLSTM
 from wavebase.models.unit_scaled import Parametrization, is_unit_scaled
+from wavebase.registry import registered
 
 
+@registered
 def build(
     signal: Any,
     T: int,
@@ -35,13 +37,14 @@ def build(
     """
     unit_scaled = is_unit_scaled(parametrization, start)
     construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
+    weights = construction.weights
     if start == "perturbed":
-        construction = perturb(construction, perturbation or Perturbation(), perturbing)
+        weights = perturb(construction, perturbation or Perturbation(), perturbing).weights
     elif start == "random":
-        construction = construction.replace_weights(random_weights(construction, init, unit_scaled))
+        weights = random_weights(construction, init, unit_scaled)
     net = StatefulLSTM(
         1 + len(signal.frequencies), construction.hidden_size, 1, lanes,
         input_gate=construction.input_gate, unroll=unroll, dtype=dtype,
     )  # fmt: skip
-    net.load(construction, unit_scaled)
+    net.load(construction, weights, unit_scaled)
     return net

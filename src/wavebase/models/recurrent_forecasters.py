@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.recurrence import GATES, GRU_GATES, gru_step, lstm_sequence
+from wavebase.registry import registered
 
 Inputs = Tensor | tuple[Tensor, Tensor]
 
@@ -201,6 +202,7 @@ def _started(net: nn.Module, init: torch.Generator) -> None:
                 parameter.data.copy_(draw)
 
 
+@registered
 def lstm(
     lookback: int, horizon: int, dtype: torch.dtype, init: torch.Generator, *, hidden_size: int = 100
 ) -> LSTMForecaster:
@@ -211,6 +213,7 @@ def lstm(
     return net
 
 
+@registered
 def seq2seq_gru(
     lookback: int, horizon: int, dtype: torch.dtype, init: torch.Generator, *, encoder_size: int = 10
 ) -> Seq2SeqGRU:
@@ -221,6 +224,7 @@ def seq2seq_gru(
     return net
 
 
+@registered
 def mlp_gru(
     lookback: int,
     horizon: int,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
 from wavebase.recurrence import relu_states
+from wavebase.registry import registered
 
 
 class ReluRNN(UnitScaled):
@@ -44,6 +45,7 @@ class ReluRNN(UnitScaled):
         return self.in_weights(name, self.readout.weight if name == "readout.weight" else getattr(self, name))
 
 
+@registered
 def build(
     T: int,
     outputs: int,

@@ -23,6 +23,7 @@ from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, random_theta, unit_key
 from wavebase.records import load_weights
 from wavebase.recurrence import GATES, InputGate, Trace, join_gates, lstm_sequence, lstm_trace
+from wavebase.registry import registered
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
@@ -35,7 +36,8 @@ class SpectralLSTM(UnitScaled):
     one matrix per gate, so that each can be trained, frozen and followed on its own. Inputs are cast to its dtype.
 
     Args:
-        construction: Its weights, units and timing.
+        construction: The algorithm: its units, its timing, and its weights where no others are given.
+        weights: To start from instead, by the names and shapes of the construction's; or None.
         unit_scaled: Whether the parameters are the weights over their natural units (`models.unit_scaled`) or the weights
             themselves; `named_weights` gives the weights either way.
 
@@ -46,19 +48,22 @@ class SpectralLSTM(UnitScaled):
     hidden_0: nn.Parameter
     cell_0: nn.Parameter
 
-    def __init__(self, construction: Construction, unit_scaled: bool = False):
+    def __init__(
+        self, construction: Construction, weights: Mapping[str, Tensor] | None = None, unit_scaled: bool = False
+    ):
         super().__init__()
+        weights = construction.weights if weights is None else weights
         self.T, self.latency, self.input_gate = construction.T, construction.latency, construction.input_gate
         self.construction, self.unit_scaled = construction, unit_scaled
         units = construction.unit_scale if unit_scaled else {}
         thetas: dict[str, Tensor] = {}
         for kind in WEIGHT_KINDS:  # the gates of a kind share packed units
             names = [f"{kind}_{gate}" for gate in GATES]
-            packed = torch.cat([construction.weights[name] for name in names])
+            packed = torch.cat([weights[name] for name in names])
             unit = torch.cat([units[name] for name in names]) if unit_scaled else None
             thetas |= dict(zip(names, self.in_units(kind, packed, unit).chunk(4), strict=True))
         for name in (*STATE_NAMES, *READOUT_NAMES):
-            thetas[name] = self.in_units(name, construction.weights[name], units.get(name))
+            thetas[name] = self.in_units(name, weights[name], units.get(name))
         for name in (*WEIGHT_NAMES, *STATE_NAMES):
             self.register_parameter(name, nn.Parameter(thetas[name].clone()))
         self.readout = nn.Linear(construction.hidden_size, len(construction.bins)).to(construction.dtype)
@@ -80,13 +85,12 @@ class SpectralLSTM(UnitScaled):
     @torch.no_grad()
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by canonical name, one matrix per gate, detached."""
-        weights: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for kind in WEIGHT_KINDS:
             packed = self.in_weights(kind, torch.cat([getattr(self, f"{kind}_{gate}") for gate in GATES]))
-            weights |= {f"{kind}_{gate}": part for gate, part in zip(GATES, packed.chunk(4), strict=True)}
-        weights |= {name: self.in_weights(name, getattr(self, name)) for name in STATE_NAMES}
-        weights |= {name: self.in_weights(name, self.get_parameter(name)) for name in READOUT_NAMES}
-        return {name: weights[name].detach() for name, _ in self.named_parameters()}
+            found |= {f"{kind}_{gate}": part for gate, part in zip(GATES, packed.chunk(4), strict=True)}
+        found |= {name: self.in_weights(name, self.get_parameter(name)) for name in (*STATE_NAMES, *READOUT_NAMES)}
+        return {name: found[name].detach() for name, _ in self.named_parameters()}
 
     def _states_and_weights(self, batch: int) -> tuple[Tensor, ...]:
         """Both initial states [batch, H], the joined weights of the cell, and weight and bias of the readout."""
@@ -155,10 +159,11 @@ def spectral_lstm(
             margin=margin,
             amplitude=amplitude,
         ),
-        is_unit_scaled(parametrization, "exact"),
+        unit_scaled=is_unit_scaled(parametrization, "exact"),
     )
 
 
+@registered
 def build(
     T: int,
     scale: float,
@@ -192,6 +197,10 @@ def build(
     """
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
+    if perturbation is not None and start != "perturbed":
+        raise ValueError(
+            f"model.perturbation must be null unless model.start=perturbed, got start={start}; use model=perturbed"
+        )
     unit_scaled = is_unit_scaled(parametrization, start)
     arguments: dict[str, Any] = {
         "dtype": dtype,
@@ -213,13 +222,14 @@ def build(
         construction = RIVALS[algorithm](T, bins, **arguments)
     if hidden_size is not None:
         construction = pad(construction, hidden_size)
+    weights = construction.weights
     if start == "perturbed":
-        construction = perturb(construction, perturbation or Perturbation(), perturbing)
+        weights = perturb(construction, perturbation or Perturbation(), perturbing).weights
     elif start == "random":
-        construction = construction.replace_weights(random_weights(construction, init, unit_scaled))
+        weights = random_weights(construction, init, unit_scaled)
     if start_from is not None:
-        construction = construction.replace_weights(_loaded(construction, start_from))
-    return SpectralLSTM(construction, unit_scaled)
+        weights = _loaded(construction, start_from)
+    return SpectralLSTM(construction, weights, unit_scaled)
 
 
 def _loaded(construction: Construction, path: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ bidirectional).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from wavebase.constructions.construction import WEIGHT_KINDS, Construction, packed
 from wavebase.models.unit_scaled import UnitScaled
 from wavebase.recurrence import GATES, InputGate, lstm_sequence
+from wavebase.registry import registered
 
 
 class StatefulLSTM(UnitScaled):
@@ -68,14 +70,16 @@ class StatefulLSTM(UnitScaled):
         if attention:
             self.register_buffer("memory", torch.zeros(lanes, attention, D, dtype=dtype))
 
-    def load(self, construction: Construction, unit_scaled: bool = False) -> None:
-        """Take over the weights and the state at rest of a construction of one layer; see `models.unit_scaled`."""
+    def load(
+        self, construction: Construction, weights: Mapping[str, Tensor] | None = None, unit_scaled: bool = False
+    ) -> None:
+        """Take over the algorithm and the state at rest of a construction of one layer, and its weights where no others
+        are given; unit_scaled: see `models.unit_scaled`."""
+        weights = construction.weights if weights is None else weights
         units = packed(construction.unit_scale) if unit_scaled else {}
-        weights = packed(construction.weights)
-        self.load_state_dict(
-            {name: self.in_units(name, weight, units.get(name)) for name, weight in weights.items()}, strict=False
-        )
-        self.rest.copy_(torch.stack([construction.weights[name] for name in ("hidden_0", "cell_0")])[:, None])
+        thetas = {name: self.in_units(name, weight, units.get(name)) for name, weight in packed(weights).items()}
+        self.load_state_dict(thetas, strict=False)
+        self.rest.copy_(torch.stack([weights[name] for name in ("hidden_0", "cell_0")])[:, None])
         self.construction = construction
 
     def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
@@ -163,6 +167,7 @@ def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
         parameter.data.copy_(draw.uniform_(-bound, bound, generator=generator))
 
 
+@registered
 def build(
     signal: Any,
     lanes: int,

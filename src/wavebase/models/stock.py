@@ -11,6 +11,7 @@ from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import at_window_ends, flushed
 from wavebase.recurrence import GATES, Trace, lstm_trace
+from wavebase.registry import registered
 
 
 class StockLSTM(nn.Module):
@@ -68,6 +69,7 @@ class StockLSTM(nn.Module):
         return weights
 
 
+@registered
 def build(
     T: int,
     scale: float,

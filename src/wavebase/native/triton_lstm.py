@@ -34,7 +34,7 @@ def available(inputs: Tensor, units: int, tanh_input_gate: bool, plain_loop: Cal
     """Whether the kernels compute this, or can be made to; the first call for a size compiles them, some seconds.
 
     inputs: [..., B, N, I] on a CUDA device; plain_loop: the recurrence that they have to agree with. Where there is no
-    triton, WAVEBASE_NATIVE=0, more than LARGEST units, or anything fails or disagrees: False, with one warning.
+    triton, WAVEBASE_NATIVE forbids it, more than LARGEST units, or anything fails or disagrees: False, with one warning.
     """
     if build.forbidden():
         return False

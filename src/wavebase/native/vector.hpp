@@ -1,6 +1,6 @@
 // Vectors of float or double as wide as the machine's, and exp, sigmoid and tanh on them.
 //
-// Errors (tests/test_native.py measures them): exp and sigmoid within 2 ulp. tanh within 1 ulp for |x| < 0.625, where
+// Errors (tests/test_recurrence.py measures them): exp and sigmoid within 2 ulp. tanh within 1 ulp for |x| < 0.625, where
 // it is an odd polynomial, x + x^3 P(x^2), so that it is relatively exact as x -> 0 (writing it through sigmoid or
 // exp would leave an absolute error of one ulp of 1 there); within 2 ulp elsewhere. NaN stays NaN.
 // Coefficients: Chebyshev interpolants of (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2 and of (tanh(x) / x - 1) / x^2 in x^2

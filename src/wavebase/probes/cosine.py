@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 from wavebase.spectrum import cosine_basis, dct_frequencies, sample_amplitudes
 
 PARTS = ("analysis", "synthesis")
@@ -26,6 +27,7 @@ def operators(weights: Mapping[str, Tensor], N: int) -> tuple[Tensor, Tensor]:
     return rows[0], rows[1].mT
 
 
+@registered
 def frequency_drift(snapshot: Snapshot) -> dict[str, float]:
     """How far frequencies are from their start and from the exact ones.
 
@@ -56,6 +58,7 @@ def frequency_drift(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+@registered
 def orthogonality(snapshot: Snapshot) -> dict[str, float]:
     """orthogonality/<part>: ||A A^T - I||_F / ||I||_F of analysis and (transposed) synthesis, rows as M vectors."""
     if "offset_analysis" not in snapshot.weights:
@@ -67,6 +70,7 @@ def orthogonality(snapshot: Snapshot) -> dict[str, float]:
     }
 
 
+@registered
 def product(snapshot: Snapshot) -> dict[str, float]:
     """product/identity_distance: ||A2 A1 - I||_F / ||I||_F, A2 A1 [N, N] the whole net: white noise's relative error."""
     if "offset_analysis" not in snapshot.weights:
@@ -75,6 +79,7 @@ def product(snapshot: Snapshot) -> dict[str, float]:
     return {"product/identity_distance": _distance_from_identity(synthesis @ analysis)}
 
 
+@registered
 def bin_leakage(snapshot: Snapshot) -> dict[str, float]:
     """leakage/{rms,max}: of one coefficient, resynthesised and analysed again, how much arrives in the other bins.
 

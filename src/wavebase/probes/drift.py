@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
 
 def relative_drift(weight: Tensor, start: Tensor) -> float:
@@ -13,6 +14,7 @@ def relative_drift(weight: Tensor, start: Tensor) -> float:
     return (change / size if size > 0 else change).item()
 
 
+@registered
 def weight_drift(snapshot: Snapshot) -> dict[str, float]:
     """drift/<weight> for every weight, and drift/weight_hh_cell/<to>_from_<from> for its blocks.
 
@@ -32,6 +34,7 @@ def weight_drift(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+@registered
 def leakage(snapshot: Snapshot) -> dict[str, float]:
     """leakage/<weight>: norm of the entries outside the mask over the norm of the whole recurrent matrix."""
     values = {}

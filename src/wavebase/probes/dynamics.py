@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
 
 def gen_eigenvalues(weight_hh_cell: Tensor, gen: slice) -> np.ndarray:
@@ -15,6 +16,7 @@ def gen_eigenvalues(weight_hh_cell: Tensor, gen: slice) -> np.ndarray:
     return values[np.lexsort((np.abs(values), np.angle(values)))]
 
 
+@registered
 def gen_spectrum(snapshot: Snapshot) -> dict[str, float]:
     """spectrum/gen_radius_max, and spectrum/gen_shift_max, gen_shift_rms: how far eigenvalues moved from their start.
 

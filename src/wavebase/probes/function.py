@@ -11,13 +11,19 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
 
+SAME = (
+    1e-6  # share of the zero predictor's loss under which the mean predictor's says only that all targets are the same
+)
 MOST_SAMPLES = 32  # longest window whose forms are recovered whole: T (T + 1) / 2 signals
 
 
+@registered
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
     """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
-    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean)."""
+    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean). Where all targets are
+    nearly the same (a steady tone), so that the mean predicts them too, relative to that of predicting zero."""
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
         output = snapshot.predict(signal)
@@ -26,10 +32,40 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
         if name == "training":
             loss = snapshot.loss(output, target).item()
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
-            values |= {"loss/held_out": loss, "loss/relative": loss / snapshot.baselines["mean"]}
+            mean, zero = (snapshot.baselines.get(name, 0.0) for name in ("mean", "zero"))
+            values |= {"loss/held_out": loss, "loss/relative": loss / (mean if mean > SAME * zero else zero)}
     return values
 
 
+@registered
+def centred_error(snapshot: Snapshot) -> dict[str, float]:
+    """How far the net is from its function when a constant is taken from each bin: its mean error on the training signal.
+
+    The sharpest directions of an exact net shift one bin's output by a constant, which the readout's bias undoes: a
+    displacement of a thousandth costs a digit of precision and says nothing about how the power is computed.
+
+    centred/loss: the training signal's loss relative to that of the mean predictor, 1 for any constant output.
+    centred/<probe signal>: the relative error. Empty for a net that is held against no algorithm for power spectra, and where all
+    targets are nearly the same (a steady tone), so that a constant would be all that there is to know.
+    """
+    if "spec" not in snapshot.blocks or not snapshot.baselines["mean"] > SAME * snapshot.baselines["zero"]:
+        return {}
+    constant = mean_error(snapshot.predict(snapshot.held_out["training"][0]), snapshot.held_out["training"][1])
+    values: dict[str, float] = {}
+    for name, (signal, target) in snapshot.held_out.items():
+        output = snapshot.predict(signal) - constant
+        values[f"centred/{name}"] = snapshot.metrics(output, target)["relative_error"]
+        if name == "training":
+            values["centred/loss"] = snapshot.loss(output, target).item() / snapshot.baselines["mean"]
+    return values
+
+
+def mean_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean of output - target over sequences and windows: [sequences, windows, bins] to [bins]."""
+    return (output - target).mean((0, 1))
+
+
+@registered
 def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
     """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
     `held_out_error`'s."""
@@ -40,6 +76,7 @@ def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
     return values
 
 
+@registered
 def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     """The forms Q_k of P_k(x) = x' Q_k x, recovered by impulses and pairs of impulses: the function itself, off any support.
 
@@ -48,7 +85,7 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
 
     function/quadratic_form_error: ||Q - exact||_F / ||exact||_F over all bins (1 for a net that outputs a constant).
     function/kernel_angle: largest angle, over bins, between the plane of Q_k's two largest eigenvalues (a line at DC and
-    Nyquist) and the plane of cos and sin, in radians.
+    Nyquist) and the plane of cos and sin, in radians; pi / 2 where an eigenvalue is zero to rounding, so that there is none.
     Empty without a construction, or for T over MOST_SAMPLES.
     """
     construction = snapshot.construction
@@ -62,13 +99,15 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     values = {"function/quadratic_form_error": ((recovered - exact).norm() / exact.norm()).item()}
     if not recovered.isfinite().all():
         return values
-    angle = 0.0
+    angle, rounding = 0.0, T**2 * construction.scale * torch.finfo(snapshot.weights["hidden_0"].dtype).eps
     for k, form in zip(construction.bins, recovered.numpy(), strict=True):
         turn = 2 * math.pi * ((k * np.arange(T)) % T) / T
         rank = 1 if 2 * k % T == 0 else 2
         plane = np.stack([np.cos(turn), np.sin(turn)], 1)[:, :rank]
         size, vectors = np.linalg.eigh(form)
-        angle = max(angle, float(subspace_angles(vectors[:, np.argsort(-np.abs(size))[:rank]], plane).max()))
+        top = np.argsort(-np.abs(size))[:rank]
+        missing = np.abs(size[top]).min() <= rounding
+        angle = max(angle, math.pi / 2 if missing else float(subspace_angles(vectors[:, top], plane).max()))
     return {**values, "function/kernel_angle": angle}
 
 

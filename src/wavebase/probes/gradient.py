@@ -7,10 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import GATES
+from wavebase.registry import registered
 
 
+@registered
 def live_gradient(snapshot: Snapshot) -> dict[str, float]:
     """gradient/live_fraction: the share of the cell's weights and biases whose gate is not saturated.
 
@@ -38,11 +41,13 @@ def live_gradient(snapshot: Snapshot) -> dict[str, float]:
     return {"gradient/live_fraction": alive / total}
 
 
+@registered
 def movable(snapshot: Snapshot) -> dict[str, float]:
-    """gradient/movable_fraction: the share of trained numbers that one plain gradient step would change at all.
+    """gradient/movable_fraction: the share of trained numbers that one plain gradient step would change by more than rounding.
 
-    A step of the present learning rate on the loss of 16 held-out signals; a change under half a unit in the last place of a weight
-    is lost in rounding ("rounding freeze"). Empty if a weight is not finite.
+    A step of the present learning rate on the loss of 16 held-out signals; a change under half a unit in the last place of a weight,
+    or of its tensor's root mean square where that is more, is lost in rounding ("rounding freeze"): that a zero takes on
+    1e-20 is no movement. Empty if a weight is not finite.
     """
     trained = list(snapshot.trained.values())
     if not all(weight.isfinite().all() for weight in trained):
@@ -50,13 +55,47 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
     signal, target = (part[:16] for part in snapshot.held_out["training"])
     loss = snapshot.loss(snapshot.forward(signal), target)
     gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
-    moved = sum(
-        int((w.detach() - snapshot.learning_rate * g != w.detach()).sum())
-        for w, g in zip(trained, gradients, strict=True)
-    )
+    moved = 0
+    for weight, gradient in zip(trained, gradients, strict=True):
+        size = weight.detach().abs().clamp_min(weight.detach().square().mean().sqrt())
+        moved += int((snapshot.learning_rate * gradient.abs() > torch.finfo(weight.dtype).eps / 2 * size).sum())
     return {"gradient/movable_fraction": moved / sum(weight.numel() for weight in trained)}
 
 
+@registered
+def movement(snapshot: Snapshot) -> dict[str, float]:
+    """How many trained weights have changed since the start by more than rounding, and how many could.
+
+    moved/trained: their number; moved/changed: those whose change exceeds eps of the dtype times their natural unit (without a
+    construction: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero at the start.
+    moved/live: those that the outputs depend on at first order here, by the gradient of a random combination of the outputs of
+    16 held-out signals; the others sit behind saturated gates or at silent units. Empty if a weight is not finite.
+    """
+    trained = snapshot.trained
+    if not all(weight.isfinite().all() for weight in trained.values()):
+        return {}
+    output = snapshot.forward(snapshot.held_out["training"][0][:16])
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(output)
+    gradients = torch.autograd.grad(
+        output, list(trained.values()), direction, allow_unused=True, materialize_grads=True
+    )
+    largest = max(float(g.abs().max()) for g in gradients)
+    counts = {"trained": 0, "changed": 0, "nonzero": 0, "nonzero_changed": 0}
+    still = {name for name in STATE_NAMES if name not in trained}
+    scales = snapshot.construction.unit_scale if snapshot.construction else {}
+    for name, start in snapshot.start.items():
+        if name in still or (name not in trained and set(trained) <= set(snapshot.start)):
+            continue
+        change = (snapshot.weights[name] - start).abs()
+        changed = change > torch.finfo(start.dtype).eps * scales[name].to(change) if name in scales else change > 0
+        used = start != 0
+        for key, part in zip(counts, (torch.ones_like(used), changed, used, changed & used), strict=True):
+            counts[key] += int(part.sum())
+    counts["live"] = sum(int((g.abs() > 1e-12 * largest).sum()) for g in gradients) if largest > 0 else 0
+    return {f"moved/{name}": float(count) for name, count in counts.items()}
+
+
+@registered
 def swap_tie(snapshot: Snapshot) -> dict[str, float]:
     """gradient/swap_tie_broken: largest distance, over prod units, between a unit's input and cell rows, each of norm 1.
 
@@ -72,6 +111,7 @@ def swap_tie(snapshot: Snapshot) -> dict[str, float]:
     return {"gradient/swap_tie_broken": apart.max().item()}
 
 
+@registered
 def conserved(snapshot: Snapshot) -> dict[str, float]:
     """How far quantities have moved that gradient flow conserves because a move of the weights leaves the function alone.
 

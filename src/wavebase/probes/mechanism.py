@@ -15,44 +15,53 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import WEIGHT_NAMES, Construction
+from wavebase.probes.function import mean_error
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence import join_gates, lstm_sequence
+from wavebase.registry import registered
 
 State = tuple[Tensor, Tensor]
 BLOCKS = {"gen", "sum", "prod", "spec"}
 
 
+@registered
 def oscillators(snapshot: Snapshot) -> dict[str, float]:
     """The oscillators as the sum block sees them, not as W_g's raw eigenvalues, which include modes that nothing reads.
 
     The net runs on silence over two windows; what a bin's two coordinates receive from all hidden units (`bin_coordinates`)
     is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
 
-    mechanism/mode_phase: largest T * | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window.
-    mechanism/mode_modulus: largest T * | |lambda| - the nearest at the start |.
+    mechanism/mode_phase: largest T |lambda| | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window, less for
+    a mode that is hardly there. _phase_bin, _modulus_bin: whose, where one is off by more than 1e-3.
+    mechanism/mode_modulus: largest T * | |lambda| - the nearest of the algorithm's |.
     mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
     output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
-    Infinite (products: 0) where a bin receives nothing. Empty for a start without the four blocks.
+    Infinite (products: 0) where a bin receives nothing. Empty for an algorithm without the four blocks.
     """
     construction = snapshot.construction
     if construction is None or not set(construction.blocks) >= BLOCKS:
         return {}
-    T, phase, modulus = construction.T, 0.0, 0.0
-    now, start = (_received(construction.replace_weights(weights)) for weights in (snapshot.aligned, snapshot.start))
+    T, worst = construction.T, {"phase": (0.0, -1), "modulus": (0.0, -1)}
+    now, start = _received(construction.replace_weights(snapshot.aligned)), _received(construction)
     for k, series, first in zip(construction.bins, now, start, strict=True):
         # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
         least = 0.05 if 2 * k % T == 0 else 1e-9
         values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
         if not (len(values) and len(before)):
-            phase = modulus = math.inf
+            worst = {"phase": (math.inf, k), "modulus": (math.inf, k)}
             break
         theta = 2 * math.pi * min(k, T - k) / T
-        phase = max(phase, T * float(np.abs(np.abs(np.angle(values)) - theta).max()))
-        modulus = max(modulus, T * float(np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max()))
+        off = {
+            "phase": (np.abs(values) * np.abs(np.abs(np.angle(values)) - theta)).max(),
+            "modulus": np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max(),
+        }
+        for name, error in off.items():
+            if T * float(error) > worst[name][0] * (1 + 1e-6):  # of equal ones the first, whatever rounding says
+                worst[name] = (T * float(error), k)
     products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
     return {
-        "mechanism/mode_phase": phase,
-        "mechanism/mode_modulus": modulus,
+        **{f"mechanism/mode_{name}": error for name, (error, _) in worst.items()},
+        **{f"mechanism/mode_{name}_bin": float(k) for name, (error, k) in worst.items() if error > 1e-3},
         "mechanism/gain_product_min": min(products),
         "mechanism/gain_product_max": max(products),
     }
@@ -64,7 +73,8 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
 
     In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod units j,
     A the path through spec to the readout. Its two largest eigenvectors, by the root of their eigenvalues, are coordinates in
-    which it is re^2 + im^2; they are unique up to a turn of the plane, whatever was done to gen, sum and prod.
+    which it is re^2 + im^2, whatever was done to gen, sum and prod. The form leaves them an orthogonal map of the plane,
+    which eigenvectors of two nearly equal values take at random; the start of a window fixes it (`_upright`).
     """
     w = {name: weight.double() for name, weight in net.weights.items()}
     sum_, prod, spec = (net.blocks[name] for name in ("sum", "prod", "spec"))
@@ -74,13 +84,38 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
     if not form.isfinite().all():
         form = torch.zeros_like(form)  # a net that overflows has no coordinates: nothing is received in them
-    size, vectors = torch.linalg.eigh(form + form.mT)
-    top = size.abs().topk(2, -1).indices
-    of_sum = (size.gather(1, top).abs() / 2).sqrt()[..., None] * vectors.gather(
-        2, top[:, None].expand(-1, len(form[0]), -1)
-    ).mT
+    value, vectors = torch.linalg.eigh(form + form.mT)
+    size, top = value.abs().topk(2, -1)
+    least = (
+        value.shape[-1] * torch.finfo(size.dtype).eps * size[:, :1]
+    )  # below it a value is zero, its vector arbitrary
+    of_sum = (
+        torch.where(size > least, size / 2, 0).sqrt()[..., None]
+        * vectors.gather(2, top[:, None].expand(-1, len(form[0]), -1)).mT
+    )
     taken = slope * w["weight_ih_cell"][sum_] * w["weight_hh_input"][sum_]
-    return of_sum, of_sum @ taken
+    received = of_sum @ taken
+    upright = _upright(received @ _silent_states(net).mT, net)
+    return upright @ of_sum, upright @ received
+
+
+def _upright(series: Tensor, net: Construction) -> Tensor:
+    """The orthogonal maps [F, 2, 2] after which what a bin's plane receives on silence turns as in the construction, like
+    (cos, -sin)(theta_k t): clockwise, and along the first axis at a window's start.
+
+    series: [F, 2, steps]. The sense is the sign of the signed area swept, earlier steps counting more, since over whole
+    periods the area of a small leak cancels; the phase is that of the Fourier coefficient at theta_k. A plane that receives
+    nothing is left alone; where what it receives lies on a line (DC and Nyquist), its normal has no sign, and needs none.
+    """
+    steps = torch.arange(series.shape[-1], dtype=series.dtype, device=series.device)
+    x, y = series.nan_to_num().unbind(1)
+    area = x[:, :-1] * y[:, 1:] - y[:, :-1] * x[:, 1:]
+    flip = torch.where(area @ 0.5 ** steps[:-1] > 0, -1.0, 1.0)
+    bins = torch.tensor([min(k, net.T - k) for k in net.bins], dtype=series.dtype, device=series.device)
+    turning = 2 * math.pi * (bins[:, None] * steps).remainder(net.T) / net.T
+    phase = (torch.complex(x, flip[:, None] * y) * torch.polar(torch.ones_like(turning), turning)).sum(-1).angle()
+    cos, sin = phase.cos(), phase.sin()
+    return torch.stack([torch.stack([cos, flip * sin], -1), torch.stack([-sin, flip * cos], -1)], -2)
 
 
 def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
@@ -100,10 +135,11 @@ def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndar
     return np.linalg.eigvals(np.linalg.pinv(basis[:-channels]) @ basis[channels:])
 
 
+@registered
 def masked_error(snapshot: Snapshot) -> dict[str, float]:
     """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
-    that the algorithm does not connect (through this gate). What the net has learnt to use there is missed; what it has
-    not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
+    that the algorithm does not connect (through this gate), less its mean in each bin. What the net has learnt to use there
+    is missed; what it has not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
     """
     construction = snapshot.construction
     if construction is None:
@@ -118,9 +154,10 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
                     weights[name][to, source] = 0
     signal, target = snapshot.held_out["training"]
     output = outputs(construction.replace_weights(weights), signal)
-    return {"mechanism/masked_error": snapshot.metrics(output, target)["relative_error"]}
+    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(output, target), target)["relative_error"]}
 
 
+@registered
 def interchange(snapshot: Snapshot) -> dict[str, float]:
     """Exchange what a block holds between two runs: does the output become the other's, as the algorithm says?
 
@@ -128,7 +165,8 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's coordinates take in what the
     next bin's do, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
     held-out training signals' first windows: 1 for the algorithm, 0 where the exchange does nothing, less where it harms.
-    Outputs are compared with the net's own, so that its errors do not count here.
+    Outputs are compared with the net's own, so that its errors do not count here; of the bins that is the part that is even in
+    the signal, less the output on silence: a bin's constant offset stays with its readout.
     """
     construction = snapshot.construction
     if construction is None:
@@ -137,7 +175,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     net = construction.replace_weights(snapshot.aligned)
     signal = snapshot.held_out["training"][0][:64, :T]
     unchanged = outputs(net, signal)[:, 0]
-    values = {}
+    values: dict[str, float] = {}
     for name, step in (("sum", T), ("prod", T + 1)):
         if name in blocks:
             inputs = _flushed(net, signal)
@@ -145,31 +183,47 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
             for part in state:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
             _, (hidden, _) = _advance(net, inputs[:, step:], state)
-            values[f"mechanism/interchange_{name}"] = _share(_read(net, hidden), unchanged, unchanged.roll(1, 0))
+            values |= _share(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
     if set(blocks) >= BLOCKS and len(construction.bins) > 1:
         of_sum, received = bin_coordinates(net)
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
         slope = 1.0 if net.input_gate == "tanh" else 0.25
         weight = net.weights["weight_hh_input"].clone()
-        change = back / (slope * net.weights["weight_ih_cell"][blocks["sum"]].double())
+        drive = slope * net.weights["weight_ih_cell"][blocks["sum"]].double()
+        change = torch.where(drive == 0, 0, back / drive)  # a unit that reads no input takes in nothing
         oscillating = blocks["gen"]
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
-        given = outputs(net.replace_weights({**net.weights, "weight_hh_input": weight}), signal)[:, 0]
-        values["mechanism/interchange_gen"] = _share(given, unchanged, unchanged.roll(-1, -1))
+        exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
+        given, own = (_even(one, signal) for one in (exchanged, net))
+        values |= _share("gen", given, own, own.roll(-1, -1))
     return values
 
 
-def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
+def _even(net: Construction, signal: Tensor) -> Tensor:
+    """Of outputs on single windows what is even in the signal, less that on silence: [B, F]."""
+    every = outputs(net, torch.cat([signal, -signal, torch.zeros_like(signal[:1])]))[:, 0]
+    return (every[: len(signal)] + every[len(signal) : -1]) / 2 - every[-1]
+
+
+def _share(name: str, given: Tensor, unchanged: Tensor, wanted: Tensor) -> dict[str, float]:
+    """How much of the way from unchanged to wanted was gone; nothing where all signals have one spectrum (a steady tone)."""
     apart = (unchanged - wanted).norm()
-    return (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    if apart <= 1e-9 * unchanged.norm() and unchanged.any():
+        return {}
+    share = (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    return {f"mechanism/interchange_{name}": share}
 
 
 def _received(net: Construction) -> np.ndarray:
     """What each bin's coordinates receive at every step of two silent windows, per unit of input: [F, 2T + 1, 2]."""
+    return (_silent_states(net) @ bin_coordinates(net)[1].mT).cpu().numpy()
+
+
+def _silent_states(net: Construction) -> Tensor:
+    """Hidden states [2T + 1, H], float64, of two windows of silence, from the one that every sequence starts with."""
     start = _initial(net, 1)
     states, _ = _advance(net, net.weights["hidden_0"].new_zeros(1, 2 * net.T, 1), start)
-    states = torch.cat([start[0][:, None], states], 1)[0]  # from the state that every sequence starts with
-    return (states.double() @ bin_coordinates(net)[1].mT).cpu().numpy()
+    return torch.cat([start[0][:, None], states], 1)[0].double()
 
 
 def outputs(net: Construction, signal: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far have the weights gone from their start, once what no output can see is taken away?"""
+"""How far are the weights from the algorithm, once what no output can see is taken away?"""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions import symmetry
+from wavebase.constructions.alignment import changed_units
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.snapshot import Snapshot
+from wavebase.registry import registered
+
+FLAT = 1e-12  # share of the largest derivative up to which one is none, where all are in units
 
 
+@registered
 def distance(snapshot: Snapshot) -> dict[str, float]:
-    """position/distance: of the aligned weights from the start, relative, every weight measured by what it does to its row's
-    argument (`alignment.distance`); position/permuted: the share of units that alignment moved or changed the sign or
-    the factors of. Empty without a construction, infinite where a weight is not finite."""
+    """position/distance: of the aligned weights from the exact ones, relative, every weight measured by what it does to its row's
+    argument (`alignment.distance`); position/permuted: the share of units whose weights the aligning element would change
+    in the exact net. So a symmetry of that net itself counts for nothing: elements that differ by one are equally near, and
+    rounding chooses. Empty without a construction, infinite where a weight is not finite."""
     if snapshot.construction is None:
         return {}
     found = snapshot.alignment
     if found is None:
         return {"position/distance": math.inf}
-    element = found.element
-    same = element.permutation == torch.arange(len(element.permutation))
-    same &= ~element.swap & (element.sign_input > 0) & (element.sign_cell > 0)
-    return {"position/distance": found.distance, "position/permuted": 1 - same.double().mean().item()}
+    changed = changed_units(found.element, snapshot.construction)
+    return {"position/distance": found.distance, "position/permuted": changed.double().mean().item()}
 
 
 class Subspaces(NamedTuple):
@@ -47,6 +51,7 @@ class Subspaces(NamedTuple):
         return {"frozen": drift[~self.live], "visible": visible, "gauge": gauge, "null": moved - visible - gauge}
 
 
+@registered
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     """The drift of the aligned weights in the parts of `subspaces`.
 
@@ -68,19 +73,23 @@ def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     }
 
 
-def subspaces(net: Construction, windows: int = 256) -> Subspaces:
-    """The parts of weight space about a net.
+def subspaces(net: Construction, windows: int = 256, unit_scaled: bool = False) -> Subspaces:
+    """The parts of weight space about a net; with `unit_scaled` of the space of its weights over their natural units.
 
     frozen: parameters whose every derivative is zero (behind saturated gates, in dead units). visible: the row space of the
     Jacobian J of the outputs of `windows` windows of white noise, its rank cut at 1e-10 of the largest singular value. gauge:
     the continuous symmetry group's directions (`symmetry.tangent`), less what of them is visible. What is left, null, the
     function does not see either, with no symmetry of the linear regime behind it.
     """
-    jacobian = output_jacobian(net, windows)
-    live = jacobian.abs().amax(0) > 0
+    unit = (
+        torch.cat([net.unit_scale[name].flatten() for name in net.weights]).double() if unit_scaled else torch.ones(())
+    )
+    jacobian = output_jacobian(net, windows) * unit
+    size = jacobian.abs().amax(0)
+    live = size > (FLAT * size.max() if unit_scaled else 0)  # in units, what a saturated gate lets through is rounding
     _, sizes, rows = torch.linalg.svd(jacobian[:, live], full_matrices=False)
     visible = rows[sizes > 1e-10 * sizes[0]]
-    gauge = torch.cat(list(symmetry.tangent(net.weights, net.blocks).values()))[:, live]
+    gauge = (torch.cat(list(symmetry.tangent(net.weights, net.blocks).values())) / unit)[:, live]
     gauge = gauge / gauge.norm(dim=1, keepdim=True).clamp_min(1e-300)
     gauge = gauge - (gauge @ visible.mT) @ visible
     _, sizes, directions = torch.linalg.svd(gauge, full_matrices=False)

@@ -16,7 +16,7 @@ from wavebase.constructions.symmetry import identity_element
 from wavebase.recurrence import Trace
 from wavebase.signals.generators import WhiteNoise
 
-NEAR = 1e-3  # distance to the start under which weights count as they are
+NEAR = 1e-3  # distance to the algorithm under which weights count as they are
 FAR = 1e50  # and from which on squared distances may overflow: a net that diverged has no place in the group
 
 
@@ -61,18 +61,20 @@ class Snapshot:
 
     @cached_property
     def alignment(self) -> Alignment | None:
-        """What brings the weights nearest to the start among all nets that are the same by permuting units, swapping their
-        factors or changing signs; None without a construction, or for weights that diverged."""
+        """What brings the weights nearest to the exact ones among all nets that are the same by permuting units, swapping their
+        factors or changing signs; None without a construction, or for weights that diverged. Weights that it brings no nearer
+        than zero weights are stay as they are: among elements that far away rounding would choose."""
         if self.construction is None or not all(weight.isfinite().all() for weight in self.weights.values()):
             return None
-        begun = self.construction.replace_weights(self.start)
-        apart = distance(self.weights, begun)
+        exact = self.construction
+        apart = distance(self.weights, exact)
         if not apart < FAR:
             return None
         if apart < NEAR:  # no other element comes nearer by more than this, and the search costs 0.1 s at T = 8
-            return Alignment(identity_element(begun.hidden_size), dict(self.weights), apart)
-        signal = WhiteNoise(begun.amplitude).sample(4, 2 * begun.T, torch.Generator().manual_seed(0))
-        return align(self.weights, begun, signal)
+            return Alignment(identity_element(exact.hidden_size), dict(self.weights), apart)
+        signal = WhiteNoise(exact.amplitude).sample(4, 2 * exact.T, torch.Generator().manual_seed(0))
+        found, as_they_are = align(self.weights, exact, signal), identity_element(exact.hidden_size)
+        return found if found.distance < 1 else Alignment(as_they_are, dict(self.weights), apart)
 
     @property
     def aligned(self) -> Mapping[str, Tensor]:

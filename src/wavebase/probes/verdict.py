@@ -1,48 +1,58 @@
-"""The verdict on a run: was the algorithm preserved, deformed within its class, left for another, or broken?
+"""The verdict on a net: is the algorithm preserved, deformed within its class, left for another way, or lost?
 
-A pure function of what the probes said at the start and at the end. Conditions are of four kinds:
+A pure function of what the probes say of the net now, measured against the exact algorithm. Which name it gets follows from how
+the function is computed; how precisely is a number beside the name, for the same change of the same algorithm costs a net
+that was exact all its digits and a loose one none. Conditions are of four kinds:
 
-    training     the error on the training signal
-    off_support  the errors on signals that training need not have shown, and the quadratic forms
+    function     the training signal's loss is not lost in that of predicting the mean
+    off_support  nor are the errors on signals that training need not have shown, and the quadratic forms
+                 (both but for a constant in each bin, see `function.centred_error`)
     mechanism    modes, masked weights, interchange: how the function is computed
-    position     how far the weights are from their start, modulo what no output can see
+    position     how far the weights are from the exact ones, modulo what no output can see
 
-preserved: all hold. deformed: only position fails. drifted: the training signal's errors hold, off-support ones or the
-mechanism fail: another function, or another way to compute it. broken: the training signal's error fails. diverged: an
-error is no longer finite. no algorithm: the start did not compute the function, so nothing can be kept. A start for which no
-mechanism is known can be preserved (nothing moved) but not be called deformed: then it has `moved`.
+preserved: all hold. deformed: only position fails. drifted: the training signal's function holds, but off its support or in
+the mechanism something fails: another function, or another way to compute it. broken: the function is lost. diverged: an
+error is no longer finite. Of a run, two more: unmoved, where no weight changed by more than rounding, so that nothing was
+asked of the algorithm; no algorithm, where the start had none and the end has none. A net for which no mechanism is
+known is preserved only where it hardly moved, and else has moved.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["training", "off_support", "mechanism", "position"]
-KINDS: tuple[Kind, ...] = ("training", "off_support", "mechanism", "position")
+Kind = Literal["function", "off_support", "mechanism", "position"]
+KINDS: tuple[Kind, ...] = ("function", "off_support", "mechanism", "position")
+KEPT = ("preserved", "deformed")
+# signals so weak that a leak of no account elsewhere drowns them: part of the precision, not of the name
+WEAK = ("impulses", "half_amplitude")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """valid_loss: a start counts as an algorithm if its loss is at most this share of the mean predictor's.
-    error_factor, error_floor: an error holds while it is at most max(factor * its start, floor), where its start counts as
-    no less than the training signal's: of a net that is 3 % wrong there, 1 % elsewhere is chance.
-    forms: of the quadratic forms (as an error, above its start). mode: of a mode's phase and modulus, T times the change.
-    masked_factor: the error without the weights outside the mask, as a multiple of the error with them (or of error_floor).
-    interchange: the least share of the effect that each exchange of a block's state must have, of that at the start.
-    distance: of the weights from their start modulo the symmetry group, relative, where that is measured. drift: relative
-    drift of `weight` where it is not; in a net without a weight of that name, the largest drift of any weight."""
+    """Bounds of the conditions; `docs/verdicts.md` says on which controls, and which seeds, they were calibrated.
 
-    valid_loss: float = 0.01
-    error_factor: float = 3.0
-    error_floor: float = 0.01
-    forms: float = 0.05
+    lost: the training signal's loss over the mean predictor's from which on the function is lost (a relative error of half of
+    that of predicting the mean). valid: the same for a net whose mechanism is not known, at the start.
+    off_support: the relative error on another signal. forms: that of the quadratic forms.
+    mode: an oscillator's error over a window, in phase (radians) and in modulus.
+    masked: the error without the weights between blocks that the algorithm does not connect, where that is more than twice the
+    error with them. interchange: the least share of its effect that exchanging a block's state must have.
+    distance: of the weights from the exact ones modulo the symmetry group, relative, in their natural units.
+    drift: relative drift of `weight` where no distance is measured; in a net without a weight of that name, the largest drift
+    of any weight."""
+
+    lost: float = 0.25
+    valid: float = 0.01
+    off_support: float = 0.5
+    forms: float = 0.1
     mode: float = 0.05
-    masked_factor: float = 2.0
-    interchange: float = 0.95
-    distance: float = 1e-3
+    masked: float = 0.1
+    interchange: float = 0.9
+    distance: float = 5e-3
     drift: float = 1e-3
     weight: str = "weight_hh_cell"
 
@@ -83,92 +93,144 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """How precisely a net computes its function, as relative errors (predicting zero has 1).
+
+    training: on the training signal; off_support: the largest on any other, whose name is `worst`."""
+
+    training: float
+    off_support: float
+    worst: str
+
+    def words(self) -> str:
+        """Decimal digits and errors as text."""
+        if self.worst == "":
+            return f"to {digits(self.training)} digits on the training signal (error {self.training:.2g})"
+        return (
+            f"to {digits(self.training)} digits on the training signal (error {self.training:.2g}), {digits(self.off_support)} "
+            f"at worst ({self.off_support:.2g}, {self.worst.replace('_', ' ')})"
+        )
+
+
+@dataclass(frozen=True)
 class Verdict:
     """name: as above; reasons: what was measured, in words and numbers; conditions: all of them; weight: the one whose drift
-    is shown."""
+    is shown; precision: how precisely the function is computed, None where it is lost."""
 
     name: str
     reasons: list[str]
     conditions: list[Condition]
     weight: str
+    precision: Precision | None = None
 
 
-def judge(start: Mapping[str, float], end: Mapping[str, float], thresholds: Thresholds) -> Verdict:
-    """The verdict from the probes' values at step 0 and at the end."""
-    weight = _watched(end, thresholds.weight)
-    every = conditions(start, end, thresholds, weight)
-    errors = [c for c in every if c.name.startswith("error/")]
-    gone = [c.words() for c in errors if not math.isfinite(c.value)]
+def digits(error: float) -> str:
+    """Decimal digits that a relative error leaves, at least 0."""
+    return f"{max(0.0, -math.log10(error)):.1f}" if error > 0 else "all"
+
+
+def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
+    """The verdict on a net from what the probes say of it: preserved, deformed, moved, drifted, broken or diverged."""
+    weight = _watched(now, thresholds.weight)
+    every = conditions(now, thresholds, weight)
+    errors = {name.removeprefix("error/"): _number(now, name) for name in now if name.startswith("error/")}
+    gone = [f"error/{name} is not finite" for name, value in errors.items() if not math.isfinite(value)]
     if gone:
         return Verdict("diverged", gone[:1], every, weight)
-    if not start["loss/relative"] <= thresholds.valid_loss:
-        words = (
-            f"the start's loss is {start['loss/relative']:.3g} of the mean predictor's, over {thresholds.valid_loss:g}"
-        )
-        return Verdict("no algorithm", [words], every, weight)
     kinds = {kind: [c for c in every if c.kind == kind] for kind in KINDS}
     failed = {kind: [c for c in members if not c.holds] for kind, members in kinds.items()}
-    if failed["training"]:
-        name, told = "broken", failed["training"]
-    elif failed["off_support"] or failed["mechanism"]:
+    if failed["function"]:
+        lost = failed["function"] + failed["mechanism"]
+        return Verdict("broken", [_with_bin(c, now) for c in lost], every, weight)
+    training = errors.pop("training", math.nan)
+    worst = max(errors, key=lambda name: errors[name], default="")
+    precision = Precision(training, errors.get(worst, math.nan), worst)
+    if failed["off_support"] or failed["mechanism"]:
         name, told = "drifted", failed["off_support"] + failed["mechanism"]
     else:
         moved = "deformed" if kinds["mechanism"] else "moved"
         name = moved if failed["position"] else "preserved"
         # all hold, so of each kind the one nearest to its bound says most
         told = [max(members, key=lambda c: c.use) for members in kinds.values() if members]
-    return Verdict(name, [c.words() for c in told], every, weight)
+    return Verdict(name, [_with_bin(c, now) for c in told], every, weight, precision)
 
 
-def conditions(
-    start: Mapping[str, float], end: Mapping[str, float], thresholds: Thresholds, weight: str
-) -> list[Condition]:
-    """Every condition that the values allow to check; a value that the start has and the end lacks does not hold."""
+def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: Thresholds) -> Verdict:
+    """The verdict on a run, from what the probes said at step 0 and at the end.
 
-    def at_end(name: str) -> float:
-        value = end.get(name, math.nan)
-        return math.nan if value is None else value
-
-    def error_bound(name: str) -> float:
-        return max(thresholds.error_factor * max(start[name], start["error/training"]), thresholds.error_floor)
-
-    found = [
-        Condition("training" if name == "error/training" else "off_support", name, at_end(name), error_bound(name))
-        for name in start
-        if name.startswith("error/")
-    ]
-    name = "function/quadratic_form_error"
-    if name in start:
-        found.append(Condition("off_support", name, at_end(name), start[name] + thresholds.forms))
-    for name in ("mechanism/mode_phase", "mechanism/mode_modulus"):
-        if name in start:
-            found.append(Condition("mechanism", name, at_end(name), start[name] + thresholds.mode))
-    name = "mechanism/masked_error"
-    if name in start:
-        bound = thresholds.masked_factor * max(at_end("error/training"), thresholds.error_floor)
-        found.append(Condition("mechanism", name, at_end(name), bound))
-    for name in start:
-        if name.startswith("mechanism/interchange_"):
-            bound = thresholds.interchange * start[name]
-            found.append(Condition("mechanism", name, at_end(name), bound, least=True))
-    distance, drift = "position/distance", f"drift/{weight}"
-    if distance in start:
-        found.append(Condition("position", distance, at_end(distance), thresholds.distance))
+    That of the net at the end; but "no algorithm" where neither end nor start is one, and "unmoved" where no trained weight
+    changed by more than rounding.
+    """
+    verdict = judge(end, thresholds)
+    if verdict.name == "diverged":
+        return verdict
+    begun, loss = judge(start, thresholds), _number(start, "loss/relative")
+    if any(c.kind == "mechanism" for c in begun.conditions):
+        had, bound = begun.name not in ("broken", "diverged"), thresholds.lost
+        loss = next((c.value for c in begun.conditions if c.kind == "function"), loss)
     else:
-        found.append(Condition("position", drift, at_end(drift), thresholds.drift))
+        had, bound = loss <= thresholds.valid, thresholds.valid
+    if not had and (verdict.name not in KEPT or begun.name == verdict.name):
+        words = f"the start's loss is {loss:.3g} of the mean predictor's, over {bound:g}"
+        return replace(verdict, name="no algorithm", reasons=[words])
+    if end.get("moved/changed") == 0:
+        words = f"none of {end.get('moved/trained', 0):.0f} trained weights changed by more than rounding"
+        return replace(verdict, name="unmoved", reasons=[words, *verdict.reasons])
+    return verdict
+
+
+def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) -> list[Condition]:
+    """Every condition that the values allow to check."""
+    found = []
+    loss = "centred/loss" if "centred/loss" in now else "loss/relative"
+    if loss in now:
+        found.append(Condition("function", loss, _number(now, loss), thresholds.lost))
+    for signal in [name.removeprefix("error/") for name in now if name.startswith("error/")]:
+        name = f"centred/{signal}" if f"centred/{signal}" in now else f"error/{signal}"
+        if signal not in ("training", *WEAK):
+            found.append(Condition("off_support", name, _number(now, name), thresholds.off_support))
+    name = "function/quadratic_form_error"
+    if name in now:
+        found.append(Condition("off_support", name, _number(now, name), thresholds.forms))
+    for name in ("mechanism/mode_phase", "mechanism/mode_modulus"):
+        if name in now:
+            found.append(Condition("mechanism", name, _number(now, name), thresholds.mode))
+    name = "mechanism/masked_error"
+    if name in now:
+        own = _number(now, "centred/training" if "centred/training" in now else "error/training")
+        bound = max(2 * own, thresholds.masked)
+        found.append(Condition("mechanism", name, _number(now, name), bound))
+    for name in now:
+        if name.startswith("mechanism/interchange_"):
+            found.append(Condition("mechanism", name, _number(now, name), thresholds.interchange, least=True))
+    distance, drift = "position/distance", f"drift/{weight}"
+    if distance in now:
+        found.append(Condition("position", distance, _number(now, distance), thresholds.distance))
+    elif drift in now:
+        found.append(Condition("position", drift, _number(now, drift), thresholds.drift))
     return found
 
 
-def first_failures(
-    series: Mapping[int, Mapping[str, float]], start: Mapping[str, float], thresholds: Thresholds
-) -> dict[str, int | None]:
+def first_failures(series: Mapping[int, Mapping[str, float]], thresholds: Thresholds) -> dict[str, int | None]:
     """The first step at which each condition did not hold, from the values of several steps; None where it always did."""
     first: dict[str, int | None] = {}
     for step in sorted(series):
-        for c in conditions(start, series[step], thresholds, _watched(series[step], thresholds.weight)):
+        for c in conditions(series[step], thresholds, _watched(series[step], thresholds.weight)):
             if first.setdefault(c.name, None) is None and not c.holds:
                 first[c.name] = step
     return first
+
+
+def _number(values: Mapping[str, float], name: str) -> float:
+    """A value, nan where it is missing: JSON keeps what was not finite as null."""
+    value = values.get(name)
+    return math.nan if value is None else value
+
+
+def _with_bin(condition: Condition, now: Mapping[str, float]) -> str:
+    """The condition as text, with the bin of the oscillator that is furthest off."""
+    bin_ = now.get(f"{condition.name}_bin") if not condition.holds else None
+    return condition.words() + ("" if bin_ is None else f" (bin {bin_:.0f})")
 
 
 def _watched(values: Mapping[str, float], wanted: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from wavebase import terminal
 from wavebase.records import RecordsError, RunFolder
 
 REPEATS = (
@@ -33,19 +31,19 @@ class Run:
         self.config: dict[str, Any] = {}
         self.status = "unfinished"
         try:
-            self.config = _config(folder)
+            self.config = flatten(folder.config())
             self.summary = folder.summary() or {}
             self.status = self.summary.get("status", "unfinished")
             if "config_sha256" in self.summary:
-                folder.finished((folder.path / "config.yaml").read_text())
-        except RecordsError as error:
+                folder.finished(folder.config_bytes().decode())
+        except (RecordsError, UnicodeDecodeError) as error:
             self.problems.append(str(error))
             self.status = "unreadable"
         choices = self.summary.get("choices", {})
         self.choices: dict[str, str] = (
             {str(k): str(v) for k, v in choices.items()} if isinstance(choices, Mapping) else {}
         )
-        self.verdict = str(self.summary.get("verdict", self.status))
+        self.verdict = terminal.one_line(str(self.summary.get("verdict", self.status)))[:40]
         self.ended = self.status in ("done", "diverged", "failed")
 
     def value(self, *path: str) -> float | None:
@@ -56,15 +54,28 @@ class Run:
                 self._problem(f"hold an object as {'.'.join(path[:depth])}, got {str(node)[:40]!r}")
                 return None
             node = None if node is None else node.get(key)
-        if node is None or (isinstance(node, int | float) and not isinstance(node, bool)):
+        if node is None or (isinstance(node, int | float) and not isinstance(node, bool) and math.isfinite(node)):
             return node
         self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
         return None
 
+    def baselines(self) -> dict[str, float] | None:
+        """The losses of the constant predictions, None where there are none."""
+        node = self.summary.get("baseline")
+        if node is None:
+            return None
+        found = {str(name): self.value("baseline", str(name)) for name in node} if isinstance(node, Mapping) else {}
+        losses = {name: loss for name, loss in found.items() if loss is not None and loss >= 0}
+        if "mean" not in losses or len(losses) < len(found):
+            self._problem(f"hold losses as baseline, that of the mean among them, got {str(node)[:40]!r}")
+            return None
+        return losses
+
     def _problem(self, wanted: str) -> None:
-        line = f"{self.folder.path}/summary.json must {wanted}; delete it to run again"
-        if line not in self.problems:
-            self.problems.append(line)
+        """Keep the first thing that is wrong with summary.json."""
+        file = f"{self.folder.path}/summary.json"
+        if not any(line.startswith(file) for line in self.problems):
+            self.problems.append(f"{file} must {wanted}; delete it to run again")
 
     def series(self) -> dict[str, Any]:
         """Every recorded series as (steps, values), by tag; none where metrics.jsonl is broken."""
@@ -102,20 +113,16 @@ class Run:
         }
 
 
-def _config(folder: RunFolder) -> dict[str, Any]:
-    try:
-        node = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
-    except Exception as error:  # PyYAML's and OmegaConf's own kinds, bytes that are no text, whatever the disk says
-        reason = " ".join(str(error).split())
-        raise RecordsError(f"{folder.path}/config.yaml must be readable YAML, got {reason}; restore it") from error
-    if not isinstance(node, dict):
-        raise RecordsError(f"{folder.path}/config.yaml must be a mapping, got a {type(node).__name__}; restore it")
-    return flatten(typing.cast(dict[str, Any], node))
-
-
 def swept(runs: Iterable[Run]) -> list[str]:
-    """The groups and dotted keys in which runs differ, seeds and what follows from others left out."""
+    """The groups and dotted keys in which runs differ, seeds and what follows from others left out; "case" alone where
+    runs are cases of an experiment, each one setting."""
     runs = list(runs)
+    cases: dict[str, set[str]] = {}
+    for run in runs:
+        settings = sorted((key, str(value)) for key, value in run.config.items() if not key.startswith(REPEATS))
+        cases.setdefault(str(run.choices.get("case")), set()).add(str(settings))
+    if len(cases) > 1 and "None" not in cases and all(len(settings) == 1 for settings in cases.values()):
+        return ["case"]
     chosen = [key for key in GROUPS if len({run.choices.get(key) for run in runs}) > 1]
     varying = []
     for key in sorted({key for run in runs for key in run.config}):
@@ -139,9 +146,9 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
     groups: dict[str, list[Run]] = {}
     for run in runs:
         words = [
-            str(run.choices.get(key, "?")) if key in GROUPS else f"{key}={run.setting(key)}"
+            str(run.choices.get(key, "?")) if key in (*GROUPS, "case") else f"{key}={run.setting(key)}"
             for key in names
-            if key in GROUPS or key in run.config
+            if key in (*GROUPS, "case") or key in run.config
         ]
         groups.setdefault(" ".join(words) or "all runs", []).append(run)
 

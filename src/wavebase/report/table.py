@@ -8,9 +8,11 @@ import math
 import statistics
 from typing import Any
 
+from wavebase import terminal
 from wavebase.report.runs import Run
 
 ERROR = "relative_error.final"
+LONGEST_CELL = 32_000  # characters; spreadsheets take 767 more
 COLUMNS = {
     "error_start": "relative_error.initial",
     "error_end": ERROR,
@@ -42,7 +44,7 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
     verdicts = statistics.multimode(run.verdict for run in runs)
     share = sum(run.verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
-        "group": label,
+        "group": terminal.one_line(label),
         "runs": len(runs),
         "failed": sum(run.status == "failed" for run in runs),
         "verdict": verdicts[0] + (f" {share}/{len(runs)}" if share < len(runs) else ""),
@@ -54,6 +56,9 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
         line[f"{name}_median"] = statistics.median(values) if values else None
         line[f"{name}_low"], line[f"{name}_high"] = low, high
         line[f"{name}_min"], line[f"{name}_max"] = min(values, default=None), max(values, default=None)
+    moved = [(run.value("moved", "changed"), run.value("moved", "live")) for run in runs]
+    shares = [min(1.0, changed / live) for changed, live in moved if changed is not None and live]
+    line["changed_of_live_median"] = statistics.median(shares) if shares else None
     return line
 
 
@@ -61,12 +66,13 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     """The rows for a terminal: what the runs started and ended with, as medians, and the interval of the end."""
     end = "error_end" if value == ERROR else value
     verdict = max(len("verdict"), *(len(r["verdict"]) for r in rows))
-    head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7}"
+    head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7} {'chgd':>5}"
     wide = width - len(head) - 1
     what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
     lines = [
         f"{what}: medians of n runs; low, high hold that of the",
-        "end with 95 % confidence (under 6 runs the range); drift of the watched weight",
+        "end with 95 % confidence (under 6 runs the range); drift of the watched",
+        "weight; chgd: share of the weights with a gradient that changed",
     ]
     if wide < 1:
         return "\n".join([*lines, *(line for r in rows for line in _block(r, end))])
@@ -77,8 +83,15 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
             lines.append(label)
             label = ""
         cells = " ".join(f"{number(v):>7}" for v in _cells(r, end))
-        lines.append(f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells}")
+        lines.append(
+            f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells} {_percent(r):>5}"
+        )
     return "\n".join(lines)
+
+
+def _percent(line: dict[str, Any]) -> str:
+    share = line["changed_of_live_median"]
+    return "-" if share is None else f"{100 * share:.0f}%"
 
 
 def _cells(line: dict[str, Any], end: str) -> list[float | None]:
@@ -93,7 +106,7 @@ def _block(line: dict[str, Any], end: str) -> list[str]:
         f"{line['group']}: {line['verdict']}",
         f"  {line['runs']} runs{failed}",
         f"  {start} -> {last} ({low}, {high})",
-        f"  drift {drift}",
+        f"  drift {drift}, changed {_percent(line)}",
     ]
 
 
@@ -102,9 +115,24 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in rows for key in line))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({key: _csv_cell(key) for key in columns})
+    writer.writerows({key: _csv_cell(value) for key, value in line.items()} for line in rows)
     return text.getvalue().encode(errors="replace")
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it, and its length of a cell; numbers stay as
+    they are."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = terminal.visible(str(value))[:LONGEST_CELL]
+    if not text.lstrip().startswith(("=", "+", "-", "@")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def number(value: float | None) -> str:

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
+
 
 @dataclass(frozen=True)
 class _Amplitude:
@@ -26,6 +28,7 @@ class _Amplitude:
         return self.amplitude
 
 
+@registered
 @dataclass(frozen=True)
 class WhiteNoise(_Amplitude):
     """Independent samples. uniform: on [-amplitude, amplitude]; gaussian: standard deviation amplitude/4, cut at +-amplitude."""
@@ -41,6 +44,7 @@ class WhiteNoise(_Amplitude):
         return torch.nn.init.trunc_normal_(x, std=a / 4, a=-a, b=a, generator=generator)
 
 
+@registered
 @dataclass(frozen=True)
 class Sinusoids(_Amplitude):
     """Sum of cosines on the bins 1..components of a window of T, amplitudes U(0, amplitude), phases U(0, 2 pi).
@@ -70,6 +74,7 @@ class Sinusoids(_Amplitude):
         return (amplitude * torch.cos(2 * math.pi * turn + phase)).sum(1)
 
 
+@registered
 @dataclass(frozen=True)
 class Chirp(_Amplitude):
     """A tone whose frequency glides linearly between two draws from U(lowest, highest), with a uniform phase."""
@@ -94,6 +99,7 @@ class Chirp(_Amplitude):
         return self.amplitude * torch.cos(2 * math.pi * turn)
 
 
+@registered
 @dataclass(frozen=True)
 class Impulse(_Amplitude):
     """One sample of height U(amplitude/2, amplitude) and random sign in each stretch of `spacing` samples, else zero."""
@@ -116,6 +122,7 @@ class Impulse(_Amplitude):
         return x.flatten(1)[:, :samples]
 
 
+@registered
 @dataclass(frozen=True)
 class Tones(_Amplitude):
     """One cosine a sequence, uniform phase, amplitude U(amplitude/2, amplitude), on or between the bins of a window of T.

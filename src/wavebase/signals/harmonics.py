@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from wavebase.registry import registered
+
 
 class Drawn(NamedTuple):
     """signal and clean, float64 [batch, samples]: with and without noise, on the same scale; components: how many each
@@ -28,6 +30,7 @@ class Drawn(NamedTuple):
     noise: Tensor
 
 
+@registered
 @dataclass(frozen=True)
 class Harmonics:
     """x(t) = sum_k a_k sin(2 pi t / p_k + phi_k), t = 0..samples-1, divided by its largest |x|.

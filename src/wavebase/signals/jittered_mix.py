@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 
+
+@registered
 @dataclass(frozen=True)
 class JitteredMix:
     """S(t) = 1/F sum_i A_i(t) sin(2 pi f_i t + p_i + phi_i(t)), t on a grid of `samples` from 0 to `duration`, both ends.

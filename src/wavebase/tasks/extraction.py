@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals.jittered_mix import JitteredMix
 from wavebase.tasks import extraction_references as references
 
@@ -89,6 +90,7 @@ class Lanes:
         return streams.flatten(-2).unflatten(-1, (self.tones, self.samples))
 
 
+@registered
 class Extraction:
     """Input: a sample of the mix and the selector, one-hot; target: the clean tone selected, with its own phase.
 
@@ -189,6 +191,10 @@ class Extraction:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error."""
         return torch.nn.functional.mse_loss(output, target)
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wavebase.intervals import nmse
+from wavebase.registry import registered
 from wavebase.signals import Signal
 
 
@@ -20,6 +21,7 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+@registered
 class Forecast:
     """Input: `lookback` samples; target: the `horizon` samples after them. Judged free-running, whatever the training.
 
@@ -108,6 +110,14 @@ class Forecast:
         if steps == self.horizon:
             squares = squares * self.step_weight
         return squares.mean()
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        steps = output.shape[-1]
+        errors = output - target[..., -steps:]
+        if steps == self.horizon:
+            errors = errors * self.step_weight**0.5
+        return errors / errors.numel() ** 0.5
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """nmse = sum (output - target)^2 / sum target^2, a ratio of sums over signals and steps, with the ends of its

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals import Signal
 
 Statistic = Literal["second_argmax", "argmax", "argmedian", "median"]
@@ -20,6 +21,7 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+@registered
 class OrderStatistic:
     """Input: T numbers of a signal; target: a position among them, or their median.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 from wavebase.spectrum import normalisation_factor, power_spectrum, resolve_bins
@@ -20,6 +21,12 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+def stream_windows(T: int) -> int:
+    """Windows of the held-out stream: 20, or fewer of long windows, whose streams would cost more than all other probes."""
+    return min(20, max(2, 640 // T))
+
+
+@registered
 class PowerSpectrum:
     """Input: `windows` windows of T samples of a signal; target: their power spectra; loss: mean squared error.
 
@@ -76,6 +83,10 @@ class PowerSpectrum:
         }
         self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
+        if not self.baselines["zero"] > 0:
+            raise ValueError(
+                "signal must not be silent where it is held out, got zeros only; use another signal or part"
+            )
         self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
@@ -97,6 +108,10 @@ class PowerSpectrum:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error over sequences, windows and bins, in the normalisation's units squared."""
         return torch.nn.functional.mse_loss(output, target)
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, and the same for the worst single window."""
@@ -130,6 +145,7 @@ class PowerSpectrum:
             "half_amplitude": training / 2,
             "double_amplitude": training * 2,
             "two_windows": WhiteNoise(peak).sample(count, 2 * self.T, generator),
+            "stream": WhiteNoise(peak).sample(min(count, 16), self.T * stream_windows(self.T), generator),
         }
 
     @staticmethod

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 
@@ -18,6 +19,7 @@ class Batch(NamedTuple):
     target: Tensor
 
 
+@registered
 class Reconstruction:
     """Input and target: windows of N = T samples of a signal; loss: mean squared error.
 
@@ -61,6 +63,10 @@ class Reconstruction:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error over windows and samples, in the signal's units squared."""
         return torch.nn.functional.mse_loss(output, target)
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, the same for the worst window, and mean_squared_error."""

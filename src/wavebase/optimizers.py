@@ -1,0 +1,210 @@
+"""Optimisers beside torch's: Muon for matrices with AdamW for the rest, Gauss-Newton, Adam with L1, Lion; and loading any one's state."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, optim
+
+from wavebase.recurrence import plain
+from wavebase.registry import registered
+
+TRIES = 8  # of one Gauss-Newton step, each with ten times the damping of the one before
+LEAST_DAMPING = 1e-14
+
+
+@registered
+class MuonWithAdamW(optim.Optimizer):
+    """torch.optim.Muon for matrices, torch.optim.AdamW for biases and vectors, as Muon is meant to be used.
+
+    Args:
+        params: at least one of them a matrix.
+        lr: of both. With adjust_lr_fn=match_rms_adamw Muon's steps have the root mean square of AdamW's, so that one rate serves both.
+        weight_decay: decoupled, of both.
+        momentum, nesterov, ns_steps, adjust_lr_fn: see torch.optim.Muon.
+        betas, eps: see torch.optim.AdamW.
+
+    Raises:
+        ValueError: if no parameter is a matrix.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] = "match_rms_adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        everything = list(params)
+        matrices = [p for p in everything if p.ndim == 2]
+        others = [p for p in everything if p.ndim != 2]
+        if not matrices:
+            raise ValueError("optim=muon needs a matrix to train, got none; use optim=adamw")
+        muon = optim.Muon(matrices, lr, weight_decay, momentum, nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
+        self._parts: list[optim.Optimizer] = [muon]
+        if others:
+            self._parts.append(optim.AdamW(others, lr, betas, eps, weight_decay))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step both. They work on this optimiser's own groups and state, which loading may have replaced."""
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state
+            part.step()
+
+
+@registered
+class GaussNewton(optim.Optimizer):
+    """Levenberg-Marquardt: the step that minimises |r - J d|^2 + damping |d|^2, for least squares with few numbers.
+
+    The damping is in units of the mean diagonal entry of J J^T. A step that does not make the residuals of its batch smaller
+    is taken back and tried with ten times the damping, `TRIES` times at most; the next batch starts with a tenth of what
+    worked. The equations are solved in the smaller of the two spaces, residuals or parameters.
+
+    Args:
+        lr: share of the step that is taken.
+        damping: of the first try.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1.0, damping: float = 1e-3):
+        if not damping > 0:
+            raise ValueError(f"optim.damping must be positive, got {damping}; use 1e-3")
+        super().__init__(params, {"lr": lr, "damping": damping})
+        self._trained: list[Tensor] = self.param_groups[0]["params"]
+
+    def check(self, residuals: int) -> None:
+        """Raise ValueError if a Jacobian of so many residuals does not fit into half of the free memory."""
+        numbers = sum(p.numel() for p in self._trained)
+        needed = self._trained[0].element_size() * (2 * residuals * numbers + 2 * min(residuals, numbers) ** 2)
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > free / 2:
+            raise ValueError(
+                f"optim=gauss_newton must hold {residuals} residuals x {numbers} numbers ({needed / 2**30:.3g} GiB), got {free / 2**30:.3g} GiB of free memory, of which it takes half; lower train.batch or the size of the net"
+            )
+
+    def step(self, residuals: Callable[[], Tensor]) -> None:  # type: ignore[override]
+        """One step on a batch.
+
+        Args:
+            residuals: evaluates the batch anew; the loss is the sum of their squares. Any shape.
+        """
+        state = self.state[self._trained[0]]
+        damping = state.get("damping", self.param_groups[0]["damping"])
+        with torch.enable_grad(), plain():  # the kernel's backward has no batching rule
+            now = residuals().flatten()
+        jacobian = _jacobian(now, self._trained)
+        now = now.detach()
+        start = [p.detach().clone() for p in self._trained]
+        wide = jacobian.shape[0] <= jacobian.shape[1]
+        gram = jacobian @ jacobian.mT if wide else jacobian.mT @ jacobian
+        unit = jacobian.square().sum() / len(jacobian)
+        right = now if wide else jacobian.mT @ now
+        for _ in range(TRIES):
+            solved, wrong = torch.linalg.solve_ex(
+                gram + damping * unit * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), right
+            )
+            step = jacobian.mT @ solved if wide else solved
+            if not wrong and step.isfinite().all():
+                parts = step.split([p.numel() for p in self._trained])
+                with torch.no_grad():
+                    for p, before, part in zip(self._trained, start, parts, strict=True):
+                        p.copy_(before - self.param_groups[0]["lr"] * part.view_as(p))
+                    if residuals().square().sum() < now.square().sum():
+                        state["damping"] = max(damping / 10, LEAST_DAMPING)
+                        return
+            damping *= 10
+        state["damping"] = damping
+        with torch.no_grad():
+            for p, before in zip(self._trained, start, strict=True):
+                p.copy_(before)
+
+
+@registered
+class AdamL1(optim.Adam):
+    """Adam on the loss plus `l1` times the sum of all |numbers|, whose slope joins the gradient as coupled weight decay does.
+
+    Args:
+        params, lr, betas, eps: see torch.optim.Adam.
+        l1: weight of the sum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        l1: float = 1e-3,
+    ):
+        if not 0 <= l1 < float("inf"):
+            raise ValueError(f"optim.l1 must be at least 0 and finite, got {l1}; use 1e-3")
+        super().__init__(params, lr, betas, eps)
+        for group in self.param_groups:
+            group.setdefault("l1", l1)
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One step; the gradients are left as they are."""
+        kept = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    kept.append((p, p.grad))
+                    p.grad = p.grad + group["l1"] * p.detach().sign()
+        super().step()
+        for p, gradient in kept:
+            p.grad = gradient
+
+
+@registered
+def lion(
+    params: Iterable[Tensor], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+) -> optim.Optimizer:
+    """Lion (Chen et al. 2023, arXiv 2302.06675) of the package lion-pytorch.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    try:
+        from lion_pytorch import Lion
+    except ImportError as error:
+        raise ValueError("optim=lion needs the package lion-pytorch, got none; pip install lion-pytorch") from error
+    return Lion(params, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimiser's state_dict so that it goes on bit for bit: torch casts counts and schedules of some optimisers (ASGD,
+    NAdam), which are kept in float32, to the parameter's dtype."""
+    optimizer.load_state_dict(dict(saved))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [n for group in saved["param_groups"] for n in group["params"]]
+    for n, parameter in zip(numbers, parameters, strict=True):
+        for key, value in saved["state"].get(n, {}).items():
+            if isinstance(value, Tensor) and value.ndim == 0 and parameter.ndim > 0:
+                optimizer.state[parameter][key] = value.clone()
+
+
+def needs_closure(optimizer: optim.Optimizer) -> bool:
+    """Whether a step evaluates its batch several times (LBFGS, Gauss-Newton)."""
+    arguments = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
+    return any(argument.default is argument.empty for argument in arguments)
+
+
+def _jacobian(residuals: Tensor, parameters: Sequence[Tensor], rows: int = 64) -> Tensor:
+    """[residuals, numbers] by reverse mode, `rows` residuals at a time."""
+    basis = torch.eye(len(residuals), dtype=residuals.dtype, device=residuals.device)
+    parts = []
+    for some in basis.split(rows):
+        columns = torch.autograd.grad(
+            residuals, parameters, some, retain_graph=True, allow_unused=True, materialize_grads=True, is_grads_batched=True
+        )  # fmt: skip
+        parts.append(torch.cat([c.reshape(len(some), -1) for c in columns], 1))
+    return torch.cat(parts)

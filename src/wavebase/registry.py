@@ -1,0 +1,74 @@
+"""What a configuration may name: functions and classes that say so with `@registered`, and torch's optimisers.
+
+A name is looked up, never imported: only modules found in the packages below are imported, so that a configuration
+from elsewhere cannot choose code.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Collection
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar
+
+# By group of the configuration: packages or modules whose `@registered` functions and classes it may name. Packages from
+# outside this repository, trusted explicitly, would be added here.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "model": ("wavebase.models",),
+    "signal": ("wavebase.signals",),
+    "task": ("wavebase.tasks",),
+    "optim": ("wavebase.optimizers",),
+    "probe.measure": ("wavebase.probes",),
+    "probe.figures": ("wavebase.figures",),
+}
+Thing = TypeVar("Thing", bound=Callable[..., Any])
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+def registered(thing: Thing) -> Thing:
+    """Let a configuration name this function or class; a decorator."""
+    _registered[f"{thing.__module__}.{thing.__qualname__}"] = thing
+    return thing
+
+
+def lookup(group: str, name: str) -> Callable[..., Any] | None:
+    """What a configuration's group means by a dotted name; None if nothing of that name is registered there."""
+    if name in (optimizers := _torch_optimizers() if group == "optim" else {}):
+        return optimizers[name]
+    module = name.rpartition(".")[0]
+    if module not in _modules(group):
+        return None
+    import_module(module)
+    return _registered.get(name)
+
+
+def names(group: str) -> list[str]:
+    """Every name that the group may use, in order. Imports all of the group's modules."""
+    modules = _modules(group)
+    for module in modules:
+        import_module(module)
+    own = [name for name, thing in _registered.items() if thing.__module__ in modules]
+    return sorted([*own, *(_torch_optimizers() if group == "optim" else {})])
+
+
+def _modules(group: str) -> Collection[str]:
+    """The group's modules by full name, as the folders of its packages list them. Imports the packages alone."""
+    found = set()
+    for package in PACKAGES[group]:
+        below = getattr(import_module(package), "__path__", [])  # a module has none
+        found |= {package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(below))}
+    return found
+
+
+@cache
+def _torch_optimizers() -> dict[str, type]:
+    """The optimisers that torch.optim exports, by the name under which it does."""
+    from torch import optim
+
+    exported = {name: getattr(optim, name) for name in dir(optim) if not name.startswith("_")}
+    return {
+        f"torch.optim.{name}": thing
+        for name, thing in exported.items()
+        if isinstance(thing, type) and issubclass(thing, optim.Optimizer) and thing is not optim.Optimizer
+    }
