@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from wavebase import assembly, figures, label_noise, study
-from wavebase.label_noise import GaussNewton, NoiseLaw, UpdateRule
+from wavebase.label_noise import NoiseLaw, UpdateRule
 
 OTHERS = {  # label: the words that make it
     "momentum 0.9, 0.1": "optim=momentum optim.lr_over_boundary=0.1",
@@ -55,13 +55,13 @@ class Predicted:
         return float(np.sqrt(np.mean([law.error(step) ** 2 for step in steps])))
 
     def share_of_boundary(self, run: study.Run) -> float:
-        """The run's rate over the largest stable one; of an adaptive rule for the step sizes that the noise alone makes."""
+        """The run's rate over the largest stable one; of an adaptive rule for the step sizes that it comes to."""
         _, pieces = assembly.restored(run.folder, 0)
         rule, matrix = UpdateRule.of(pieces.optimizer), self.matrix
         if rule.adaptive:
             noise, power = pieces.task.label_noise, pieces.task.baselines["zero"]
             factors = label_noise.adaptive_scale(matrix, rule, noise, self.count, power)
-            matrix = GaussNewton(matrix.jacobian, matrix.live).scaled(factors)
+            matrix = matrix.scaled(factors)
         return matrix.eigenvalues[0].item() / rule.boundary
 
 
@@ -134,8 +134,8 @@ def texts(rows: list[dict], plain: int, seeds: int, steps: int) -> tuple[str, st
     median {np.median(found):.3f} ({seeds} seeds each, intervals of the rows by Student's t). Its extensions hold to 5 % for {len(held)} of {len(rows) - plain} other
     settings: {"; ".join(f"{row['optimiser']} ({row['ratio']:.2f})" for row in held) or "none"}. They fail for: {named}."""
     silent = f"""The law is linear in the distance from the fit and holds S, p and the eigenvectors at the start: it does not see the slow drift
-    along directions without curvature ({steps} to {3 * steps} steps are short for that), decay along them, nor what large steps add to the
-    gradients by which an adaptive optimiser divides. The share of the boundary of an adaptive rule counts the noise's gradients alone.
+    along directions without curvature ({steps} to {3 * steps} steps are short for that), decay along them, nor the
+    scatter of what an adaptive optimiser divides by.
     Errors are of 128 held-out sequences, and the prediction is for these."""
     return says, silent
 

@@ -18,7 +18,6 @@ from wavebase.probes import mechanism
 from wavebase.spectrum import power_spectrum
 
 WINDOWS = 20  # of the stream that shows what one window does not
-MODULUS = "mechanism/mode_modulus"
 PLAIN = "optim.lr_over_boundary={rate} task.label_noise={noise}"
 CHANGES = {  # label: the words that make it, beside those of half the boundary and the noise compared
     "no noise": "optim.lr_over_boundary=0.5",
@@ -51,14 +50,12 @@ class Start:
         rule = UpdateRule.of(pieces.optimizer)
         return slow_drift.mean_displacement(self.matrix, self.third, rule, noise, self.count, power, steps)
 
-    def modulus(self, moved: torch.Tensor) -> float:
-        """What the probe of oscillators says of the start's weights moved by so much, as a step's |lambda|."""
-        sizes = [theta.numel() for theta in self.theta.values()]
-        with torch.no_grad():
-            for (name, theta), part in zip(self.theta.items(), moved.split(sizes), strict=True):
-                self.pieces.trained[name].copy_(theta + part.view_as(theta))
-        seen = assembly.snapshot(self.pieces, self.construction.weights, 1)
-        return mechanism.oscillators(seen)[MODULUS] / self.T
+    def damping(self, moved: torch.Tensor) -> float:
+        """That of the start's weights moved by so much, see `damped`."""
+        name, sizes = "weight_hh_cell", [theta.numel() for theta in self.theta.values()]
+        part = dict(zip(self.theta, moved.split(sizes), strict=True))[name]
+        exact, unit = self.construction.weights[name], self.construction.unit_scale[name]
+        return damped({name: exact + unit * part.view_as(exact)}, self.T)
 
     def moved(self, run: study.Run) -> torch.Tensor:
         """A run's displacement in trained coordinates at its end."""
@@ -99,54 +96,81 @@ class Start:
         return [(name, share / max(sum(shares.values()), 1e-300)) for name, share in shares.most_common(5)]
 
 
-def modulus(runs: Sequence[study.Run]) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, largest change of an oscillator's |lambda| [runs, steps]), after the start."""
-    series = [run.series()[MODULUS] for run in runs]
-    return series[0][0][1:], np.array(
-        [values[1:] / run.config["T"] for run, (_, values) in zip(runs, series, strict=True)]
-    )
+def damping(runs: Sequence[study.Run]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, damping of the oscillators [runs, steps]), at every checkpoint after the start: see `damped`."""
+    steps = runs[0].folder.checkpoint_steps()[1:]
+    found = [[damped(run.folder.load_checkpoint(step)["weights"], run.config["T"]) for step in steps] for run in runs]
+    return np.array(steps), np.array(found)
+
+
+def damped(weights: dict[str, torch.Tensor], T: int) -> float:
+    """-log |det W| / n of the n oscillating units' own matrix: the mean of -log |lambda|. It has a sign, so that the scatter of the
+    weights averages out over runs, which that of a largest change does not."""
+    gen = weights["weight_hh_cell"][: 2 * T, : 2 * T].double()
+    return -torch.linalg.slogdet(gen)[1].item() / (2 * T)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean over runs and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+
+
+def power_of(x: Sequence[float], groups: Sequence[np.ndarray], draws: int = 2000) -> tuple[float, float, float]:
+    """p of mean ~ x^p and its interval of 95 %, from means over runs; runs are drawn again with replacement (bootstrap)."""
+    generator = np.random.default_rng(0)
+
+    def fitted(means: np.ndarray) -> float:
+        return float(np.polyfit(np.log(x), np.log(means), 1)[0])
+
+    again = []
+    for _ in range(draws):
+        means = np.array([group[generator.integers(len(group), size=len(group))].mean() for group in groups])
+        if (means > 0).all():
+            again.append(fitted(means))
+    means = np.array([group.mean() for group in groups])
+    middle = fitted(means) if (means > 0).all() else np.nan
+    return middle, *(np.percentile(again, (2.5, 97.5)).tolist() if again else (np.nan, np.nan))
 
 
 def row_of(label: str, T: int, runs: Sequence[study.Run], start: Start, steps: int) -> dict:
     """What runs of one setting came to."""
-    middle, low, high = study.median(modulus(runs)[1][:, -1])
+    middle, error = mean_and_error(damping(runs)[1][:, -1])
     streams = np.array([start.stream_errors(run)[-1] for run in runs])
     return {
         "T": T,
         "setting": label,
-        "modulus": middle,
-        "from": low,
-        "to": high,
+        "damping": middle,
+        "+-": error,
         "theory": None,
         "window": float(np.median(study.final_errors(runs))),
         "20th": float(np.median(streams[:, 1])),
     }
 
 
-def exponents(main: dict, top: tuple[float, float], steps: int) -> dict[str, tuple[float, float, float]]:
-    """Of noise at one rate, of the rate at one noise, and of time (the median over runs of each one's own fit)."""
-    ends = {key: modulus(runs)[1][:, -1] for key, runs in main.items()}
+def exponents(main: dict, top: tuple[float, float]) -> dict[str, tuple[float, float, float]]:
+    """Of noise at one rate, of the rate at one noise, and of time in the last eight tenths."""
+    ends = {key: damping(runs)[1][:, -1] for key, runs in main.items()}
     found = {}
     for name, own, other in (("noise", 1, 0), ("rate", 0, 1)):
-        points = [(key[own], value) for key, values in ends.items() if key[other] == top[other] for value in values]
-        if len({x for x, _ in points}) > 1 and len(points) > 2:
-            found[name] = study.exponent(*zip(*points, strict=True))
-    at, values = modulus(main[top])
-    late = at >= steps / 5
-    if late.sum() > 2:
-        found["time"] = study.median([study.exponent(at[late], run)[0] for run in values[:, late]])
+        chosen = {key[own]: values for key, values in ends.items() if key[other] == top[other]}
+        if len(chosen) > 1:
+            found[name] = power_of(list(chosen), list(chosen.values()))
+    at, values = damping(main[top])
+    if len(at) > 2:
+        found["time"] = power_of(at[1:].tolist(), list(values.T[1:]))
     return found
 
 
 def measure(size: study.Size) -> study.Finding:
-    steps = size.pick(tiny=2, fast=3000, full=10000)
-    seeds = size.pick(tiny=2, fast=4, full=10)
+    steps = size.pick(tiny=2, fast=2500, full=10000)
+    seeds = size.pick(tiny=2, fast=10, full=20)
     T, longer = size.pick(tiny=(3, None), fast=(4, 8), full=(4, 8))
     settings = size.pick(
         tiny=((0.5, 0.3),),
         fast=((0.5, 0.1), (0.5, 0.2), (0.25, 0.3), (0.5, 0.3)),
         full=((0.5, 0.075), (0.5, 0.15), (0.125, 0.3), (0.25, 0.3), (0.5, 0.3)),
     )
+    longest = size.pick(tiny=(), fast=settings[1:], full=settings[1:])
     top, compared = settings[-1], (0.5, settings[min(1, len(settings) - 1)][1])
     changes = dict(list(CHANGES.items())[:: size.pick(tiny=3, fast=1, full=1)])
     shared = (
@@ -155,8 +179,8 @@ def measure(size: study.Size) -> study.Finding:
         f"train.steps={steps}",
         f"train.checkpoint_every={max(steps // 10, 1)}",
         "train.log_every=100",
-        "probe.measure=[function.held_out_error,mechanism.oscillators]",
-        f"probe.every={max(steps // 20, 1)}",
+        "probe.measure=[function.held_out_error]",
+        f"probe.every={steps}",
     )
 
     def runs_of(T: int, words: str, rate: float, noise: float) -> list[study.Run]:
@@ -167,17 +191,19 @@ def measure(size: study.Size) -> study.Finding:
     starts = {T: Start(main[top][0], size.pick(tiny=50, fast=400, full=1000))}
     everything = [(T, f"SGD {rate:g}, noise {noise:g}", runs) for (rate, noise), runs in main.items()]
     everything += [(T, label, runs_of(T, words, *compared)) for label, words in changes.items()]
+    also = {key: runs_of(longer, PLAIN, *key) for key in longest} if longer is not None else {}
+    everything += [(longer, f"SGD {rate:g}, noise {noise:g}", runs) for (rate, noise), runs in also.items()]
     if longer is not None:
-        for rate, noise in settings[-size.pick(tiny=0, fast=1, full=2) :]:
-            everything.append((longer, f"SGD {rate:g}, noise {noise:g}", runs_of(longer, PLAIN, rate, noise)))
-        starts[longer] = Start(everything[-1][2][0], size.pick(tiny=0, fast=130, full=200))
+        starts[longer] = Start(also[top][0], size.pick(tiny=0, fast=130, full=200))
     for length, label, runs in everything:
         row = row_of(label, length, runs, starts[length], steps)
         if label.startswith("SGD") or label.startswith("momentum"):
-            row["theory"] = starts[length].modulus(starts[length].displacement(runs[0], steps))
-            ratios.append((length, label, row["modulus"] / row["theory"], *starts[length].along(runs, steps)))
+            row["theory"] = starts[length].damping(starts[length].displacement(runs[0], steps))
+            ratios.append((length, label, row["damping"] / row["theory"], *starts[length].along(runs, steps)))
         rows.append(row)
-    found = exponents(main, top, steps)
+    found = {f"{name} at T = {T}": power for name, power in exponents(main, top).items()}
+    if also:
+        found |= {f"{name} at T = {longer}": power for name, power in exponents(also, top).items()}
     heard = starts[T].blocks(main[top])
     says, silent = texts(rows, ratios, found, heard, steps, seeds, compared)
     return study.Finding("The slow drift", rows, says, silent, picture(main, starts[T], top, steps))
@@ -196,16 +222,16 @@ def texts(
     powers = ", ".join(f"{name} {p:.2f} ({low:.2f} to {high:.2f})" for name, (p, low, high) in found.items()) or "none"
     along = [f"{share:.3f} +- {error:.3f} (T = {T}, {label})" for T, label, _, share, error in ratios]
     changed = [row for row in rows if not row["setting"].startswith("SGD")]
-    worst = max((row for row in rows if row["setting"].startswith("SGD")), key=lambda row: row["modulus"])
+    worst = max((row for row in rows if row["setting"].startswith("SGD")), key=lambda row: row["damping"])
     says = f"""Descent under noise keeps the function that it is trained on and slowly takes the algorithm apart. After {steps} steps of
     {worst["setting"]} at T = {worst["T"]} one window errs {worst["window"]:.2g}, and the twentieth of a stream {worst["20th"]:.2g}: the oscillators' |lambda| has
-    changed by {worst["modulus"]:.2g} a step. It grows with powers, and 95 % intervals, of {powers}; theory has 2, 2 and 1. The theory has no fitted
-    number: measured over predicted change of |lambda| is {min(r[2] for r in ratios):.2f} to {max(r[2] for r in ratios):.2f}; of the weights' mean displacement along
+    shrunk by {worst["damping"]:.2g} (+- {worst["+-"]:.1g}) in the mean over modes and {seeds} runs. It grows with powers, and 95 % intervals, of {powers}; theory has 2, 2 and 1. The theory has no fitted
+    number: measured over predicted damping is {min(r[2] for r in ratios):.2f} to {max(r[2] for r in ratios):.2f}; of the weights' mean displacement along
     its part without curvature {"; ".join(along)}, with standard errors over {seeds} runs. Most of the mean displacement lies in
     {"; ".join(f"{name} ({100 * share:.0f} %)" for name, share in heard)}. At rate and noise {compared[0]:g} and {compared[1]:g}:
-    {"; ".join(f"{row['setting']} {row['modulus']:.2g} (20th window {row['20th']:.2g})" for row in changed)}."""
-    silent = """The theory is that of the start: once the drift has changed curvature and cloud, speeds change too. |lambda| contains the
-    cloud's own scatter, which dominates where the drift is small, and lowers the exponents there. Streams see what one window
+    {"; ".join(f"{row['setting']} {row['damping']:.2g} (20th window {row['20th']:.2g})" for row in changed)}."""
+    silent = """The theory is that of the start: once the drift has changed curvature and cloud, speeds change too. Damping is the mean
+    of -log |lambda| over all modes, silent ones included, with standard errors over runs. Streams see what one window
     does not, so theirs is another loss with another boundary; batch times windows is nearly that of the other runs. Adam and decay
     have no theory here: decay pulls on oscillators by itself, as the row without noise shows."""
     return says, silent
@@ -216,12 +242,15 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for ((rate, noise), runs), colour in zip(main.items(), figures.COLOURS, strict=False):
-        at, values = modulus(runs)
-        figures.median_and_range(left, at, values, colour, "-", f"rate {rate:g}, noise {noise:g}")
-        theory = [start.modulus(start.displacement(runs[0], int(step))) for step in at]
+        at, values = damping(runs)
+        error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(at))
+        left.errorbar(
+            at, values.mean(0), error, fmt="o", markersize=4, color=colour, label=f"rate {rate:g}, noise {noise:g}"
+        )
+        theory = [start.damping(start.displacement(runs[0], int(step))) for step in at]
         left.plot(at, theory, color=colour, linestyle="--", linewidth=1)
-    left.plot([], [], color=figures.GREY, linestyle="--", linewidth=1, label="theory")
-    left.set(xscale="log", yscale="log", xlabel="step", ylabel="change of |lambda| a step", title="oscillators")
+    left.plot([], [], color=figures.GREY, linestyle="--", linewidth=1, label="theory, nothing fitted")
+    left.set(xscale="log", yscale="log", xlabel="step", ylabel="mean of -log |lambda|", title="oscillators are damped")
     left.legend(fontsize=9)
     streams = np.array([start.stream_errors(run)[1:] for run in main[top]])
     for column, label, colour in ((1, f"window {WINDOWS} of a stream", 1), (2, "one window", 0)):

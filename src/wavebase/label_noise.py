@@ -201,6 +201,8 @@ def variances(eigenvalues: Tensor, rule: UpdateRule, steps: int | None = None) -
 
 def decay_bias(eigenvalues: Tensor, fit: Tensor, rule: UpdateRule, steps: int | None = None) -> Tensor:
     """How far weight decay holds each eigendirection from the fit, [K]. fit: the fit's own coordinates, [K]."""
+    if not (rule.weight_decay or rule.decoupled_decay):
+        return torch.zeros_like(fit)
     A, _, pull = rule.maps(eigenvalues)
     bias = torch.linalg.solve(torch.eye(2).to(A) - A, fit[:, None] * pull)
     if steps is not None:
@@ -236,12 +238,15 @@ def stationary_error(
     return label_noise * float(((seen * eigenvalues * variances(eigenvalues, rule, steps)).sum() / count).sqrt())
 
 
-def adaptive_scale(matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: int, power: float) -> Tensor:
+def adaptive_scale(
+    matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: int, power: float, rounds: int = 12
+) -> Tensor:
     """The scale [P] of coordinates in which an adaptive optimiser takes steps of one size.
 
-    Steps are divided by p_i = sqrt(E g_i^2) + eps. At the fit the gradient is the noise alone, E g_i^2 = 2 s^2 / N H_ii;
-    with p held there, parameters times sqrt(p) follow plain momentum under p^-1/2 H p^-1/2. It fails where steps are so large
-    that the distance from the fit adds to g, and where a coordinate's p has not been met yet, early in training.
+    Steps are divided by p_i = sqrt(E g_i^2) + eps, and with p held still, parameters times sqrt(p) follow plain momentum under
+    p^-1/2 H p^-1/2. The gradient is noise, 2 (s^2 + excess) / N H_ii with the loss in excess of the noise's, and the pull of the
+    distance from the fit, (H S H)_ii; p and S are found together, by iteration. What this does not know: p's own scatter,
+    and that a coordinate's p has not been met yet, early in training.
 
     Args:
         matrix: That of the trained coordinates.
@@ -249,13 +254,28 @@ def adaptive_scale(matrix: GaussNewton, rule: UpdateRule, label_noise: float, co
         label_noise: In units of the targets' rms.
         count: Outputs a step.
         power: The targets' mean square.
+        rounds: Of the iteration; 0 leaves the noise's own gradient, for steps that are small.
 
     Returns:
         1/sqrt(p), for `GaussNewton.scaled`.
     """
     if rule.weight_decay or not rule.adaptive:
         raise ValueError(f"rule must be adaptive and its decay decoupled, got {rule}; use optim=adamw")
-    return ((2 * label_noise**2 * power / count * matrix.diagonal).sqrt() + rule.eps).rsqrt()
+    variance = label_noise**2 * power
+    size = (2 * variance / count * matrix.diagonal).sqrt() + rule.eps
+    for _ in range(rounds):
+        there = matrix.scaled(size.rsqrt())
+        unstable = there.eigenvalues[0] / (0.95 * rule.boundary)
+        if unstable > 1:
+            size = size * unstable
+            continue
+        values = there.eigenvalues
+        spread = 2 * variance / count * values * variances(values, rule)
+        excess = (values * spread).sum() / 2
+        pull = size * (there.eigenvectors.square() @ (values.square() * spread))
+        met = (2 * (variance + excess) / count * matrix.diagonal + pull).sqrt() + rule.eps
+        size = (size * met).sqrt()  # damped: larger p, smaller S
+    return size.rsqrt()
 
 
 @dataclass(frozen=True)
