@@ -26,6 +26,8 @@ STUDIES = (
     "spectral_support",
     "spectral_revival",
     "spectral_curves",
+    "noise_law",
+    "slow_drift",
 )
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"

@@ -1,139 +1,114 @@
-"""What does exactness cost in curvature? Expected: the error falls as eps^2 and lambda_max rises as eps^-2, so that their
-product stays; gains that leave the linear function alone move it, but none give both a small error and a low curvature.
+"""What does exactness cost in curvature? Expected: in raw weights everything (lambda_max rises as the error falls), in
+unit-scaled coordinates nothing: there lambda_max is a number that belongs to T, whatever the gains and the error.
 
     python experiments/spectral_frontier.py [--full]
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from wavebase import figures, study
-from wavebase.constructions.spectral import preset_gains
+from wavebase.constructions.construction import Construction
+from wavebase.constructions.spectral import preset_gains, spectral_construction
+from wavebase.models.spectral import SpectralLSTM
+from wavebase.probes.curvature import Hessian
+from wavebase.signals.generators import WhiteNoise
+from wavebase.tasks.power_spectrum import PowerSpectrum
 
-# one-parameter groups of gains under which P_hat stays as long as every tanh is linear: exponents of c
-MOVES = {
-    "gen and sum": {"a": 1, "s1": -1},
-    "sum and prod": {"s2": 1, "s3": -1, "s4": -1},
-    "two gates of prod": {"s3": 1, "s4": -1},
-    "prod and spec": {"s3": 1, "s4": 1, "s5": -2},
-    "spec and readout": {"s5": 1},
-}
-
-# random gains: the trainable preset's times powers of two from these ranges, wide where its search had not been
-SPREAD = {"a": (-2, 2), "s1": (-1, 1), "s2": (-3, 3), "s3": (-2, 1), "s4": (-2, 1), "s5": (-3, 2)}
-
-USEFUL = 0.1  # largest error of gains that count when the least product is asked for
+WINDOWS = 64  # of white noise, for curvature and for the error
+# random gains: the preset's of eps 2^-12 times powers of two, so that every tanh stays linear
+SPREAD = 6
 
 
-def moved(gains: Mapping[str, float], exponents: Mapping[str, float], c: float) -> dict[str, float]:
-    """The gains times powers of c."""
-    return {name: gain * c ** exponents.get(name, 0) for name, gain in gains.items()}
+def measured(construction: Construction) -> dict[str, float]:
+    """Of an exact start: its relative error, and lambda_max of the loss over the mean predictor's, in raw weights, in
+    unit-scaled coordinates, and in those with a full unit on each of a gate's two biases."""
+    noise, generator = WhiteNoise(1.0), torch.Generator().manual_seed(0)
+    task = PowerSpectrum(noise, construction.T, torch.float64, torch.device("cpu"), generator, held_out_count=WINDOWS)
+    signal, target = task.sample_batch(WINDOWS, generator)
+
+    def largest(net: SpectralLSTM, scale: Callable[[str], float] | None = None) -> float:
+        trained = {name: p for name, p in net.named_parameters() if not name.endswith("_0")}
+        hessian = Hessian(lambda: task.loss(net(signal), target), trained.values())
+        factor = None
+        if scale is not None:
+            factor = np.concatenate([np.full(p.numel(), scale(name)) for name, p in trained.items()])
+        return hessian.largest(factor, tolerance=1e-4) / task.baselines["mean"]
+
+    for_error, wanted = task.held_out["white_noise"]
+    raw, scaled = (SpectralLSTM(construction, unit_scaled=unit_scaled) for unit_scaled in (False, True))
+    with torch.no_grad():
+        error = task.metrics(scaled(for_error), wanted)["relative_error"]
+    full_unit = largest(scaled, lambda name: 2**0.5 if name.startswith("bias_") else 1.0)
+    return {"error": error, "raw": largest(raw), "unit-scaled": largest(scaled), "full unit": full_unit}
 
 
-def override(many: list[dict[str, float]]) -> str:
-    """Gains as one sweep of the command line."""
-    return "model.gains=" + ",".join("{" + ",".join(f"{k}:{v!r}" for k, v in gains.items()) + "}" for gains in many)
-
-
-def costs(runs: list[study.Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Relative error and lambda_max at the start of each run."""
-    pairs = [(run.value("relative_error", "initial"), run.value("optim", "lambda_max")) for run in runs]
-    return tuple(np.array(pairs, dtype=float).T)
-
-
-def frontier(errors: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
-    """Places of the points that no other undercuts in both, in the order of their errors."""
-    order = np.argsort(errors)
-    return order[curvatures[order] <= np.minimum.accumulate(curvatures[order])]
+def random_gains(T: int, count: int) -> list[dict[str, float]]:
+    """Gains of eps 2^-12, each divided by a random power of 2 up to 2^SPREAD: every argument of a tanh stays as small."""
+    draw, middle = np.random.default_rng(T), preset_gains(T, "exact", 1.0, torch.float64, 2.0**-12)
+    return [{name: float(g * 2.0 ** -draw.uniform(0, SPREAD)) for name, g in middle.items()} for _ in range(count)]
 
 
 def measure(size: study.Size) -> study.Finding:
-    lengths = size.pick(tiny=(4,), fast=(4, 8), full=(4, 8, 16, 32))
-    powers = size.pick(tiny=(3, 5, 8), fast=(3, 4, 5, 6, 8, 10, 12), full=range(3, 17))
-    c = (2.0 ** np.linspace(-3, 3, size.pick(tiny=2, fast=7, full=13))).tolist()
-    count = size.pick(tiny=3, fast=80, full=500)
-    shared = ("train.steps=0", "probe.curvature_batch=64", "probe.measure=[function.held_out_error]")
-    rows, products = [], {}
-    figure = Figure(figsize=(5.2 * len(lengths) + 1, 5.4), layout="constrained")
-    axes = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
-    for T, ax in zip(lengths, axes, strict=True):
-        line = size.sweep(f"T={T}", f"model.eps={','.join(repr(2.0**-p) for p in powers)}", *shared)
-        line.sort(key=lambda run: run.config["model.eps"])
-        eps = [run.config["model.eps"] for run in line]
-        error, curvature = costs(line)
-        for name, values, expected in (("error", error, 2), ("lambda_max", curvature, -2)):
-            slope, low, high = study.exponent(eps, values)
-            rows.append(
-                {"T": T, "along": "eps", "of": name, "exponent": slope, "from": low, "to": high, "expected": expected}
-            )
-        products[T, "eps"] = error * curvature
-        ax.plot(error, curvature, "ks-", markersize=5, linewidth=1, label="exact preset, along eps")
-
-        middle = preset_gains(T, "trainable", 1.0, torch.float64)
-        lines = {label: [moved(middle, exponents, x) for x in c] for label, exponents in MOVES.items()}
-        draw = np.random.default_rng(T)
-        cloud = [{n: float(g * 2.0 ** draw.uniform(*SPREAD[n])) for n, g in middle.items()} for _ in range(count)]
-        every = [gains for line in (*lines.values(), cloud) for gains in line]
-        wanted = list({tuple(gains.values()): gains for gains in every}.values())  # the lines share their middle
-        swept = size.sweep(f"T={T}", "model.preset=trainable", override(wanted), *shared)
-        found = {tuple(run.config[f"model.gains.{name}"] for name in middle): run for run in swept}
-        for (label, line), colour in zip(lines.items(), figures.COLOURS, strict=False):
-            error, curvature = costs([found[tuple(gains.values())] for gains in line])
-            products[T, label] = error * curvature
-            ax.plot(error, curvature, "-", color=colour, linewidth=1.5, label=f"trainable, scaled: {label}")
-        error, curvature = costs([found[tuple(gains.values())] for gains in cloud])
-        best = frontier(error, curvature)
-        ax.plot(error, curvature, ".", color="#AAAAAA", label="random gains")
+    lengths = size.pick(tiny=(4,), fast=(4, 8, 16), full=(4, 8, 16, 32))
+    powers = size.pick(tiny=(5, 27), fast=(5, 8, 12, 20, 27), full=range(5, 28))
+    count = size.pick(tiny=1, fast=4, full=40)
+    rows, apart, found, slopes = [], {}, {}, {}
+    raw: dict[str, list[float]] = {}
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    ax = figure.subplots()
+    for T, mark, colour in zip(lengths, ("o", "s", "^", "D"), figures.COLOURS, strict=False):
+        eps = np.array([2.0**-p for p in powers])
+        along = [measured(spectral_construction(T, eps=e, scale=1 / T)) for e in eps]
+        loose = measured(spectral_construction(T, preset="trainable", scale=1 / T))
+        cloud = [measured(spectral_construction(T, gains=g, scale=1 / T)) for g in random_gains(T, count)]
+        starts = {"eps to 2^-5": along, "random gains": cloud, "trainable": [loose]}
+        middle = float(np.median([m["unit-scaled"] for m in along]))
+        found[T] = middle, loose["unit-scaled"], float(np.median([m["full unit"] for m in along]))
+        slopes[T] = study.exponent(eps, [m["raw"] for m in along]) if len(eps) > 2 else (np.nan,) * 3
+        for label, points in starts.items():
+            values = {name: np.array([m[name] for m in points]) for name in along[0]}
+            raw.setdefault(label, []).extend(values["raw"])
+            away = np.abs(values["unit-scaled"] / middle - 1).max()
+            apart[T, label] = away
+            row = {"T": T, "start": label, "n": len(points)}
+            for name in ("error", "raw"):
+                row[name] = " to ".join(dict.fromkeys(f"{v:.1e}" for v in (values[name].min(), values[name].max())))
+            rows.append({**row, "unit-scaled": round(float(np.median(values["unit-scaled"]))), "apart": f"{away:.2%}"})
+        points = [*along, *cloud, loose]
+        errors = [max(m["error"], 1e-17) for m in points]
+        ax.plot(errors, [m["raw"] for m in points], mark, color=colour, markersize=6, label=f"T = {T}, raw weights")
         ax.plot(
-            error[best],
-            curvature[best],
-            "o-",
-            color=figures.GREY,
-            fillstyle="none",
-            linewidth=1,
-            label="their frontier",
-        )
-        slope, low, high = study.exponent(error[best], curvature[best]) if len(best) > 2 else (np.nan,) * 3
-        rows.append(
-            {
-                "T": T,
-                "along": "frontier",
-                "of": "lambda_max(error)",
-                "exponent": slope,
-                "from": low,
-                "to": high,
-                "expected": -1,
-            }
-        )
-        products[T, "random"] = (error * curvature)[error < USEFUL]
-        ax.axvline(1, color=figures.GREY, linestyle=":", linewidth=1, label="predicting zero")
-        ax.set(xscale="log", yscale="log", xlabel="relative error at the start", title=f"T = {T}")
-        ax.grid(alpha=0.25)
-    axes[0].set_ylabel("lambda_max of the loss at the start")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    fits = {(row["T"], row["of"]): row for row in rows}
-    said = "; ".join(
-        f"""at T = {T} the error goes as eps to the power {fits[T, "error"]["exponent"]:.3f} ({fits[T, "error"]["from"]:.3f} to
-        {fits[T, "error"]["to"]:.3f}), lambda_max as {fits[T, "lambda_max"]["exponent"]:.3f} ({fits[T, "lambda_max"]["from"]:.3f} to
-        {fits[T, "lambda_max"]["to"]:.3f}), and their product lies within {products[T, "eps"].min():.3g} and {products[T, "eps"].max():.3g}"""
-        for T in lengths
+            errors, [m["unit-scaled"] for m in points], mark, color=colour, fillstyle="none", markersize=9,
+            label=f"T = {T}, unit-scaled",
+        )  # fmt: skip
+    ax.axvline(1, color=figures.GREY, linestyle=":", linewidth=1, label="predicting zero")
+    ax.set(xscale="log", yscale="log", xlabel="relative error at the start")
+    ax.set_ylabel("lambda_max of the loss / mean predictor's")
+    ax.grid(alpha=0.25)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    told = "; ".join(
+        f"""at T = {T} {middle:.0f}, the same within {apart[T, "eps to 2^-5"]:.2%} for all eps, within {apart[T, "random gains"]:.2%} for
+        {count} random gains, {loose:.0f} at trainable gains ({apart[T, "trainable"]:.1%} away), and {full:.0f} if each of a gate's two biases
+        had the whole unit of their sum, not 1/sqrt(2) of it"""
+        for T, (middle, loose, full) in found.items()
     )
-    least = "; ".join(
-        f"""at T = {T} it goes from {min(v.min() for v in orbit):.3g} to {max(v.max() for v in orbit):.3g} when the trainable preset's gains are
-        scaled by up to {c[-1]:g}, and is at least {products[T, "random"].min(initial=np.inf):.3g} among those of {count} random gains with an
-        error under {USEFUL:g}"""
-        for T in lengths
-        for orbit in [[products[T, label] for label in MOVES]]
-    )
-    says = f"Along eps, {said}. Away from it the product of error and curvature changes: {least}."
-    silent = """The frontier is that of random gains, so better ones may exist; its exponent is steeper than -1: random gains
-    rarely are small together, which is what small eps is. Curvature is that of the loss at the start, on 64 windows of white
-    noise; the error is that of 64 others."""
-    told = [{**row, **{key: f"{row[key]:.3f}" for key in ("exponent", "from", "to")}} for row in rows]
-    return study.Finding("Exact against trainable", told, says, silent, figure)
+    law = ", ".join(f"{s:.4f} ({low:.4f} to {high:.4f}) at T = {T}" for T, (s, low, high) in slopes.items())
+    growth = ""
+    if len(lengths) > 3:
+        p, low, high = study.exponent(lengths, [middle for middle, *_ in found.values()])
+        growth = f" It grows as T to the power {p:.2f} ({low:.2f} to {high:.2f})."
+    named = [v for label, values in raw.items() if label != "random gains" for v in values]
+    decades = [np.log10(max(v) / min(v)) for v in (named, [*named, *raw["random gains"]])]
+    says = f"""In raw weights lambda_max spans {decades[0]:.1f} decades from trainable gains to eps 2^-27, {decades[1]:.1f} with random gains, and goes as eps to the power {law}. Unit-scaled it is, {told}.{growth}
+    So the curvature of an exact net is that of raw weights, not of the algorithm."""
+    silent = f"""Curvature is that of the loss at the start, on {WINDOWS} windows of white noise; errors are on {WINDOWS} others. Gains whose
+    tanh are far from linear are another net, and have another curvature. A small lambda_max does not say that training finds the
+    algorithm, only that it can stay at ordinary rates."""
+    return study.Finding("Curvature is in the coordinates", rows, says, silent, figure)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,19 @@ from wavebase import jobs, run
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
+
+HANG = 600  # seconds after which something is taken to hang; nothing that works is ever judged by its speed
+
+
+def wait_until(condition, process=None):
+    """Wait for condition(); fails where the process that should bring it about has ended, or nothing happens for ever."""
+    until = time.monotonic() + HANG
+    while not condition():
+        if process is not None and process.poll() is not None:
+            assert condition(), f"the process ended first, with status {process.returncode}: {process.communicate()}"
+            return
+        assert time.monotonic() < until, "waited for too long: it hangs"
+        time.sleep(0.02)
 
 
 @pytest.fixture(autouse=True, scope="session")

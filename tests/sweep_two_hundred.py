@@ -36,6 +36,22 @@ SETTINGS = (
 )  # fmt: skip
 
 
+# goes into every process of a sweep that is to be killed: once so many runs are finished none finishes any more, so that
+# the sweep cannot be over before it is killed, however fast the machine
+HOLD = """
+import os, time
+from wavebase.records import RunFolder
+def held(self, summary, finish=RunFolder.finish):
+    def done():
+        return sum('"status": "done"' in file.read_text() for file in self.path.parent.glob("*/summary.json"))
+    while done() >= int(os.environ["WAVEBASE_HOLD_AT"]):
+        time.sleep(0.05)
+    finish(self, summary)
+if "WAVEBASE_HOLD_AT" in os.environ:
+    RunFolder.finish = held
+"""
+
+
 def plant(folder, count, share=0.05):
     """Recordings 0.npy, 1.npy, ...; returns the numbers of the broken ones and what must be said of each."""
     folder.mkdir()
@@ -79,12 +95,17 @@ def marked(mark):
 def sweep(root, launcher, count, kill_at=None):
     """Run the sweep, or kill all of its processes once so many jobs are finished; returns (status, output)."""
     mark = f"WAVEBASE_TWO_HUNDRED={uuid.uuid4()}"
-    name, value = mark.split("=")
+    environment = os.environ | dict([mark.split("=")])
+    if kill_at is not None:
+        (root / "hold").mkdir(exist_ok=True)
+        (root / "hold" / "sitecustomize.py").write_text(HOLD)
+        path = os.pathsep.join(filter(None, [str(root / "hold"), environment.get("PYTHONPATH")]))
+        environment |= {"PYTHONPATH": path, "WAVEBASE_HOLD_AT": str(kill_at)}
     words = [*SETTINGS, "signal.path='recordings/${seed}.npy'", f"seed=range(0,{count})", "hydra.sweep.dir=sweep"]
     with (root / "log").open("ab") as log, (root / "out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "wavebase.run", "-m", *LAUNCHERS[launcher], *words],
-            cwd=root, stdout=out, stderr=log, env={**os.environ, name: value}, start_new_session=True,
+            cwd=root, stdout=out, stderr=log, env=environment, start_new_session=True,
         )  # fmt: skip
         while process.poll() is None:
             time.sleep(0.2)

@@ -9,11 +9,11 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
+from conftest import HANG, wait_until
 from wavebase import __main__ as console
 from wavebase import __version__, probe, report, run, terminal
 
@@ -21,7 +21,7 @@ RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.
 
 
 def on_terminal(columns, *words, folder=None, **environment):
-    """(exit status, what a terminal of so many columns showed, processor seconds) of `python -m wavebase <words>`."""
+    """(exit status, what a terminal of so many columns showed) of `python -m wavebase <words>`."""
     pid, terminal_end = pty.fork()
     if pid == 0:
         try:
@@ -42,9 +42,9 @@ def on_terminal(columns, *words, folder=None, **environment):
         if not part:
             break
         shown += part
-    _, status, usage = os.wait4(pid, 0)
+    status = os.waitpid(pid, 0)[1]
     os.close(terminal_end)
-    return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n"), usage.ru_utime + usage.ru_stime
+    return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n")
 
 
 def lines(shown):
@@ -62,14 +62,14 @@ CLONE = (Path(console.__file__).parents[2] / "experiments").is_dir()  # and not 
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-def test_help_fits_and_is_quick(columns):
-    status, shown, seconds = on_terminal(columns, "--help")
-    assert status == 0 and not overlong(shown, columns) and seconds < 0.5
+def test_help_fits(columns):
+    status, shown = on_terminal(columns, "--help")
+    assert status == 0 and not overlong(shown, columns)
     assert all(f"\n{command} " in shown for command in console.COMMANDS)
     assert re.search(r"exit status\s+0 done; 1 not done", shown) and "130" in shown
 
 
-def test_help_needs_no_torch():
+def test_help_is_light():
     script = "import sys; sys.argv[1:] = ['--help']\nfrom wavebase.__main__ import main\ntry: main()\nfinally: assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
 
@@ -94,16 +94,16 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_on_a_narrow_terminal(finished):
-    folder, status, shown, _ = finished
+    folder, status, shown = finished
     assert status == 0 and (folder / "one" / "summary.json").is_file()
     assert not overlong(shown, 40) and "verdict         \x1b[32mpreserved\x1b[0m" in shown, shown
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_report_fits(finished, columns):
-    status, shown, _ = on_terminal(columns, "report", "one", folder=finished[0])
+    status, shown = on_terminal(columns, "report", "one", folder=finished[0])
     assert status == 0 and not overlong(shown, columns) and "\x1b[32mpreserved" in shown
-    status, shown, _ = on_terminal(columns, "report", "one", folder=finished[0], NO_COLOR="1")
+    status, shown = on_terminal(columns, "report", "one", folder=finished[0], NO_COLOR="1")
     assert status == 0 and "preserved" in shown and "\x1b[" not in shown
 
 
@@ -167,17 +167,15 @@ def test_interruption_of_a_run_is_status_130_and_it_continues(tmp_path):
         "wavebase",
         "run",
         *RUN[:1],
-        "train.steps=1000000",
+        "train.steps=10000000",
         "hydra.run.dir=long",
         "probe.curvature=false",
     ]
     words += [*RUN[2:5], "optim=adam", "optim.lr=1e-9", "optim.lr_over_boundary=null"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("long/checkpoints/*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: list(tmp_path.glob("long/checkpoints/*.pt")), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "the same command continues" in err.splitlines()[-1]
 
 

@@ -4,14 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 
 import pytest
 from PIL import Image
 
-from conftest import SMALL
+from conftest import HANG, SMALL, wait_until
 from test_experiments import EXPERIMENTS, load
 
 RUN = (
@@ -51,15 +50,16 @@ def served(tmp_path):
             data = None if posted is None else json.dumps(posted).encode()
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(f"{address}data/plugin/{path}{words}", data, headers)
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=HANG) as answer:
                 return json.load(answer)
 
         runs = {file.parent.name for file in tmp_path.glob("*/summary.json")}
-        for _ in range(300):  # it reads while it serves; a run's last tag is final/...
-            if runs == {run for run, tags in ask("scalars/tags").items() if "final/relative_error" in tags}:
-                return ask
-            time.sleep(0.1)
-        raise AssertionError(f"TensorBoard must find {runs} within 30 seconds, got {ask('scalars/tags')}")
+
+        def read():  # it reads while it serves; a run's last tag is final/...
+            return runs == {run for run, tags in ask("scalars/tags").items() if "final/relative_error" in tags}
+
+        wait_until(read, server)
+        return ask
 
     yield start
     for server in servers:

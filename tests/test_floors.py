@@ -29,6 +29,7 @@ FLOORS = {
     "models": 2,
     "stacks": 2,
     "boundaries": 3,
+    "slow_drift": 2,
     "training": 3,
     "figures": 3,
     "config": 4,

@@ -205,3 +205,29 @@ def test_a_run_without_recurrent_weights_is_judged_all_the_same(ran, monkeypatch
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(RecordsError, match="must hold checkpoints, got none"):
         judge_run(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "samples,name",
+    [(torch.sin(2 * torch.pi * torch.arange(800) / 4), "unmoved"), (torch.full((800,), 0.3), "unmoved")],
+    ids=["steady tone", "constant"],
+)
+def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, tmp_path, samples, name):
+    """All windows of such a recording have one spectrum, which the mean predictor gets right to rounding."""
+    import numpy as np
+
+    np.save(tmp_path / "same.npy", samples.numpy())
+    recording = ("signal=file", f"signal.path={tmp_path / 'same.npy'}", "train.steps=2")
+    summary = ran(*RUN, *recording).summary()
+    assert summary["verdict"] == name and summary["relative_loss"]["final"] < 1e-20
+    lost = ran(*RUN, *recording, "model=random", name="random").summary()
+    assert lost["verdict"] == "no algorithm" and lost["relative_loss"]["initial"] > 0.5
+
+
+def test_a_silent_held_out_part_is_refused_before_anything_is_written(cli, tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "tail.npy", np.r_[np.random.default_rng(0).standard_normal(800), np.zeros(200)])
+    status, _, said = cli(*RUN, "signal=file", "signal.path=tail.npy", "hydra.run.dir=run")
+    assert status == 1 and said.count("\n") == 1 and "signal must not be silent where it is held out" in said
+    assert not (tmp_path / "run").exists()

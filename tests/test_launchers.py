@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 import sweep_two_hundred
-from conftest import SMALL
+from conftest import HANG, SMALL, wait_until
 from wavebase.durable import holder
 from wavebase.records import find_runs
 
@@ -40,7 +39,7 @@ def sweep(folder, *words):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=HANG)
     return process.returncode, out, err
 
 
@@ -76,9 +75,7 @@ def test_a_preempted_job_is_requeued_and_continues(tmp_path):
         "probe.figures=[]",
     )
     process = sweep(tmp_path, "hydra/launcher=submitit_local", *words, "seed=0")
-    until = time.monotonic() + 400
-    while not list(tmp_path.glob("sweep/*/checkpoints/step_00000200.pt")) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: list(tmp_path.glob("sweep/*/checkpoints/step_00000200.pt")), process)
     (folder,) = (file.parent for file in tmp_path.glob("sweep/*/config.yaml"))
     os.kill(int(holder(folder).split()[1]), signal.SIGUSR2)  # what a cluster sends before it takes a machine away
     status, out, err = ended(process)

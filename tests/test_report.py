@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.stats import binom
 
+from conftest import HANG
 from wavebase import report
 from wavebase.figures import sweeps
 from wavebase.records import RunFolder, find_runs
@@ -209,7 +210,7 @@ QUIET = (
 
 def browsed(page, folder, *words):
     command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", *words, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
 
 def test_the_page_holds_everything_it_shows(tree, tmp_path):

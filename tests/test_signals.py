@@ -103,6 +103,30 @@ class TestRecordings:
         assert torch.unique(training).numel() == 800 and torch.unique(held_out).numel() == 200
 
     @pytest.mark.parametrize(
+        "content,channel,column",
+        [
+            ("0,10\n1,11\n2,12\n", 1, [10, 11, 12]),
+            ("time,value\n0,10\n1,11\n2,12\n", "value", [10, 11, 12]),
+            ("\ufeff0,10\n1,11\n2,12\n", 0, [0, 1, 2]),  # a byte order mark, as spreadsheets save
+            ("\ufefftime,value\n0,10\n1,11\n2,12\n", "time", [0, 1, 2]),
+            ('"load, kN",disp,temp\n0,1,7\n1,11,17\n2,21,27\n', "disp", [1, 11, 21]),
+            ('"time","value"\n"0","10.5"\n"1","11"\n"2","12"\n', "value", [10.5, 11, 12]),
+            ("value,date\n10,2020-01-01\n11,2020-01-02\n12,2020-01-03\n", 0, [10, 11, 12]),
+            ("time;value\n0;10,5\n1;11,25\n2;12\n", 1, [10.5, 11.25, 12]),
+            ("0\t10,5\n1\t11\n2\t12\n", 1, [10.5, 11, 12]),
+            ("x,y\r\n0,10\r\n1,11\r\n2,12\r\n\r\n", -1, [10, 11, 12]),
+        ],
+    )
+    def test_tables_as_other_programs_write_them(self, tmp_path, content, channel, column):
+        (tmp_path / "a.csv").write_bytes(content.encode())
+        assert read_recording(str(tmp_path / "a.csv"), channel)[0].tolist() == column
+
+    def test_a_name_is_for_a_column_of_a_table_only(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.ones((100, 2)))
+        with pytest.raises(ValueError, match=r"signal\.channel must be a number for a \.npy file, got 'right'"):
+            read_recording(str(tmp_path / "a.npy"), "right")
+
+    @pytest.mark.parametrize(
         "make,words",
         [
             (None, "which is no file"),
@@ -110,7 +134,9 @@ class TestRecordings:
             (("a.wav", b"not a wave"), "readable .wav"),
             (("a.npy", b"not an array"), "readable .npy"),
             (("a.csv", b"a,b\n1,2\n3\n"), "readable .csv"),
-            (("a.csv", b"1,2\n3,x\n"), "readable .csv"),
+            (("a.csv", b"1,2\nx,3\n"), "readable .csv"),
+            (("a.csv", b"value\n10,0\n10,9\n"), "part cells by ; where commas are decimal"),
+            (("a.csv", b""), "readable .csv"),
             (("a.npy", np.array([1.0, np.nan] * 50)), "must hold finite samples, got nan at sample 1"),
             (("a.npy", np.zeros(100)), "only zeros"),
             (("a.npy", np.ones(20)), "T must fit both parts"),

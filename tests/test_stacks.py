@@ -56,7 +56,7 @@ def refuse(job, error):
     ],
 )
 def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
-    """After 200 steps in float64, within 1e-6 relative: the promise. On one machine the numbers are the same bit for bit."""
+    """After 200 steps in float64, within 1e-6 relative: what docs/sweeps.md promises."""
     settings = [(*SWEEP, *base, "train.steps=200", change) for change in changes]
     together = listed(composed, tmp_path / "together", *settings)
     finals = jobs.run_stacked(together, 64, refuse)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import kill_fifty
-from conftest import SMALL
+from conftest import SMALL, wait_until
 from kill_fifty import contents, same
 from wavebase import durable, jobs
 from wavebase.interruption import Interrupted, Interruption
@@ -275,6 +275,8 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
         plain(self)
         with (tmp_path / "trained").open("a") as file:
             file.write(f"{self.folder.path.name} {os.getpid()}\n")
+        # neither goes on before both have a run: a fast one would leave nothing to the other
+        wait_until(lambda: len({line.split()[1] for line in (tmp_path / "trained").read_text().splitlines()}) == 2)
 
     monkeypatch.setattr(Session, "open", opened)
     workers = []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from wavebase import boundaries, config
+from wavebase import boundaries, config, label_noise
 from wavebase.boundaries import Boundary, Curvatures
 from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
@@ -18,6 +19,9 @@ from wavebase.optimizers import GaussNewton, needs_closure
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records import RecordsError, RunFolder
 from wavebase.stored import reason
+
+FITS = 1e-3  # a start whose loss is under this share of the mean predictor's fits its targets
+MOST_DERIVATIVES = 5e7  # of outputs by parameters: beyond, in 400 MB, what label noise costs is not worked out
 
 
 class Pieces(NamedTuple):
@@ -30,18 +34,21 @@ class Pieces(NamedTuple):
     settings: config.OptimSettings
     learning_rate: float
     boundary: Boundary
+    noise_error: float | None = None  # relative, that label noise alone will cause: see `label_noise.stationary_error`
 
 
 def assemble(
     cfg: RunConfig,
     learning_rate: float | None = None,
     curvatures: Curvatures = Curvatures(),  # noqa: B008  immutable
+    measured: dict[str, Any] | None = None,
 ) -> Pieces:
-    """Build task, net and optimiser; measure the boundary where it is needed.
+    """Build task, net and optimiser; measure the boundary where it is needed, and what label noise will cost.
 
     Args:
         learning_rate: of a run that goes on; nothing is measured then.
-        curvatures: what has been measured at an equal start.
+        curvatures: what was measured at that run's start.
+        measured: what has been measured at other starts, which equal ones take over; this one's is added.
 
     Raises:
         ConfigError: if something cannot be built, or the optimiser's boundary is asked for and there is none.
@@ -64,10 +71,10 @@ def assemble(
                 f"optim.lr_over_boundary needs an optimiser whose boundary is known ({boundaries.KNOWN}, none with maximize=true), got {type(optimizer).__name__}; give optim.lr instead"
             )
         if cfg.probe.curvature or settings.lr is None:
-            curvatures = _curvatures(net, task, cfg, trained, rule, curvatures)
+            curvatures = _curvatures(net, task, cfg, trained, rule, {} if measured is None else measured)
         else:
             curvatures = Curvatures()  # a run alone would not know them
-    boundary = Boundary(rule, curvatures)
+    boundary, begins = Boundary(rule, curvatures), learning_rate is None
     if learning_rate is None:
         learning_rate = settings.lr
     if learning_rate is None:
@@ -79,14 +86,8 @@ def assemble(
         learning_rate = (settings.lr_over_boundary or 0.0) * boundary.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary)
-
-
-def start_keys(node: Mapping[str, Any]) -> tuple[str, str]:
-    """What lambda_max of a configuration's start depends on, and what all of its curvatures depend on: the
-    optimiser's settings too, but for those of `config.OptimSettings`."""
-    start = json.dumps({key: value for key, value in node.items() if key != "optim"}, default=str)
-    return start, start + json.dumps(config.optimizer_group(node["optim"])[1], default=str)
+    noise = _noise_error(net, task, cfg, trained, optimizer, {} if measured is None else measured) if begins else None
+    return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
 
 
 def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
@@ -194,7 +195,7 @@ def _curvatures(
     cfg: RunConfig,
     trained: Mapping[str, nn.Parameter],
     rule: boundaries.Rule | None,
-    known: Curvatures,
+    measured: dict[str, Any],
 ) -> Curvatures:
     """Curvatures at the start: the Hessian's on a batch of the probes' generator, gradients on the run's own first batches."""
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
@@ -203,10 +204,6 @@ def _curvatures(
     def rested() -> None:  # a net that carries a state has moved on
         for buffer, value in buffers:
             buffer.copy_(value)
-
-    def curved() -> Tensor:
-        signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
-        return task.loss(net(signal), target)
 
     def training(step: int) -> Callable[[], Tensor]:
         def loss() -> Tensor:
@@ -217,10 +214,56 @@ def _curvatures(
         return loss
 
     try:
-        return boundaries.measure(
-            rule, curved, trained.values(), (training(step) for step in range(boundaries.BATCHES)), known
+        signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+        key = "lambda_max " + _digest(net, trained, signal, target)
+        found = boundaries.measure(
+            rule,
+            lambda: task.loss(net(signal), target),
+            trained.values(),
+            (training(step) for step in range(boundaries.BATCHES)),
+            Curvatures(measured.get(key)),
         )
+        measured[key] = found.lambda_max
+        return found
     except ValueError as error:  # a task of lanes takes no other number
         raise ConfigError(str(error)) from error
     finally:
         rested()
+
+
+def _noise_error(
+    net: nn.Module,
+    task: Any,
+    cfg: RunConfig,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    measured: dict[str, Any],
+) -> float | None:
+    """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
+    sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
+    if not sigma or task.shuffle_targets or net.construction is None:
+        return None
+    try:
+        rule = label_noise.UpdateRule.of(optimizer)
+    except ValueError:
+        return None
+    signal, target = shown[0][: label_noise.enough(shown[1][0].numel())], shown[1]
+    numbers = sum(parameter.numel() for parameter in trained.values())
+    with torch.no_grad():
+        fits = task.loss(net(signal), target[: len(signal)]) <= FITS * task.baselines["mean"]
+    if rule.adaptive or not fits or numbers * signal.shape[0] * target[0].numel() > MOST_DERIVATIVES:
+        return None
+    key = "noise " + _digest(net, trained, signal)
+    if key not in measured:
+        with torch.random.fork_rng(devices=[]):
+            measured[key] = label_noise.gauss_newton(net, trained, signal).eigenvalues
+    return label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
+
+
+def _digest(net: nn.Module, trained: Iterable[str], *tensors: Any) -> str:
+    """What a measurement at a start depends on: the net's numbers, which of them are trained, and the data."""
+    digest = hashlib.sha256(repr((type(net), net.__dict__.get("input_gate"), sorted(trained))).encode())
+    for tensor in (*net.parameters(), *net.buffers(), *tree_leaves(tensors)):
+        digest.update(repr((tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

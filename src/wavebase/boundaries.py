@@ -26,7 +26,7 @@ boundary ("adaptive edge of stability", Cohen et al. 2022). With amsgrad v never
 least the one used here, and the boundary at least the one given.
 
 Under gradient noise the iterate's own wandering adds to v, so that Adam meets no cliff: on h x^2 / 2 with noise s in the
-gradient, v / s^2 was 1.2, 2.4, 4.4, 10 and 11 at 0.01, 0.1, 0.3, 0.9 and 1.05 of the boundary (4000 steps). The boundary
+gradient, v / s^2 was 1.2, 2.4, 4.4, 10 and 11 at 0.01, 0.1, 0.3, 0.9 and 1.05 of the boundary (6000 steps). The boundary
 is that of the linear map at the start, and compares one optimiser's rates with another's.
 
 v is measured at the start as the mean of squared gradients of `BATCHES` training batches. Where all gradients are zero

@@ -14,8 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from wavebase import boundaries, config, report
-from wavebase.assembly import assemble, start_keys
-from wavebase.boundaries import Curvatures
+from wavebase.assembly import assemble
 from wavebase.forking import forked
 from wavebase.interruption import Interrupted, Interruption
 from wavebase.native import build
@@ -95,10 +94,10 @@ def _run_stacked(
     """sharing: the processes that the memory is for."""
     errors: dict[int, float | None] = {}
     stacks: dict[Any, list[tuple[int, Session]]] = {}
-    curvatures: dict[str, Curvatures] = {}
+    measured: dict[str, Any] = {}
     for n, job in enumerate(jobs):
         try:
-            session = _prepare(job, single=False, curvatures=curvatures)
+            session = _prepare(job, single=False, measured=measured)
         except Exception as error:
             failed(job, error)
             continue
@@ -142,12 +141,11 @@ def _in_step(stack: list[tuple[int, Session]], jobs: list[Job]) -> list[list[tup
 
 
 def _prepare(
-    job: Job, single: bool, until: int | None = None, curvatures: dict[str, Curvatures] | None = None
+    job: Job, single: bool, until: int | None = None, measured: dict[str, Any] | None = None
 ) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
 
-    until: continue from no later step. curvatures: those measured already, by what they depend on
-    (`assembly.start_keys`)."""
+    until: continue from no later step. measured: at other jobs' starts, see `assemble`."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -165,12 +163,7 @@ def _prepare(
     if state is not None:
         pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
-        known = {} if curvatures is None else curvatures
-        start, whole = start_keys(job.node)
-        pieces = assemble(cfg, curvatures=known.get(whole, known.get(start, Curvatures())))
-        measured = pieces.boundary.curvatures
-        if measured.lambda_max is not None:
-            known[whole], known[start] = measured, Curvatures(measured.lambda_max)
+        pieces = assemble(cfg, measured=measured)
     return Session(cfg, pieces, folder, state, text, job.choices, single)
 
 

@@ -236,8 +236,8 @@ def stationary_error(
     return label_noise * float(((seen * eigenvalues * variances(eigenvalues, rule, steps)).sum() / count).sqrt())
 
 
-def adapted(matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: int, power: float) -> GaussNewton:
-    """The Gauss-Newton matrix in the coordinates in which an adaptive optimiser takes steps of one size.
+def adaptive_scale(matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: int, power: float) -> Tensor:
+    """The scale [P] of coordinates in which an adaptive optimiser takes steps of one size.
 
     Steps are divided by p_i = sqrt(E g_i^2) + eps. At the fit the gradient is the noise alone, E g_i^2 = 2 s^2 / N H_ii;
     with p held there, parameters times sqrt(p) follow plain momentum under p^-1/2 H p^-1/2. It fails where steps are so large
@@ -249,8 +249,53 @@ def adapted(matrix: GaussNewton, rule: UpdateRule, label_noise: float, count: in
         label_noise: In units of the targets' rms.
         count: Outputs a step.
         power: The targets' mean square.
+
+    Returns:
+        1/sqrt(p), for `GaussNewton.scaled`.
     """
     if rule.weight_decay or not rule.adaptive:
         raise ValueError(f"rule must be adaptive and its decay decoupled, got {rule}; use optim=adamw")
-    size = (2 * label_noise**2 * power / count * matrix.diagonal).sqrt() + rule.eps
-    return matrix.scaled(size.rsqrt())
+    return ((2 * label_noise**2 * power / count * matrix.diagonal).sqrt() + rule.eps).rsqrt()
+
+
+@dataclass(frozen=True)
+class NoiseLaw:
+    """The error of training from a fit, step by step: the noise's part and decay's.
+
+    eigenvalues, seen: of H, and along its eigenvectors on the sequences on which the error is measured, [K], in the
+    rule's own coordinates (`adaptive_scale`); fit: the fit's coordinates there, [K]; label_noise, count, power: as above.
+    """
+
+    eigenvalues: Tensor
+    seen: Tensor
+    fit: Tensor
+    rule: UpdateRule
+    label_noise: float
+    count: int
+    power: float
+
+    @classmethod
+    def of(
+        cls,
+        matrix: GaussNewton,
+        rule: UpdateRule,
+        label_noise: float,
+        count: int,
+        power: float,
+        fit: Tensor,
+        held_out: GaussNewton | None = None,
+    ) -> NoiseLaw:
+        """From the Gauss-Newton matrix at the fit [P]; held_out: that of the sequences on which the error is measured."""
+        scale = torch.ones_like(fit)
+        if rule.adaptive:
+            scale = adaptive_scale(matrix, rule, label_noise, count, power)
+            matrix = matrix.scaled(scale)
+        vectors = matrix.eigenvectors
+        seen = matrix.eigenvalues if held_out is None else held_out.scaled(scale).along(vectors)
+        return cls(matrix.eigenvalues, seen, vectors.mT @ (fit / scale), rule, label_noise, count, power)
+
+    def error(self, steps: int | None = None) -> float:
+        """||output - target|| / ||target|| after so many steps, an rms; None for the stationary one."""
+        noise = stationary_error(self.eigenvalues, self.rule, self.label_noise, self.count, steps, self.seen)
+        bias = decay_bias(self.eigenvalues, self.fit, self.rule, steps)
+        return float((noise**2 + self.seen @ bias.square() / (2 * self.power)) ** 0.5)

@@ -19,8 +19,14 @@ def git_state() -> dict[str, Any] | None:
     """Commit and whether the tree had changes, of the source this package was imported from; None outside git."""
 
     def git(*words: str) -> str:
+        # without the lock that `status` takes to refresh the index: a run that is killed here would leave it behind
         done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+            ["git", "--no-optional-locks", *words],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
         return done.stdout.strip()
 

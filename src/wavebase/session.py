@@ -103,6 +103,8 @@ class Session:
         self.values = measure(self.probes, snapshot(self.pieces, self.start_weights, step))
         if step == 0:
             self.values = {**self.pieces.boundary.values(), **self.values}
+            if self.pieces.noise_error is not None:
+                self.values["noise/predicted_error"] = self.pieces.noise_error
             self.start_values = dict(self.values)
             self._lay_out()
         self.folder.log(step, {**self.values, **self._references()})
@@ -160,6 +162,7 @@ class Session:
             "verdict": judgement.name,
             "reasons": judgement.reasons,
             "precision": None if judgement.precision is None else dataclasses.asdict(judgement.precision),
+            "label_noise": self._noise(error["final"]),
             "moved": {n.removeprefix("moved/"): int(v) for n, v in self.values.items() if n.startswith("moved/")},
             "conditions": {
                 c.name: {"kind": c.kind, "value": c.value, "bound": c.bound, "holds": c.holds}
@@ -206,6 +209,13 @@ class Session:
         folder.finish(summary)
         log.info("%s", report.describe(summary, folder.path, short=not self.single))
         return error["final"]
+
+    def _noise(self, error: float) -> dict[str, float] | None:
+        """The error that label noise alone was to cause, and its share of the squared error; None where no law is known."""
+        expected = self.start_values.get("noise/predicted_error")
+        if expected is None or not error > 0:
+            return None
+        return {"expected_error": expected, "share": min(1.0, (expected / error) ** 2)}
 
     def _hparams(self) -> dict[str, Any]:
         cfg = self.cfg

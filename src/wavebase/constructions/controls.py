@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ def replace_bin(start: Construction, k: int, algorithm: Rival) -> tuple[Construc
     The rival needs more units than the bin's seven, so both are padded. Its prod and spec units stand in the places of the
     bin's own, its resonators in that of the sum pair; the rest is among the padding. The function is the same.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "dtype": start.dtype,
         "margin": start.margin,
         "amplitude": start.amplitude,

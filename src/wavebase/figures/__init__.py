@@ -71,7 +71,9 @@ def _matrix(figure: Figure, ax: Axes, weight: np.ndarray, blocks: Mapping[str, s
     bar = figure.colorbar(picture, ax=ax, shrink=0.75, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
     bar.ax.minorticks_off()
-    ax.set_title(title if size.size else f"{title} (all zero)", fontsize=11)
+    lost = int((~np.isfinite(weight)).sum())
+    note = f" ({lost} of {weight.size} not finite)" if lost else "" if size.size else " (all zero)"
+    ax.set_title(title + note, fontsize=11)
     for units in blocks.values():
         if units.start:
             ax.axhline(units.start - 0.5, color=GREY, linewidth=0.7)
@@ -153,9 +155,36 @@ def loss_curves(
     zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
     predictor's loss, or stopped being finite. baseline None: each run's loss is
     shown relative to its own mean predictor, because the runs do not share one."""
-    tag = "loss/train" if baseline else "loss/relative"
-    lines = baseline or {"mean": 1.0}
-    top = 1e6 * lines["mean"]
+    lines = {name: loss for name, loss in (baseline or {"mean": 1.0}).items() if loss > 0}
+    what = "training loss" if baseline else "loss / mean predictor's"
+    return _curves(
+        groups, "loss/train" if baseline else "loss/relative", what, lines, 1e6 * max(lines.values()), styles, title
+    )
+
+
+def error_curves(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    baseline: Mapping[str, float] | None,
+    styles: Mapping[str, tuple[str, str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Relative error on held-out signals against step: as `loss_curves`, of what the probes recorded."""
+    lines = {"zero": 1.0}
+    if baseline and baseline.get("zero"):
+        lines["mean"] = (baseline["mean"] / baseline["zero"]) ** 0.5
+    return _curves(groups, "error/training", "relative error, held out", lines, 1e3, styles, title)
+
+
+def _curves(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    tag: str,
+    what: str,
+    lines: Mapping[str, float],
+    top: float,
+    styles: Mapping[str, tuple[str, str]] | None,
+    title: str,
+) -> Figure:
+    middle = lines.get("mean", max(lines.values()))
     curves = []
     for n, (label, runs) in enumerate(groups.items()):
         look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
@@ -167,7 +196,8 @@ def loss_curves(
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
             curves.append((literal(label), look, steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
-    deep = lowest < 1e-9 * lines["mean"]  # an exact run would flatten all others against the top: give them a panel
+    near = 2e-5 if tag.startswith("loss") else 2e-3
+    deep = lowest < 1e-9 * middle  # an exact run would flatten all others against the top: give them a panel
     figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
@@ -176,10 +206,10 @@ def loss_curves(
         for name, words, style in (("zero", "predicting zero", ":"), ("mean", "predicting the mean", "--")):
             if name in lines:
                 ax.axhline(lines[name], color=GREY, linestyle=style, linewidth=1, label=words)
-        ax.set(yscale="log", ylabel="training loss" if baseline else "loss / mean predictor's")
+        ax.set(yscale="log", ylabel=what)
         ax.grid(alpha=0.25)
     if deep:
-        axes[0].set(ylim=(2e-5 * lines["mean"], 20 * lines["mean"]), title="near the baselines", xlabel="")
+        axes[0].set(ylim=(near * middle, 20 * middle), title="near the baselines", xlabel="")
         axes[1].set_title("all")
     axes[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11)

@@ -52,7 +52,8 @@ class LinearPrediction(_Forecaster):
         known, wanted = rows[..., :-1], rows[..., -1:]
         scale = known.square().sum((-1, -2)) / self.order
         identity = torch.eye(self.order, dtype=past.dtype, device=past.device)
-        gram = known.mT @ known + (self.logarithm.exp() * scale)[..., None, None] * identity
+        ridge = self.logarithm.exp() * scale + torch.finfo(past.dtype).tiny  # of silence: its coefficients are 0
+        gram = known.mT @ known + ridge[..., None, None] * identity
         coefficients = torch.linalg.solve(gram, known.mT @ wanted)
         recent, forecast = past[..., -self.order :], []
         for _ in range(self.horizon):
@@ -114,8 +115,9 @@ class SparseBayes(_Forecaster):
 
     With equal variances of cosine and sine the covariance of the lookback is that of a stationary process. `steps` times,
     gamma_p is multiplied by sqrt(q_p / s_p), with q_p = |D_p^T C^-1 x|^2 and s_p = tr D_p^T C^-1 D_p
-    (majorisation-minimisation: the likelihood never falls), and the noise likewise, but never below its floor. Few steps
-    are better than many where there is noise: the most likely gamma is sparser than the signals are.
+    (majorisation-minimisation: the likelihood never falls), and the noise likewise, but never below its floor, nor below
+    the share of all gamma that the dtype can factorise (`stationary.least_noise`). Few steps are better than many where
+    there is noise: the most likely gamma is sparser than the signals are.
     """
 
     atoms: Tensor
@@ -135,7 +137,7 @@ class SparseBayes(_Forecaster):
         noise = floor = self.logarithm.exp().expand_as(gamma[..., :1])
         with torch.no_grad():
             for _ in range(self.steps):
-                column = (gamma @ self.atoms[0])[..., :N] + noise * self._at_lag_0
+                column = self._with_noise(gamma @ self.atoms[0], noise)
                 inverse = torch.cholesky_inverse(torch.linalg.cholesky(stationary.covariance(column)))
                 solved = (inverse @ past[..., None])[..., 0]
                 q = (solved @ self.atoms[..., :N].flatten(0, 1).mT).unflatten(-1, (2, P)).square().sum(-2)
@@ -143,13 +145,13 @@ class SparseBayes(_Forecaster):
                 gamma = gamma * (q / (sums @ self.atoms[0, :, :N].mT)).sqrt()
                 noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / sums[..., :1]).sqrt(), floor)
         correlation = gamma @ self.atoms[0]
-        solved = stationary.solve(correlation[..., :N] + torch.maximum(noise, floor) * self._at_lag_0, past)
+        solved = stationary.solve(self._with_noise(correlation, torch.maximum(noise, floor)), past)
         return stationary.forecast(correlation, solved)
 
-    @property
-    def _at_lag_0(self) -> Tensor:
-        """What white noise of power 1 adds to the correlation: 1 at lag 0. [N]."""
-        return (torch.arange(self.lookback, device=self.atoms.device) == 0).to(self.atoms.dtype)
+    def _with_noise(self, correlation: Tensor, noise: Tensor) -> Tensor:
+        """The correlation [..., N] of signal and white noise: that of the signal at lags 0..N-1, and at lag 0 the noise."""
+        power, least = correlation[..., :1], stationary.least_noise(self.lookback, correlation.dtype)
+        return torch.cat([power + torch.maximum(noise, least * power), correlation[..., 1 : self.lookback]], -1)
 
 
 class Esprit(_Forecaster):
@@ -183,7 +185,8 @@ class Esprit(_Forecaster):
         kept = (values[:, : self.order] > self.threshold * values[:, :1]).to(past.dtype)
         space = vectors[..., : self.order] * kept[:, None]
         before, after = space[:, :-1], space[:, 1:]
-        gram = before.mT @ before + torch.diag_embed(1 - kept)
+        # singular where the space holds a signal of its last sample alone, but for the eps
+        gram = before.mT @ before + torch.diag_embed(1 - kept + torch.finfo(kept.dtype).eps)
         roots = torch.linalg.eigvals(torch.linalg.solve(gram, before.mT @ after))
         # of a pair of conjugates the upper one; what was not kept has the eigenvalue 0
         used = ((roots.abs() > 0.5) & (roots.imag >= 0)).to(past.dtype)
@@ -218,10 +221,9 @@ def linear_prediction(
     ridge: float | None = None,
 ) -> LinearPrediction:
     """order null: 3/5 of the lookback, with noise a third. ridge: relative to the energy of a coefficient's samples; null:
-    3 noise^2, at least 1e-14."""
+    3 noise^2. At least 1e-14, in float32 5.4e-6."""
     order = max(lookback // 3 if noise else 3 * lookback // 5, 1) if order is None else order
-    ridge = max(3 * noise**2, 1e-14) if ridge is None else ridge
-    _at_least("ridge", ridge, 0)
+    ridge = _ridge(ridge, 3 * noise**2, 1e-14, dtype)
     return LinearPrediction(lookback, horizon, dtype, _order(order, lookback), ridge)
 
 
@@ -236,15 +238,14 @@ def omp(
     atoms: int | None = None,
     ridge: float | None = None,
 ) -> Pursuit:
-    """atoms: greatest number of periods, null: half the lookback. ridge null: 300 noise^2, at least 1e-12. A signal is
-    done when its residual's root mean square is below 0.9 noise, or 1e-7."""
+    """atoms: greatest number of periods, null: half the lookback. ridge null: 300 noise^2; at least 1e-12, in float32 5.4e-4.
+    A signal is done when its residual's root mean square is below 0.9 noise, or 1e-7, in float32 1.2e-5."""
     check_periods(periods)
     atoms = max(lookback // 2, 1) if atoms is None else atoms
     if not 1 <= atoms <= lookback // 2:
         raise ValueError(f"model.atoms must lie in 1..{lookback // 2}, half the lookback, got {atoms}; use fewer")
-    ridge = max(300 * noise**2, 1e-12) if ridge is None else ridge
-    _at_least("ridge", ridge, 0)
-    return Pursuit(lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7))
+    ridge = _ridge(ridge, 300 * noise**2, 1e-12, dtype)
+    return Pursuit(lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7, _rounding(dtype)))
 
 
 @registered
@@ -257,12 +258,14 @@ def sparse_bayes(
     noise: float = 0.0,
     steps: int | None = None,
 ) -> SparseBayes:
-    """noise: of the signal before it is scaled: with a least value of 1e-6 the floor of the noise found.
-    steps null: 6 with noise, 30 without."""
+    """noise: of the signal before it is scaled: the floor of the noise found, with a least value of 1e-6, or, for a lookback
+    of 100 in float32, 1e-2. steps null: 6 with noise, 30 without."""
     check_periods(periods)
     steps = (6 if noise else 30) if steps is None else steps
     _at_least("steps", steps, -1)
-    return SparseBayes(lookback, horizon, dtype, periods, max(noise, 1e-6), steps)
+    return SparseBayes(
+        lookback, horizon, dtype, periods, max(noise, 1e-6, stationary.least_noise(lookback, dtype) ** 0.5), steps
+    )
 
 
 @registered
@@ -276,13 +279,12 @@ def esprit(
     threshold: float | None = None,
     ridge: float | None = None,
 ) -> Esprit:
-    """order: two a sinusoid, null: half the lookback. threshold null: noise, at least 1e-10. ridge null: 300 noise^2, at
-    least 1e-13."""
+    """order: two a sinusoid, null: half the lookback. threshold null: noise, at least 1e-10, in float32 1.2e-5. ridge null:
+    300 noise^2; at least 1e-13, in float32 5.4e-5."""
     order = max(lookback // 2, 1) if order is None else order
-    threshold = max(noise, 1e-10) if threshold is None else threshold
-    ridge = max(300 * noise**2, 1e-13) if ridge is None else ridge
+    threshold = max(noise, 1e-10, _rounding(dtype)) if threshold is None else threshold
     _at_least("threshold", threshold, 0)
-    _at_least("ridge", ridge, 0)
+    ridge = _ridge(ridge, 300 * noise**2, 1e-13, dtype)
     return Esprit(lookback, horizon, dtype, _order(order, lookback), threshold, ridge)
 
 
@@ -292,6 +294,26 @@ def _order(order: int, lookback: int) -> int:
             f"model.order must lie in 1..{lookback - 1} for a lookback of {lookback}, got {order}; use a smaller order or a longer lookback"
         )
     return order
+
+
+def _ridge(chosen: float | None, usual: float, least: float, dtype: torch.dtype) -> float:
+    """The ridge chosen, or the usual one, raised to the least that keeps a Gram matrix from being singular.
+
+    least: for float64; in another dtype it stands in the same proportion to rounding. Raises ValueError for a chosen one
+    below it, which rounding would ignore.
+    """
+    least *= torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
+    if chosen is not None and not chosen >= least:
+        raise ValueError(
+            f"model.ridge must be at least {least:.2g} in {str(dtype).removeprefix('torch.')}, got {chosen}; use null"
+            + ("" if dtype == torch.float64 else ", or dtype=float64")
+        )
+    return max(usual, least) if chosen is None else chosen
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """What the sum of a lookback's worth of products may be off by, relative."""
+    return 100 * torch.finfo(dtype).eps
 
 
 def _at_least(name: str, value: float, bound: float) -> None:

@@ -18,7 +18,7 @@ from wavebase.records import RunFolder
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
-LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it
+LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it, and more need more
 
 
 class LearnedPrior(nn.Module):
@@ -91,7 +91,8 @@ class LearnedPrior(nn.Module):
         correlation = log_power.exp() @ self.cosines
         N = past.shape[-1]
         power = correlation[..., :1]
-        column = torch.cat([power * (1 + LEAST_NOISE) + log_noise.exp(), correlation[..., 1:N]], -1)
+        least = max(LEAST_NOISE, stationary.least_noise(N, past.dtype))
+        column = torch.cat([power * (1 + least) + log_noise.exp(), correlation[..., 1:N]], -1)
         if log_power.ndim == 1:  # one covariance for all signals: factorised once
             factor = torch.linalg.cholesky(stationary.covariance(column))
             return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)

@@ -197,6 +197,10 @@ def build(
     """
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
+    if perturbation is not None and start != "perturbed":
+        raise ValueError(
+            f"model.perturbation must be null unless model.start=perturbed, got start={start}; use model=perturbed"
+        )
     unit_scaled = is_unit_scaled(parametrization, start)
     arguments: dict[str, Any] = {
         "dtype": dtype,

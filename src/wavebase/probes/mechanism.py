@@ -32,7 +32,7 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
 
     mechanism/mode_phase: largest T |lambda| | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window, less for
-    a mode that is hardly there. _phase_bin, _modulus_bin: whose.
+    a mode that is hardly there. _phase_bin, _modulus_bin: whose, where one is off by more than 1e-3.
     mechanism/mode_modulus: largest T * | |lambda| - the nearest of the algorithm's |.
     mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
     output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
@@ -55,11 +55,13 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
             "phase": (np.abs(values) * np.abs(np.abs(np.angle(values)) - theta)).max(),
             "modulus": np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max(),
         }
-        worst = {name: max(worst[name], (T * float(error), k)) for name, error in off.items()}
+        for name, error in off.items():
+            if T * float(error) > worst[name][0] * (1 + 1e-6):  # of equal ones the first, whatever rounding says
+                worst[name] = (T * float(error), k)
     products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
     return {
         **{f"mechanism/mode_{name}": error for name, (error, _) in worst.items()},
-        **{f"mechanism/mode_{name}_bin": float(k) for name, (_, k) in worst.items()},
+        **{f"mechanism/mode_{name}_bin": float(k) for name, (error, k) in worst.items() if error > 1e-3},
         "mechanism/gain_product_min": min(products),
         "mechanism/gain_product_max": max(products),
     }
@@ -152,7 +154,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
                     weights[name][to, source] = 0
     signal, target = snapshot.held_out["training"]
     output = outputs(construction.replace_weights(weights), signal)
-    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(output, target), target)["relative_error"]}
+    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(snapshot, output), target)["relative_error"]}
 
 
 @registered
@@ -173,7 +175,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
     net = construction.replace_weights(snapshot.aligned)
     signal = snapshot.held_out["training"][0][:64, :T]
     unchanged = outputs(net, signal)[:, 0]
-    values = {}
+    values: dict[str, float] = {}
     for name, step in (("sum", T), ("prod", T + 1)):
         if name in blocks:
             inputs = _flushed(net, signal)
@@ -181,7 +183,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
             for part in state:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
             _, (hidden, _) = _advance(net, inputs[:, step:], state)
-            values[f"mechanism/interchange_{name}"] = _share(_read(net, hidden), unchanged, unchanged.roll(1, 0))
+            values |= _share(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
     if set(blocks) >= BLOCKS and len(construction.bins) > 1:
         of_sum, received = bin_coordinates(net)
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
@@ -193,7 +195,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
         exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
         given, own = (_even(one, signal) for one in (exchanged, net))
-        values["mechanism/interchange_gen"] = _share(given, own, own.roll(-1, -1))
+        values |= _share("gen", given, own, own.roll(-1, -1))
     return values
 
 
@@ -203,9 +205,13 @@ def _even(net: Construction, signal: Tensor) -> Tensor:
     return (every[: len(signal)] + every[len(signal) : -1]) / 2 - every[-1]
 
 
-def _share(given: Tensor, unchanged: Tensor, wanted: Tensor) -> float:
+def _share(name: str, given: Tensor, unchanged: Tensor, wanted: Tensor) -> dict[str, float]:
+    """How much of the way from unchanged to wanted was gone; nothing where all signals have one spectrum (a steady tone)."""
     apart = (unchanged - wanted).norm()
-    return (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    if apart <= 1e-9 * unchanged.norm() and unchanged.any():
+        return {}
+    share = (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
+    return {f"mechanism/interchange_{name}": share}
 
 
 def _received(net: Construction) -> np.ndarray:

@@ -172,12 +172,18 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
     elif any(tag.startswith("loss/") for members in series.values() for one in members for tag in one):
         baselines = [losses for run in runs if (losses := run.baselines()) is not None]
         shared = baselines[0] if baselines and all(losses == baselines[0] for losses in baselines) else None
-        best = sweeps.best(series, "loss/train" if shared else "loss/relative")
+        # what was trained on may be noisy: where there are enough probes, the error that the table speaks of
+        probed = all(len(one.get("error/training", ((), ()))[0]) > 4 for members in series.values() for one in members)
+        best = sweeps.best(series, "error/training" if probed else "loss/train" if shared else "loss/relative")
         verdicts = {label: row(label, groups[label])["verdict"] for label in best}
         curves = {f"{label}: {verdicts[label]}": members for label, members in best.items()}
         left_out = len(groups) - len(best)
         note = f"the {len(best)} of {len(groups)} groups that end lowest" if left_out else ""
-        made["train_loss.png"] = figures.loss_curves(curves, shared, _styles(best, curves), note)
+        made["train_loss.png"] = (
+            figures.error_curves(curves, shared, _styles(best, curves), note)
+            if probed
+            else figures.loss_curves(curves, shared, _styles(best, curves), note)
+        )
     points = [
         sweeps.Point({key: run.setting(key) for key in keys}, run.value(*options.value.split(".")), run.status)
         for run in runs
@@ -199,22 +205,39 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
 
 def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:
     """A finished run in a few lines for the console, 80 columns wide at most but for the path."""
+    from wavebase.probes.verdict import Precision
+
     error, loss, baseline = summary["relative_error"], summary["relative_loss"], summary["baseline"]
     verdict = f"{summary['verdict']}"
     if short:
         return f"{path.name}: {verdict}, relative error {number(error['initial'])} -> {number(error['final'])}"
     optim, weight = summary["optim"], summary["watched_weight"]
+    moved, noise = summary.get("moved"), summary.get("label_noise")  # version 0.1 had neither
+    precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
+    how = [f"                {line}" for line in textwrap.wrap(precision, 63)]
+    if moved:
+        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
+        how += [
+            f"weights moved   {line}" if not n else f"                {line}"
+            for n, line in enumerate(textwrap.wrap(counts, 63))
+        ]
+    if noise:
+        how.append(
+            f"label noise     explains an error of {number(noise['expected_error'])}, {100 * noise['share']:.0f} % of its square"
+        )
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
         rate = textwrap.fill(rate, 64, subsequent_indent=" " * 16, break_long_words=False)
+    zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
     return "\n".join(
         [
             "",
             f"verdict         {verdict}",
             *(f"                {reason}" for reason in summary["reasons"][:4]),
+            *how,
             f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
-            f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} (mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f})",
+            f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
             f"learning rate   {rate}",
             f"records         {path}",

@@ -19,7 +19,7 @@ td:not(:first-child) { white-space: nowrap; } td.bad { color: #b3261e; font-weig
 code { font-size: .9em; overflow-wrap: anywhere; } li { margin: .3rem 0; } p.note { color: #555; }
 """
 TITLES = {
-    "train_loss.png": "Training loss: medians, range over runs as a band",
+    "train_loss.png": "Learning curves: medians, range over runs as a band",
     "learning_curves.png": "Learning curves: medians, range over runs as a band",
     "heat_map.png": "Two swept keys",
     "parallel_coordinates.png": "All swept keys, one line a run",

@@ -114,8 +114,15 @@ class Run:
 
 
 def swept(runs: Iterable[Run]) -> list[str]:
-    """The groups and dotted keys in which runs differ, seeds and what follows from others left out."""
+    """The groups and dotted keys in which runs differ, seeds and what follows from others left out; "case" alone where
+    runs are cases of an experiment, each one setting."""
     runs = list(runs)
+    cases: dict[str, set[str]] = {}
+    for run in runs:
+        settings = sorted((key, str(value)) for key, value in run.config.items() if not key.startswith(REPEATS))
+        cases.setdefault(str(run.choices.get("case")), set()).add(str(settings))
+    if len(cases) > 1 and "None" not in cases and all(len(settings) == 1 for settings in cases.values()):
+        return ["case"]
     chosen = [key for key in GROUPS if len({run.choices.get(key) for run in runs}) > 1]
     varying = []
     for key in sorted({key for run in runs for key in run.config}):
@@ -139,9 +146,9 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
     groups: dict[str, list[Run]] = {}
     for run in runs:
         words = [
-            str(run.choices.get(key, "?")) if key in GROUPS else f"{key}={run.setting(key)}"
+            str(run.choices.get(key, "?")) if key in (*GROUPS, "case") else f"{key}={run.setting(key)}"
             for key in names
-            if key in GROUPS or key in run.config
+            if key in (*GROUPS, "case") or key in run.config
         ]
         groups.setdefault(" ".join(words) or "all runs", []).append(run)
 

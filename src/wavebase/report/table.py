@@ -56,6 +56,9 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
         line[f"{name}_median"] = statistics.median(values) if values else None
         line[f"{name}_low"], line[f"{name}_high"] = low, high
         line[f"{name}_min"], line[f"{name}_max"] = min(values, default=None), max(values, default=None)
+    moved = [(run.value("moved", "changed"), run.value("moved", "live")) for run in runs]
+    shares = [min(1.0, changed / live) for changed, live in moved if changed is not None and live]
+    line["moved_of_live_median"] = statistics.median(shares) if shares else None
     return line
 
 
@@ -63,12 +66,13 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     """The rows for a terminal: what the runs started and ended with, as medians, and the interval of the end."""
     end = "error_end" if value == ERROR else value
     verdict = max(len("verdict"), *(len(r["verdict"]) for r in rows))
-    head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7}"
+    head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7} {'moved':>5}"
     wide = width - len(head) - 1
     what = "relative error on held-out data" if value == ERROR else f"{value} (start: relative error)"
     lines = [
         f"{what}: medians of n runs; low, high hold that of the",
-        "end with 95 % confidence (under 6 runs the range); drift of the watched weight",
+        "end with 95 % confidence (under 6 runs the range); drift of the watched",
+        "weight; share of the weights with a gradient that moved at all",
     ]
     if wide < 1:
         return "\n".join([*lines, *(line for r in rows for line in _block(r, end))])
@@ -79,8 +83,15 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
             lines.append(label)
             label = ""
         cells = " ".join(f"{number(v):>7}" for v in _cells(r, end))
-        lines.append(f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells}")
+        lines.append(
+            f"{label:<{wide}} {r['runs']:>3} {r['failed'] or '-':>4}  {r['verdict']:<{verdict}} {cells} {_percent(r):>5}"
+        )
     return "\n".join(lines)
+
+
+def _percent(line: dict[str, Any]) -> str:
+    share = line["moved_of_live_median"]
+    return "-" if share is None else f"{100 * share:.0f}%"
 
 
 def _cells(line: dict[str, Any], end: str) -> list[float | None]:
@@ -95,7 +106,7 @@ def _block(line: dict[str, Any], end: str) -> list[str]:
         f"{line['group']}: {line['verdict']}",
         f"  {line['runs']} runs{failed}",
         f"  {start} -> {last} ({low}, {high})",
-        f"  drift {drift}",
+        f"  drift {drift}, moved {_percent(line)}",
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +76,13 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
             f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv"
         )
     readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
-    if file.suffix.lower() not in readers:
+    kind = file.suffix.lower()
+    if kind not in readers:
         raise ValueError(f"signal.path must end in {', '.join(readers)}, got {path!r}; convert the recording")
+    if isinstance(channel, str) and kind != ".csv":
+        raise ValueError(
+            f"signal.channel must be a number for a {kind} file, got {channel!r}; names are a .csv's; use 0"
+        )
     try:
         table, rate = readers[file.suffix.lower()](file, channel)
     except Exception as error:  # a broken file can fail in any way inside its reader; each becomes one line
@@ -87,7 +94,7 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
         raise ValueError(
             f"signal.path must hold samples by channels, got shape {list(table.shape)} in {path!r}; reshape it"
         )
-    column = channel if isinstance(channel, int) else 0  # a csv column chosen by name comes alone
+    column = 0 if kind == ".csv" or isinstance(channel, str) else channel  # a csv's column comes alone
     if not -table.shape[1] <= column < table.shape[1]:
         raise ValueError(f"signal.channel must lie in 0..{table.shape[1] - 1} for {path!r}, got {channel}; use 0")
     return table[:, column], rate
@@ -96,7 +103,9 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
 def _read_wav(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
     from scipy.io import wavfile
 
-    rate, samples = wavfile.read(file)
+    with warnings.catch_warnings():  # chunks that hold no samples are nothing to the user
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)
+        rate, samples = wavfile.read(file)
     if samples.dtype == np.uint8:  # the one unsigned format: silence is 128
         return (samples.astype(np.float64) - 128) / 128, rate
     if np.issubdtype(samples.dtype, np.integer):
@@ -112,14 +121,31 @@ def _read_npy(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
 
 
 def _read_csv(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
-    with file.open() as lines:
-        head = [cell.strip().strip('"') for cell in lines.readline().split(",")]
-    has_header = not all(_is_number(cell) for cell in head)
-    if isinstance(channel, str):
-        if channel not in head:
-            raise ValueError(f"no column {channel!r}; the file has {', '.join(head)}")
-        return np.loadtxt(file, delimiter=",", skiprows=1, usecols=head.index(channel), ndmin=1), None
-    return np.loadtxt(file, delimiter=",", skiprows=int(has_header), ndmin=2), None
+    """One column, as spreadsheets write it: with or without a header, quotes or a byte order mark, cells parted by commas,
+    semicolons or tabs; decimal commas where commas do not part cells."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        text = lines.read()
+    comma = not any(mark in text.split("\n", 1)[0] for mark in ";\t")
+    delimiter = "," if comma else ";" if ";" in text.split("\n", 1)[0] else "\t"
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    if not rows:
+        raise ValueError("no rows")
+    if not comma:
+        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
+    head = [cell.strip() for cell in rows[0]]
+    column = channel if isinstance(channel, int) else head.index(channel) if channel in head else None
+    if column is None:
+        raise ValueError(f"no column {channel!r}; the file has {', '.join(head)}")
+    if not -len(head) <= column < len(head):
+        raise ValueError(f"column {channel} of {len(head)}")
+    has_header = isinstance(channel, str) or not _is_number(head[column])
+    body = rows[1:] if has_header else rows
+    uneven = next((n for n, row in enumerate(body, 1 + has_header) if len(row) != len(head)), None)
+    if uneven is not None:
+        raise ValueError(
+            f"{len(head)} cells in the first row and {len(rows[uneven - 1])} in row {uneven}; part cells by ; where commas are decimal"
+        )
+    return np.array([float(row[column]) for row in body]), None
 
 
 def _is_number(cell: str) -> bool:

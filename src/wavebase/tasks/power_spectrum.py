@@ -83,6 +83,10 @@ class PowerSpectrum:
         }
         self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)
+        if not self.baselines["zero"] > 0:
+            raise ValueError(
+                "signal must not be silent where it is held out, got zeros only; use another signal or part"
+            )
         self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:

@@ -1,0 +1,94 @@
+"""The tree itself: nothing half-merged in it, no mention of a file that is not there, and git's own files left alone."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+from wavebase import provenance
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+IN_GIT = (ROOT / ".git").exists() and shutil.which("git")
+
+
+def texts(*kinds):
+    """Path from the root to content, of all text files that git tracks; of an unpacked sdist, of all that there are."""
+    if IN_GIT:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        names = [name for name in listed.split("\0") if (ROOT / name).is_file()]
+    else:
+        names = [
+            str(file.relative_to(ROOT)) for file in ROOT.rglob("*") if file.is_file() and ".venv" not in file.parts
+        ]
+    found = {}
+    for name in names:
+        if not kinds or name.endswith(kinds):
+            content = (ROOT / name).read_bytes()
+            if b"\0" not in content:
+                found[name] = content.decode(errors="replace")
+    return found
+
+
+def conflicts(text):
+    """Lines that a merge left behind."""
+    return [line for line in text.splitlines() if re.match(r"(<{7}|>{7}|\|{7}) |={7}$", line)]
+
+
+def test_no_merge_is_half_done():
+    files = texts()
+    assert {"CHANGELOG.md", "src/wavebase/run.py"} <= files.keys()
+    assert {name: lines for name, text in files.items() if (lines := conflicts(text))} == {}
+    left = ["<" * 7 + " HEAD", "a", "=" * 7, "b", ">" * 7 + " main", "=" * 8]
+    assert conflicts("\n".join(left)) == [left[0], left[2], left[4]]
+
+
+def test_files_that_the_sources_name_are_there():
+    named = re.compile(r"(?<![\w/.-])(?:tests|docs|experiments|bench|conf|src)/[\w/-]*\w(?:\.\w+)*")
+    patterns = {"experiments/NAME.py"}
+    said = {
+        (name, found)
+        for name, text in texts(".py", "pp").items()
+        if name[:4] == "src/"
+        for found in named.findall(text)
+    }
+    assert ("src/wavebase/native/vector.hpp", "tests/test_recurrence.py") in said
+    assert {pair for pair in said if pair[1] not in patterns and not (ROOT / pair[1]).exists()} == set()
+
+
+@pytest.mark.skipif(not IN_GIT, reason="not a clone")
+def test_a_clone_has_outputs_and_keeps_them_to_itself():
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+    assert git("ls-files", "outputs") == ["outputs/README.md"]
+    inside = ["outputs/runs/a/summary.json", "outputs/README.md", "outputs/sweep.csv"]
+    assert git("check-ignore", "--no-index", *inside) == [inside[0], inside[2]]
+
+
+@needs_git
+def test_provenance_reads_git_and_writes_nothing(tmp_path, monkeypatch):
+    """`git status` would renew the index where a file's times have changed, under a lock that a kill leaves behind."""
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    (tmp_path / "a.py").write_text("1\n")
+    git("init", "-q")
+    git("add", "a.py")
+    git("commit", "-q", "-m", "first")
+    os.utime(tmp_path / "a.py", (1, 1))
+    before = (tmp_path / ".git" / "index").read_bytes()
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "a.py"))
+    assert provenance.git_state() == {"commit": git("rev-parse", "HEAD"), "changed": False}
+    assert (tmp_path / ".git" / "index").read_bytes() == before
+    (tmp_path / "a.py").write_text("2\n")
+    assert provenance.git_state()["changed"] is True
