@@ -114,8 +114,8 @@ def measure(size: study.Size) -> study.Finding:
     columns = {
         "gains": (False, True),
         "float32": (True, True),
-        "gains, not kept": (False, False),
-        "float32, not kept": (True, False),
+        "rest: gains": (False, False),
+        "rest: float32": (True, False),
     }
     rows = []
     for name in dict.fromkeys(name for name, *_ in near):
