@@ -32,8 +32,7 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
         if name == "training":
             loss = snapshot.loss(output, target).item()
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
-            mean, zero = (snapshot.baselines.get(name, 0.0) for name in ("mean", "zero"))
-            values |= {"loss/held_out": loss, "loss/relative": loss / (mean if mean > SAME * zero else zero)}
+            values |= {"loss/held_out": loss, "loss/relative": loss / reference_loss(snapshot)}
     return values
 
 
@@ -45,24 +44,35 @@ def centred_error(snapshot: Snapshot) -> dict[str, float]:
     displacement of a thousandth costs a digit of precision and says nothing about how the power is computed.
 
     centred/loss: the training signal's loss relative to that of the mean predictor, 1 for any constant output.
-    centred/<probe signal>: the relative error. Empty for a net that is held against no algorithm for power spectra, and where all
-    targets are nearly the same (a steady tone), so that a constant would be all that there is to know.
+    centred/<probe signal>: the relative error. Where all targets are nearly the same nothing is taken away, for a constant is
+    all there is. Empty for a net that is held against no algorithm for power spectra.
     """
-    if "spec" not in snapshot.blocks or not snapshot.baselines["mean"] > SAME * snapshot.baselines["zero"]:
+    if "spec" not in snapshot.blocks:
         return {}
-    constant = mean_error(snapshot.predict(snapshot.held_out["training"][0]), snapshot.held_out["training"][1])
+    constant = mean_error(snapshot, snapshot.predict(snapshot.held_out["training"][0]))
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
         output = snapshot.predict(signal) - constant
         values[f"centred/{name}"] = snapshot.metrics(output, target)["relative_error"]
         if name == "training":
-            values["centred/loss"] = snapshot.loss(output, target).item() / snapshot.baselines["mean"]
+            values["centred/loss"] = snapshot.loss(output, target).item() / reference_loss(snapshot)
     return values
 
 
-def mean_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean of output - target over sequences and windows: [sequences, windows, bins] to [bins]."""
-    return (output - target).mean((0, 1))
+def reference_loss(snapshot: Snapshot) -> float:
+    """The held-out training signal's loss of the mean predictor, or of the zero predictor where all targets are nearly the same."""
+    mean, zero = (snapshot.baselines.get(name, 0.0) for name in ("mean", "zero"))
+    return mean if mean > SAME * zero else zero
+
+
+def mean_error(snapshot: Snapshot, output: Tensor) -> Tensor:
+    """Mean over sequences and windows of an output's error on the held-out training signal: [sequences, windows, bins] to [bins].
+
+    Zero where all targets are nearly the same.
+    """
+    target = snapshot.held_out["training"][1]
+    error = (output - target).mean((0, 1))
+    return error if snapshot.baselines["mean"] > SAME * snapshot.baselines["zero"] else torch.zeros_like(error)
 
 
 @registered

@@ -154,7 +154,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
                     weights[name][to, source] = 0
     signal, target = snapshot.held_out["training"]
     output = outputs(construction.replace_weights(weights), signal)
-    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(output, target), target)["relative_error"]}
+    return {"mechanism/masked_error": snapshot.metrics(output - mean_error(snapshot, output), target)["relative_error"]}
 
 
 @registered
