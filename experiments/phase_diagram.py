@@ -96,7 +96,7 @@ def measure(size: study.Size) -> study.Finding:
     figure.colorbar(picture, ax=ax, label="relative error", extend="both")
     for (row, column), text in words.items():
         dark = table[row, column] < 0.06
-        ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+        ax.text(column, row, text, ha="center", va="center", fontsize=11, color="white" if dark else "black")
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(table)), [f"{noise:g}, {decay:g}" for decay, noise in product(decays, noises)])
     ax.set(xlabel="rate / boundary", ylabel="label noise, weight decay")

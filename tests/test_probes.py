@@ -13,7 +13,7 @@ from wavebase.constructions import controls, symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM, random_weights
-from wavebase.probes import drift, dynamics, function, gradient, mechanism
+from wavebase.probes import drift, dynamics, function, gradient, mechanism, position
 from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, first_failures, judge, judge_run
@@ -321,6 +321,32 @@ def test_quadratic_forms_of_an_exact_a_zero_and_a_planted_net():
     axis = math.cos(angle) * planes[0] + math.sin(angle) * planes[1]
     form = function.recover_forms(lambda x: (x @ axis).square()[:, None, None], T, 1.0, planes)[0]
     assert torch.allclose(form, torch.outer(axis, axis), atol=1e-12)
+
+
+def test_parts_of_weight_space_in_units_belong_to_the_algorithm_not_to_its_gains():
+    """Ranks are alike for all gains; a step is felt at first order in the visible part only."""
+    exact, other = (spectral_construction(3, gains=gains) for gains in ({}, {"s3": 2.0**20, "s4": 2.0**27}))
+    parts = [position.subspaces(net, 64, unit_scaled=True) for net in (exact, other)]
+    counts = [(len(found.visible), len(found.gauge), int(found.live.sum())) for found in parts]
+    assert counts[0] == counts[1] and 0 < counts[0][0] < counts[0][2] < len(parts[0].live)
+    unit = symmetry.flatten({name: exact.unit_scale[name] for name in exact.weights})
+    signal = torch.rand(32, 3, generator=seeded(), dtype=torch.float64) * 2 - 1
+    wanted = wavebase.power_spectrum(signal, 3)
+
+    def felt(kind, size):
+        step = torch.zeros_like(unit)
+        draw = torch.randn(len(unit), generator=seeded(), dtype=torch.float64)
+        step[parts[0].live] = parts[0].split(draw)[kind]
+        step *= size / step.norm() * unit
+        pieces = step.split([weight.numel() for weight in exact.weights.values()])
+        moved = {n: w + piece.view_as(w) for (n, w), piece in zip(exact.weights.items(), pieces, strict=True)}
+        with torch.no_grad():
+            return (SpectralLSTM(exact, moved)(signal)[:, 0] - wanted[:, 0]).norm().item()
+
+    assert felt("visible", 2e-5) == pytest.approx(2 * felt("visible", 1e-5), rel=0.01)
+    for kind in ("null", "gauge"):
+        assert felt(kind, 1e-3) < 0.02 * felt("visible", 1e-3)
+        assert felt(kind, 2e-3) > 3 * felt(kind, 1e-3)  # second order
 
 
 def test_swap_tie():
