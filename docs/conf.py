@@ -48,6 +48,7 @@ GROUPS = {
     "train": "How long, and what of the net.",
     "probe": "What is measured and drawn, and the thresholds of the verdict.",
     "experiment": "Named differences from the defaults: `experiment=NAME`. Those with `mode: MULTIRUN` are sweeps.",
+    "case": "One of the runs that `experiment=first_look` compares: `case=NAME`.",
 }
 SCHEMAS = {  # of the groups that have one for all of their options, and of the top level
     "": "wavebase.config.Seeds",
@@ -116,7 +117,7 @@ def configuration():
         default = [file for file in files if {group: file.stem} in defaults]
         for file in default + [file for file in files if file not in default]:
             page += [f"({group}-{file.stem})=\n### {group}={file.stem}{' (default)' if file in default else ''}"]
-            page += [f"```yaml\n{file.read_text()}```"] if group == "experiment" else option(file, group)
+            page += [f"```yaml\n{file.read_text()}```"] if group in ("experiment", "case") else option(file, group)
     return "\n\n".join(page) + "\n"
 
 

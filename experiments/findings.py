@@ -17,6 +17,7 @@ from wavebase import records, study, terminal
 
 STUDIES = (
     "confusion_matrix",
+    "verdict_pairs",
     "spectral_exactness",
     "spectral_frontier",
     "one_dynamics",
