@@ -25,7 +25,7 @@ ROUNDS = 40
 def step_of(T: int, dtype: torch.dtype, unit_scaled: bool, members: int) -> Callable[[], None]:
     """One training step of an exact net, or of a stack of them."""
     construction = wavebase.spectral_construction(T, dtype=dtype)
-    net = SpectralLSTM(construction, unit_scaled)
+    net = SpectralLSTM(construction, unit_scaled=unit_scaled)
     trained = {name: p for name, p in net.named_parameters() if name not in STATE_NAMES}
     for name in STATE_NAMES:
         net.get_parameter(name).requires_grad_(False)
