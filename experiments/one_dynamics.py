@@ -65,12 +65,15 @@ def by_start(
     )
     drawn = drawn_gains(max(lengths), count)
     words = ",".join("{" + ",".join(f"{k}:{v!r}" for k, v in gains.items()) + "}" for gains in drawn.values())
-    by_dtype = size.sweep(*shared, "dtype=float64,float32", f"model.eps=null,{2.0**-12!r},{2.0**-5!r}")
+    kinds: dict[float | None, str] = {None: "exact", 2.0**-12: "eps 2^-12", 2.0**-5: LOOSE}
+    kinds = size.pick(tiny={None: "exact", 2.0**-5: LOOSE}, fast=kinds, full=kinds)
+    words_of = ",".join("null" if eps is None else repr(eps) for eps in kinds)
+    by_dtype = size.sweep(*shared, "dtype=float64,float32", f"model.eps={words_of}")
     by_gains = size.sweep(*shared, f"model.gains={words}")
     made: dict[tuple[int, str], list[study.Run]] = {}
     for T in lengths:
         for dtype in ("float64", "float32"):
-            for eps, label in ((None, "exact"), (2.0**-12, "eps 2^-12"), (2.0**-5, LOOSE)):
+            for eps, label in kinds.items():
                 asked = {"T": T, "dtype": dtype, "model.eps": eps}
                 made[T, f"{label}, {dtype}"] = [r for r in by_dtype if all(r.config[k] == v for k, v in asked.items())]
         for label, gains in drawn.items():

@@ -48,6 +48,7 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(10.5, 5.2), layout="constrained")
     far, split = figure.subplots(1, 2)
     shares: dict[str, dict[str, float]] = {}
+    expected: dict[str, str] = {}
     for (label, words), line in zip(settings.items(), figures.COLOURS, strict=False):
         runs = size.sweep(*shared, *words.split())
         at = [step for step in runs[0].folder.checkpoint_steps() if step]
@@ -67,13 +68,14 @@ def measure(size: study.Size) -> study.Finding:
         shares[label] = {part: value**2 / whole if whole else np.nan for part, value in last.items()}
         verdicts = [run.verdict for run in runs]
         error = float(np.median(study.final_errors(runs)))
+        law = runs[0].value("label_noise", "expected_error")
+        expected[label] = "" if law is None else f" (the law of label noise: {law:.2g})"
         rows.append(
             {
                 "optimiser": label,
                 "drift": float(np.median(total[:, -1])),
                 **{part: f"{100 * share:.0f} %" if whole else "-" for part, share in shares[label].items()},
                 "error": error,
-                "law": runs[0].value("label_noise", "expected_error"),
                 "verdict": study.counted(verdicts),
             }
         )
@@ -93,7 +95,9 @@ def measure(size: study.Size) -> study.Finding:
         f"{row['optimiser']} {row['drift']:.2g} ({row['visible']} visible, {row['null']} null, {row['gauge']} gauge, {row['frozen']} frozen)"
         for row in rows
     )
-    held = "; ".join(f"{row['optimiser']}: {row['verdict']}, error {row['error']:.2g}" for row in rows)
+    held = "; ".join(
+        f"{row['optimiser']}: {row['verdict']}, error {row['error']:.2g}{expected[row['optimiser']]}" for row in rows
+    )
     says = f"""Of {len(origin)} weights {int(parts.live.sum())} are felt at the start, the function sees {len(parts.visible)} directions of them,
     {100 * len(parts.visible) / len(origin):.0f} % of the space, and {len(parts.gauge)} more are symmetries. Drifts after {steps} steps under label noise 0.1 over the norm
     of all weights, both in units, and the parts of their squares: {told}. Verdicts: {held}."""

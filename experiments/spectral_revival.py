@@ -75,7 +75,6 @@ def measure(size: study.Size) -> study.Finding:
                 "return": float(np.median(table[:, np.argmax(steps >= 0)])),
                 "recover": f"{part:.2f} ({low:.2f}-{high:.2f})",
                 "steps": f"{middle:.0f} ({first:.0f}-{last:.0f})",
-                "end": float(np.median(table[:, -1])),
                 "stream": float(np.median([run.value("probes", "final", "error/stream") or np.inf for run in runs])),
                 "mostly": Counter(run.verdict for run in runs).most_common(1)[0][0],
             }

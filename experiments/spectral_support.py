@@ -28,7 +28,7 @@ def recording(size: study.Size) -> str:
 
 def settings(size: study.Size) -> dict[str, dict[str, str]]:
     """By label, what differs from CENTRE: one thing at a time."""
-    margins = size.pick(tiny=(4,), fast=(4, 8), full=(2, 4, 6, 8, 12, 16, 24))
+    margins = size.pick(tiny=(), fast=(4, 8), full=(2, 4, 6, 8, 12, 16, 24))
     lengths = size.pick(tiny=(), fast=(), full=(3, 5, 8, 16))
     signals = {
         "two sinusoids": "sinusoids signal.amplitude=0.5 signal.components=2",

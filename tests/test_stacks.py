@@ -8,6 +8,7 @@ import torch
 
 from conftest import SMALL
 from wavebase import assembly, config, interruption, jobs, session
+from wavebase.optimizers import AdamL1
 from wavebase.records import RunFolder, find_runs
 from wavebase.stacks import ELEMENTWISE, Member, program, saved_bytes
 from wavebase.training import LearningRate, TrainSettings, train
@@ -49,6 +50,7 @@ def refuse(job, error):
             ("model=random", "optim=adam"),
             ("seed=0", "optim.lr=0.01", "optim.clip_norm=0.01", "optim.schedule=cosine", "optim=adamw"),
         ),
+        (("model=perturbed", "task.training_count=8"), ("seed=0", "seeds.probe=1")),  # each its own training set
         (
             ("experiment=cosine_reconstruction", "T=8", "model.start=perturbed"),
             ("seed=0", "seed=1", "model.frequency_scale=0.2"),
@@ -88,6 +90,13 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
         "training 1 of 6 jobs as one program",
     ]
     assert any("runs alone: torch.nn.LSTM has no batching rule" in line for line in said)
+
+
+def test_training_sets_of_their_own_do_not_keep_members_apart(composed, tmp_path, caplog):
+    settings = [(*SWEEP, "train.steps=1", "task.training_count=8", f"seeds.probe={n}") for n in range(2)]
+    with caplog.at_level("INFO", "wavebase"):
+        jobs.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
+    assert "training 2 of 2 jobs as one program" in caplog.text
 
 
 def test_a_member_that_diverges_stops_alone(composed, tmp_path):
@@ -250,7 +259,7 @@ class Sines:
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
 def test_equal_settings_are_stepped_together(name, clip_norm, monkeypatch):
     """Rates 0.01, 0.02, 0.01, 0.02, 0.01: two groups. With every optimiser, across a checkpoint, and a net that diverges."""
-    kind, steps = getattr(torch.optim, name), []
+    kind, steps = {**vars(torch.optim), "AdamL1": AdamL1}[name], []
     saved = {}
 
     def member(n, key):

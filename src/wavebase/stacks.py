@@ -271,8 +271,11 @@ def stack_key(member: Member) -> Hashable:
     """Members with equal keys can be trained as one stack: same classes, plain attributes and shapes of tensors."""
     plain = (bool, int, float, str, tuple, type(None), torch.dtype)
 
+    def is_plain(value: object) -> bool:  # a pair of tensors, such as fixed training data, is each member's own
+        return isinstance(value, plain) and (not isinstance(value, tuple) or all(map(is_plain, value)))
+
     def attributes(thing: object) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if isinstance(v, plain)))
+        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if is_plain(v)))
 
     shapes = tuple(
         (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
