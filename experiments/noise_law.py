@@ -87,13 +87,13 @@ def compared(law: Predicted, runs: Sequence[study.Run], settled: float) -> dict[
 
 
 def measure(size: study.Size) -> study.Finding:
-    lengths = size.pick(tiny=(3,), fast=(4, 6), full=(4, 6, 8))
+    lengths = size.pick(tiny=(3,), fast=(4, 6, 8), full=(4, 6, 8))
     rates = size.pick(tiny=(0.5,), fast=(0.1, 0.25, 0.5, 0.8), full=(0.1, 0.25, 0.5, 0.8))
-    noises = size.pick(tiny=(0.1,), fast=(0.03, 0.1), full=(0.03, 0.1, 0.2))
-    seeds = size.pick(tiny=2, fast=6, full=12)
-    steps = size.pick(tiny=2, fast=500, full=1000)
+    noises = size.pick(tiny=(0.1,), fast=(0.03, 0.1, 0.2), full=(0.03, 0.1, 0.2))
+    seeds = size.pick(tiny=2, fast=10, full=20)
+    steps = size.pick(tiny=2, fast=400, full=1000)
     others = dict(list(OTHERS.items())[:: size.pick(tiny=7, fast=1, full=1)])
-    sequences = size.pick(tiny={3: 50}, fast={4: 1000, 6: 400}, full={4: 2000, 6: 700, 8: 300})
+    sequences = size.pick(tiny={3: 50}, fast={4: 1000, 6: 500, 8: 300}, full={4: 2000, 6: 700, 8: 300})
     shared = (
         f"seed=range(0,{seeds})",
         "task.held_out_count=128",
