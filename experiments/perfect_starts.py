@@ -96,8 +96,8 @@ def measure(size: study.Size) -> study.Finding:
         for (start, label), (ends, apart, verdicts) in found.items()
     )
     says = f"""{steps} epochs of one batch of 64 windows, Adam at 1e-4, {seeds} seeds, T = {T}; held-out errors at the end, median with
-    95 % interval, distance in units, and verdicts (predicting zero: 1): {told}. What pushes a perfect net away is the coordinates, the step of
-    one size that Adam takes however small the gradient, and the regulariser, whose minimum is elsewhere; plain descent does not."""
+    95 % interval, distance in units, and verdicts (predicting zero: 1): {told}. So the same protocol keeps or
+    loses one and the same algorithm by its coordinates and its regulariser."""
     silent = """Their nets read formal languages, ours a spectrum: the protocol is theirs, the task is not. Seeds differ in the
     training set, and for random starts in the weights. One strength of each regulariser, one rate."""
     return study.Finding("Perfect starts under a published protocol", rows, says, silent, figure)
