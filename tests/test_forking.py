@@ -161,7 +161,7 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     settings.append((*words, "optim.lr=0.1", "seed=0", "model=random", "probe.curvature=false"))
     listed = [jobs.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
     jobs.run_stacked(listed, 64, refuse)
-    assert len(measured) == 4, "two seeds, and as many configurations of the probe"
+    assert len(measured) == 2, "two seeds, whatever the rate and the probe"
     measured.clear()
     adaptive = [
         (*words, "model=random", "optim=adam", "optim.lr=null", f"optim.lr_over_boundary={rate}", f"optim.eps={eps}")

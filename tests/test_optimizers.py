@@ -281,9 +281,9 @@ def test_who_needs_a_closure():
     "words,complaint",
     [
         ([*PLAIN, "optim._target_=torch.optim.SparseAdam"], "must take dense gradients"),
-        ([*PLAIN, "optim._target_=torch.optim.Optimizer"], "must name an optimiser"),
-        ([*PLAIN, "optim._target_=torch.optim.lr_scheduler.StepLR"], "must name an optimiser"),
-        ([*PLAIN, "optim._target_=torch.nn.Identity"], "must name an optimiser"),
+        ([*PLAIN, "optim._target_=torch.optim.Optimizer"], "must name what is registered for it"),
+        ([*PLAIN, "optim._target_=torch.optim.lr_scheduler.StepLR"], "must name what is registered for it"),
+        ([*PLAIN, "optim._target_=torch.nn.Identity"], "must name what is registered for it"),
         ([*PLAIN, "optim._target_=torch.optim.Muon"], "Muon only supports 2D parameters"),
         (
             ["optim=muon", "train.parameters=['bias_*']"],
