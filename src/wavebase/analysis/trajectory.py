@@ -60,7 +60,8 @@ class Trajectory:
     """Per step: growth, damping, net, clipped (mean number of units), margin mean (None without a readout of two outputs
     or more). Per unit: clip_rate, switch_count, role. Per mode (a multiple eigenvalue is one), by falling
     |eigenvalue|: linear[s] = |lambda|^s, measured[s] = rms |c(t+s)| / rms |c(t)|, geometric mean over t, their ratio
-    `suppression`, s = 1, 2, ...; survival = rms |c| after over before the nonlinearity. For any bounded trajectory the ratio is about |lambda|^-s: judge it beside its null.
+    `suppression`, s = 1, 2, ...; survival = rms |c| after over before the nonlinearity. For any bounded trajectory the
+    ratio is about |lambda|^-s: judge it beside its null.
     Mode lists are empty where the eigenvectors are nearly dependent, and over 256 units."""
 
     growth: tuple[float, ...]
@@ -186,21 +187,26 @@ def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarr
         return values[:0], nothing, nothing
     if np.linalg.norm(vectors) * np.linalg.norm(inverse) > SINGULAR:
         return values[:0], nothing, nothing
-    found, sizes = [], []
     label, least = clusters(values), SPLIT * np.abs(values).max()
+    coordinates = run.pre @ inverse.T, run.hidden @ inverse.T
+    found, before, after = [], [], []
     for n in range(label.max() + 1):
-        value = complex(values[label == n].mean())
+        equal = np.flatnonzero(label == n)
+        value = complex(values[equal].mean())
         value = complex(value.real if abs(value) > least else 0, value.imag if abs(value.imag) > least else 0)
-        if value.imag >= 0:  # a real run holds as much of the conjugate, to the last bit by taking it over
-            part = [
-                np.linalg.norm(state @ inverse[label == n].T @ vectors[:, label == n].T, axis=-1)
-                for state in (run.pre, run.hidden)
-            ]
-            found += [value, value.conjugate()][: 1 + (value.imag > 0)]
-            sizes += [part, part][: 1 + (value.imag > 0)]
+        if value.imag >= 0:
+            p, h = (_size(c[..., equal], vectors[:, equal]) for c in coordinates)
+            for each in {value, value.conjugate()}:  # a real run holds as much of both: equal to the last bit
+                found.append(each)
+                before.append(p)
+                after.append(h)
     order = np.lexsort((np.angle(found), -levels(np.abs(found))))
-    before, after = (np.stack([sizes[n][which] for n in order], -1) for which in (0, 1))
-    return np.array(found)[order], before, after
+    return np.array(found)[order], np.stack(before, -1)[..., order], np.stack(after, -1)[..., order]
+
+
+def _size(coordinates: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Norm of the state that is the sum of these eigenvectors, each of norm 1, by their coordinates."""
+    return np.abs(coordinates[..., 0]) if vectors.shape[1] == 1 else np.linalg.norm(coordinates @ vectors.T, axis=-1)
 
 
 def _centroid(omega: np.ndarray, coordinates: np.ndarray) -> float:

@@ -44,7 +44,7 @@ def forbidden() -> bool:
     if chosen not in ("", "0", *PATHS):
         refusal = f"must be 0, {' or '.join(PATHS)}; unset it for the processor's own path. "
     elif chosen in PATHS and (lacking := PATHS[chosen][1] - set(_processor().split())):
-        refusal = f"this processor has no {', '.join(sorted(lacking))}; unset it for the processor's own path. "
+        refusal = f"needs {', '.join(sorted(lacking))}, which this processor does not report; unset it. "
     elif chosen == "0":
         refusal = ""
     else:

@@ -86,13 +86,10 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
         form = torch.zeros_like(form)  # a net that overflows has no coordinates: nothing is received in them
     value, vectors = torch.linalg.eigh(form + form.mT)
     size, top = value.abs().topk(2, -1)
-    least = (
-        value.shape[-1] * torch.finfo(size.dtype).eps * size[:, :1]
-    )  # below it a value is zero, its vector arbitrary
-    of_sum = (
-        torch.where(size > least, size / 2, 0).sqrt()[..., None]
-        * vectors.gather(2, top[:, None].expand(-1, len(form[0]), -1)).mT
-    )
+    # a value that is zero to rounding has an arbitrary vector, and must not come in by a root of 1e-8
+    size = torch.where(size > value.shape[-1] * torch.finfo(size.dtype).eps * size[:, :1], size, 0)
+    axes = vectors.gather(2, top[:, None].expand(-1, len(form[0]), -1)).mT
+    of_sum = (size / 2).sqrt()[..., None] * axes
     taken = slope * w["weight_ih_cell"][sum_] * w["weight_hh_input"][sum_]
     received = of_sum @ taken
     upright = _upright(received @ _silent_states(net).mT, net)
