@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from wavebase import assembly, figures, label_noise, slow_drift, study
 from wavebase.label_noise import UpdateRule
@@ -261,6 +262,7 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
     right.legend(fontsize=10)
     for ax in (left, right):
         ax.grid(alpha=0.25)
+        ax.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
