@@ -64,7 +64,7 @@ def spectral() -> str:
     expected = "" if noise is None else f", where the noise alone explains {noise:.2g}"
     count = exact.summary["moved"]
     return f"""Relative error in {exact.summary["steps"]} steps at half the boundary, with label noise of a tenth of the targets' size: exact
-start {moved(exact)}{expected}, and {count["changed"]} of {count["live"]} weights with a gradient moved; every weight moved by 1 % {moved(perturbed)}; random start
+start {moved(exact)}{expected}, and {min(count["changed"], count["live"])} of {count["live"]} weights with a gradient moved; every weight moved by 1 % {moved(perturbed)}; random start
 {moved(random)}; predicting the mean {(baseline["mean"] / baseline["zero"]) ** 0.5:.2g}, zero 1."""
 
 
