@@ -27,6 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/recurrence.py
 	$(BIN)/python bench/exactness.py
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/parametrization.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/sweeps.py
 	$(BIN)/python bench/cosine.py
