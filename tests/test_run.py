@@ -191,6 +191,23 @@ def test_each_option_changes_what_it_should(base, change, where, ran):
     assert same_start == (where == "end") and not same_end
 
 
+@pytest.mark.parametrize(
+    "words,known",
+    [
+        ((), True),
+        (("optim.schedule=cosine",), False),
+        (("optim.clip_norm=1",), False),
+        (("task.off_task_steps=3",), False),
+        (("model=random",), False),
+        (("task.label_noise=0",), False),
+    ],
+)
+def test_what_label_noise_explains_is_said_only_where_the_law_holds(words, known, ran):
+    summary = ran(*QUICK, "task.label_noise=0.1", *words).summary()
+    assert (summary["label_noise"] is not None) == known
+    assert not known or 0 < summary["label_noise"]["expected_error"] < 0.1
+
+
 @pytest.mark.parametrize("name", ["seeds.init=7", "seeds.perturbation=7", "seeds.probe=7"])
 def test_seeds_leave_the_other_draws_alone(name, ran):
     plain, changed = (

@@ -86,7 +86,9 @@ def assemble(
         learning_rate = (settings.lr_over_boundary or 0.0) * boundary.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    noise = _noise_error(net, task, cfg, trained, optimizer, {} if measured is None else measured) if begins else None
+    plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
+    known = {} if measured is None else measured
+    noise = _noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
     return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
 
 
@@ -215,7 +217,7 @@ def _curvatures(
 
     try:
         signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
-        key = "lambda_max " + _digest(net, trained, signal, target)
+        key = f"lambda_max {type(task).__name__} {_digest(net, trained, signal, target)}"
         # of an adaptive optimiser also what its own gradients depend on
         own = repr(
             (key, cfg.optim | {"lr": None, "lr_over_boundary": None}, cfg.task, cfg.train.batch, data.initial_seed())
@@ -247,7 +249,7 @@ def _noise_error(
 ) -> float | None:
     """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
     sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
-    if not sigma or task.shuffle_targets or net.construction is None:
+    if not sigma or task.shuffle_targets or task.off_task_steps is not None or net.construction is None:
         return None
     try:
         rule = label_noise.UpdateRule.of(optimizer)
@@ -261,8 +263,7 @@ def _noise_error(
         return None
     key = "noise " + _digest(net, trained, signal)
     if key not in measured:
-        with torch.random.fork_rng(devices=[]):
-            measured[key] = label_noise.gauss_newton(net, trained, signal).eigenvalues
+        measured[key] = label_noise.gauss_newton(net, trained, signal).eigenvalues
     return label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
 
 

@@ -1,4 +1,4 @@
-"""Weights in their natural units: W = unit * theta + residue, where theta, of order one, is what an optimiser trains.
+"""Weights in their natural units: W = unit * theta, where theta, of order one, is what an optimiser trains.
 
 Curvature belongs to coordinates. The gains of an exact net span ten orders of magnitude, so in W lambda_max follows the gains
 (3e18 at an exact start, 3e3 at gains near 1), and no rate moves all weights; in theta it is the same for every choice of
