@@ -18,12 +18,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from wavebase import assembly, jobs
-from wavebase.config import parse
+from wavebase.experiment import build, runner
+from wavebase.experiment.config import parse
 from wavebase.run import conf_folder
 
 
-def bare_loop(pieces: assembly.Pieces, node: dict) -> float:
+def bare_loop(pieces: build.Pieces, node: dict) -> float:
     """The updates alone, as one would write them in a notebook."""
     cfg = parse(node)
     data = cfg.generator("data")
@@ -46,12 +46,12 @@ def main() -> None:
     node = OmegaConf.to_container(cfg, resolve=True)
     bare, recorded, once = [], [], []
     for turn in range(5):
-        pieces = assembly.assemble(parse(node))
+        pieces = build.assemble(parse(node))
         bare.append(bare_loop(pieces, node))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / str(turn)
             began = time.perf_counter()
-            jobs.run(jobs.Job(node, path, {"model": "spectral"}), single=False)
+            runner.run(runner.Job(node, path, {"model": "spectral"}), single=False)
             total = time.perf_counter() - began
             recorded.append(json.loads((path / "summary.json").read_text())["training_seconds"])
         once.append(total - recorded[-1])

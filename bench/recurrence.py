@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from wavebase.recurrence import lstm_sequence, plain
+from wavebase.recurrence.lstm import lstm_sequence, plain
 
 Program = tuple[str, int]  # contender and members
 BATCH = 64

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from recurrence import BATCH, CONTENDERS, one_net, stack_of
 
-from wavebase.native import triton_lstm
-from wavebase.recurrence import _plain_sequence, plain
+from wavebase.recurrence.lstm import _plain_sequence, plain
+from wavebase.recurrence.native import triton_lstm
 
 
 def in_turns(programs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:

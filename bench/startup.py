@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from wavebase import provenance
+from wavebase.records import provenance
 
 RUN = [sys.executable, "-m", "wavebase.run"]
 STOP = """

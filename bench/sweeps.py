@@ -23,8 +23,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from wavebase import jobs, provenance
-from wavebase.records import RunFolder, find_runs
+from wavebase.experiment import runner
+from wavebase.records import provenance
+from wavebase.records.folder import RunFolder, find_runs
 from wavebase.run import conf_folder
 
 SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", "seed=range(0,16)", "T=8", "threads=1")
@@ -76,20 +77,20 @@ def difference(one: dict[str, RunFolder], other: dict[str, RunFolder]) -> tuple[
 def memory(members: int) -> float:
     """MiB that training this many as one stack adds to the peak of this process, a new one."""
 
-    def job(name: str, *words: str) -> jobs.Job:
+    def job(name: str, *words: str) -> runner.Job:
         plain = ("model=random", "optim.lr=0.01", "train.steps=50", "probe.figures=[]", "probe.curvature=false")
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             cfg = compose("config", [*plain, *words, "hydra.run.dir=unused"])
-        return jobs.Job(OmegaConf.to_container(cfg, resolve=True), Path(folder) / name, {})  # type: ignore[arg-type]
+        return runner.Job(OmegaConf.to_container(cfg, resolve=True), Path(folder) / name, {})  # type: ignore[arg-type]
 
-    def failed(job: jobs.Job, error: Exception) -> None:
+    def failed(job: runner.Job, error: Exception) -> None:
         raise error
 
     with tempfile.TemporaryDirectory() as folder:
-        jobs.run_stacked([job("tiny", "T=3", "train.batch=1")], 1, failed)
+        runner.run_stacked([job("tiny", "T=3", "train.batch=1")], 1, failed)
         stack = [job(str(seed), "T=8", f"seed={seed}") for seed in range(members)]
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        jobs.run_stacked(stack, members, failed)
+        runner.run_stacked(stack, members, failed)
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

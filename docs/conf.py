@@ -51,10 +51,10 @@ GROUPS = {
     "case": "One of the runs that `experiment=first_look` compares: `case=NAME`.",
 }
 SCHEMAS = {  # of the groups that have one for all of their options, and of the top level
-    "": "wavebase.config.Seeds",
-    "optim": "wavebase.config.OptimSettings",
-    "train": "wavebase.training.TrainSettings",
-    "probe": "wavebase.config.ProbeSettings",
+    "": "wavebase.experiment.config.Seeds",
+    "optim": "wavebase.experiment.config.OptimSettings",
+    "train": "wavebase.training.loop.TrainSettings",
+    "probe": "wavebase.experiment.config.ProbeSettings",
 }
 KEY = re.compile(r"^( *)([\w]+):(?: +(.*?))?(?: +# (.*))?$")
 

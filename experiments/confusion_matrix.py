@@ -19,11 +19,12 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import wavebase
-from wavebase import figures, study
+from wavebase import study
 from wavebase.constructions import controls, symmetry
 from wavebase.constructions.alignment import distance
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, pad
 from wavebase.constructions.perturbation import Perturbation, perturb
+from wavebase.figures import common
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import position
 from wavebase.probes.verdict import Condition, Thresholds
@@ -306,7 +307,7 @@ def picture(wanted: dict[str, set[str]], found: dict[str, list[str]]) -> Figure:
         for x, name in enumerate(names):
             if name in wanted.get(label, ()):
                 frame = Rectangle(
-                    (x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=figures.COLOURS[1], linewidth=1.2
+                    (x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=common.COLOURS[1], linewidth=1.2
                 )
                 ax.add_patch(frame)
             if counts[y, x]:

@@ -7,8 +7,10 @@ squared error, falling behind only where angles are rounded before they are redu
 import torch
 from matplotlib.figure import Figure
 
-from wavebase import figures, records, study
+from wavebase import study
+from wavebase.figures import common
 from wavebase.models.cosine import cosine_transform
+from wavebase.records.atomic import write_whole
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import dct_frequencies, sample_amplitudes
 
@@ -41,15 +43,15 @@ def main() -> None:
         print(f"{form:<50}", " ".join(f"{value:8.1e}" for value in values))
     figure = Figure(figsize=(8, 5), layout="constrained")
     ax = figure.subplots()
-    for (form, values), colour in zip(errors.items(), figures.COLOURS, strict=False):
+    for (form, values), colour in zip(errors.items(), common.COLOURS, strict=False):
         ax.plot(SIZES, values, "o-" if "project" in form else "x--", color=colour, label=form)
-    ax.axhline(1 / 3, color=figures.GREY, linestyle=":", label="predicting zero")
+    ax.axhline(1 / 3, color=common.GREY, linestyle=":", label="predicting zero")
     ax.set(xscale="log", yscale="log", xlabel="N = M", ylabel="mean squared error", title="Exactness against N")
     ax.set_xticks(SIZES, map(str, SIZES))
     ax.set_xticks([], minor=True)
     ax.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    records.write_whole(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(figures.png(figure)))
+    write_whole(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(common.png(figure)))
 
 
 if __name__ == "__main__":

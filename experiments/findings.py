@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wavebase import records, study, terminal
+from wavebase import console, study
 
 STUDIES = (
     "confusion_matrix",
@@ -71,7 +71,7 @@ def section(name: str, record: dict) -> str:
 
 
 def main() -> None:
-    parser = terminal.Parser(description=__doc__.splitlines()[0])
+    parser = console.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the full presets: hours")
     parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
     parser.add_argument("--read", action="store_true", help="run nothing: the findings that are there")
@@ -88,10 +88,10 @@ def main() -> None:
         record = json.loads((folder / "finding.json").read_text())
         seconds += record["processor_seconds"]
         picture = Image.open(folder / "figure.png").convert("RGB").quantize(64)  # a third of the size
-        records.write_whole(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
+        folder.write_whole(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
         page += section(name, record)
     head = f"{HEAD}\nAll studies together took {seconds / 60:.0f} minutes of processor time.\n"
-    records.write_whole(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
+    folder.write_whole(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
     print(f"docs/findings.md: {len(STUDIES)} studies, {seconds / 60:.1f} minutes of processor time")
 
 

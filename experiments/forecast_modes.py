@@ -16,14 +16,19 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase import assembly, figures, records, recurrence, study
+from wavebase import study
+from wavebase.experiment import build
+from wavebase.figures import common
+from wavebase.records.atomic import write_whole
+from wavebase.records.folder import RunFolder
+from wavebase.recurrence import lstm
 
 SIGNALS, LEAST_MODULUS = 100, 0.8
 
 
 def modes(net: torch.nn.Module, past: torch.Tensor) -> np.ndarray:
     """Eigenvalues of the free-running step after each past, [signals, units]."""
-    with recurrence.plain(), torch.no_grad():
+    with lstm.plain(), torch.no_grad():
         state = net.state_after(past)
         jacobian = torch.cat([torch.func.vmap(torch.func.jacfwd(lambda s: net.free_step(s[None])[0]))(part) for part in state.split(50)])  # fmt: skip
     return torch.linalg.eigvals(jacobian.double()).numpy()
@@ -38,11 +43,11 @@ def distances(values: np.ndarray, periods: torch.Tensor, lookback: int) -> np.nd
     return np.array(found)
 
 
-def main(folder: records.RunFolder) -> None:
+def main(folder: RunFolder) -> None:
     torch.set_num_threads(1)
     nets = {}
     for at in (0, -1):
-        _, pieces = assembly.restored(folder, at)
+        _, pieces = build.restored(folder, at)
         nets[at] = pieces.net
     task = pieces.task
     drawn = task.signal.draw(SIGNALS, task.lookback, torch.Generator().manual_seed(1))
@@ -63,19 +68,19 @@ def main(folder: records.RunFolder) -> None:
     figure = Figure(figsize=(10.5, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     turn = np.linspace(0, 2 * np.pi, 400)
-    left.plot(np.cos(turn), np.sin(turn), color=figures.GREY, linewidth=0.8)
+    left.plot(np.cos(turn), np.sin(turn), color=common.GREY, linewidth=0.8)
     own = drawn.periods[0][drawn.periods[0] > 0].numpy()
     for n, p in enumerate(own):
         x, y = np.cos(2 * np.pi / p), np.sin(2 * np.pi / p)
         left.plot(
             [0, 1.1 * x],
             [0, 1.1 * y],
-            color=figures.COLOURS[1],
+            color=common.COLOURS[1],
             linewidth=0.8,
             label=None if n else "signal's frequencies",
         )
     upper = trained[0][trained[0].imag >= 0]
-    left.plot(upper.real, upper.imag, ".", color=figures.COLOURS[0], label="modes")
+    left.plot(upper.real, upper.imag, ".", color=common.COLOURS[0], label="modes")
     left.set(
         aspect="equal",
         ylim=(-0.1, 1.15),
@@ -85,16 +90,16 @@ def main(folder: records.RunFolder) -> None:
         title="one signal",
     )
     left.legend(fontsize=9)
-    for (name, values), colour in zip(series.items(), figures.COLOURS, strict=False):
+    for (name, values), colour in zip(series.items(), common.COLOURS, strict=False):
         right.plot(np.sort(values), np.linspace(0, 1, len(values)), color=colour, label=name)
     right.set(xscale="log", xlim=(1e-2, 50), xlabel="distance to the nearest mode, bins", ylabel="share of components")
     right.grid(alpha=0.25)
     right.legend(fontsize=9)
     figure.suptitle(f"Modes of the free-running {folder.path.name.split('-')[0]} after its lookback")
-    records.write_whole(
-        study.FOLDER / "forecast_modes" / f"{folder.path.name}.png", lambda file: file.write(figures.png(figure))
+    write_whole(
+        study.FOLDER / "forecast_modes" / f"{folder.path.name}.png", lambda file: file.write(common.png(figure))
     )
 
 
 if __name__ == "__main__":
-    main(records.RunFolder(Path(sys.argv[1])))
+    main(RunFolder(Path(sys.argv[1])))

@@ -19,10 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavebase import assembly, figures, records, stationary, study, terminal
+from wavebase import console, study
+from wavebase.experiment import build
+from wavebase.figures import common
 from wavebase.figures import forecast as pictures
-from wavebase.intervals import nmse, paired_difference
+from wavebase.models import toeplitz
+from wavebase.records.atomic import write_whole
+from wavebase.records.folder import RunFolder, find_runs
 from wavebase.signals.harmonics import Drawn, sinusoids
+from wavebase.statistics import nmse, paired_difference
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
@@ -37,18 +42,18 @@ def oracle(drawn: Drawn, lookback: int) -> torch.Tensor:
     correlation = power * count[:, 2:] @ sinusoids((2, longest), drawn.signal.shape[1])[0]
     column = correlation[:, :lookback].clone()
     column[:, 0] += drawn.noise.square().clamp_min(1e-12)
-    return stationary.forecast(correlation, stationary.solve(column, drawn.signal[:, :lookback]))
+    return toeplitz.forecast(correlation, toeplitz.solve(column, drawn.signal[:, :lookback]))
 
 
-def setting(folder: records.RunFolder) -> str | None:
+def setting(folder: RunFolder) -> str | None:
     """Which of the four settings a run is about; None for one about something else."""
     config = study.Run(folder).config
     return SETTINGS.get((config.get("task.horizon"), (config.get("signal.noise") or 0) > 0))
 
 
-def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
+def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
     """A run's squared errors on its held-out signals, or on others."""
-    cfg, pieces = assembly.restored(folder)
+    cfg, pieces = build.restored(folder)
     task = pieces.task
     generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
     drawn = task.signal.draw(signals or len(task.held_out["training"].target), task.lookback + task.horizon, generator)
@@ -72,7 +77,7 @@ def judged(folder: records.RunFolder, signals: int | None) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    words = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folders", nargs="+", type=Path)
     words.add_argument("--signals", type=int, help="judge on so many other signals instead of the fixed set")
     words.add_argument("--only", choices=sorted(SETTINGS.values()))
@@ -83,7 +88,7 @@ def main() -> None:
     rows = [
         judged(run, asked.signals)
         for folder in asked.folders
-        for run in records.find_runs(folder)
+        for run in find_runs(folder)
         if run.checkpoint_steps() and (about := setting(run)) and asked.only in (None, about)
     ]
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -111,15 +116,15 @@ def main() -> None:
         out = study.FOLDER / "forecast_table"
         curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
         for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
-            records.write_whole(out / f"{name}.png", lambda file, figure=figure: file.write(figures.png(figure)))
+            write_whole(out / f"{name}.png", lambda file, figure=figure: file.write(common.png(figure)))
         text = ["variable,forecaster,at,nmse,low,high"] + [
             f"{variable},{name},{place},{','.join(f'{v:.5g}' for v in interval)}"
             for variable, by_name in curves.items()
             for name, series in by_name.items()
             for place, interval in zip(*series, strict=True)
         ]
-        records.write_whole(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
-        records.write_whole(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
+        write_whole(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
+        write_whole(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
     print("\n".join(lines))
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wavebase import assembly, config, records, report, study
+from wavebase import study
+from wavebase.experiment import build, config
 from wavebase.figures.extraction import SETS
+from wavebase.records.folder import find_runs
 
 EPOCHS = 5  # of the original's 100 in the sweeps of its settings
 ORIGINAL = (f"train.steps={1250 * EPOCHS}", "train.checkpoint_every=1000000", "probe.every=1000000", "probe.figures=[]")
@@ -35,7 +37,7 @@ SWEEPS = {
 def table(runs: list[study.Run]) -> str:
     """Mean squared errors, whole / after one window, on every held-out set: medians and ranges over seeds, references."""
     lines = [f"| | n | {' | '.join(SETS.values())} |", "|" + "---|" * (2 + len(SETS))]
-    for label, members in report.grouped(runs).items():
+    for label, members in runs.grouped(runs).items():
         finals = [run.summary["probes"]["final"] for run in members if run.status in ("done", "diverged")]
         rows = {f"{label} | {len(finals)}": [[_spread(finals, f"mean_squared_error{part}/{name}") for part in ("", "_after")] for name in SETS]}  # fmt: skip
         of = _references(members[0])
@@ -53,7 +55,7 @@ def _spread(finals: list[dict[str, float]], key: str) -> str:
 def _references(run: study.Run) -> dict[str, dict[str, tuple[float, float]]]:
     """What the references make of the very data of a run."""
     cfg = config.parse(run.folder.config())
-    task = assembly.assemble(cfg, learning_rate=1.0).task
+    task = build.assemble(cfg, learning_rate=1.0).task
     return {name: task.reference_errors(name) for name in SETS}
 
 
@@ -63,7 +65,7 @@ def main() -> None:
             print(f"\n{word}")
             runs = study.sweep(f"extraction_{word}", f"experiment=extraction_{word}", "threads=1", *SWEEPS[word])
         else:
-            runs = [report.Run(folder) for folder in records.find_runs(Path(word))]
+            runs = [runs.Run(folder) for folder in find_runs(Path(word))]
         print(table(runs), flush=True)
 
 

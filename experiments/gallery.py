@@ -25,8 +25,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wavebase import figures, records, terminal
-from wavebase.report import Run
+from wavebase import console
+from wavebase.figures import common
+from wavebase.records.atomic import write_whole
+from wavebase.records.folder import find_runs
+from wavebase.report.runs import Run
 
 ROOT = Path(__file__).parents[1]
 HOME = Path("outputs/gallery")
@@ -46,7 +49,7 @@ class System(NamedTuple):
 
 def run(name: str, **settings: Any) -> Run:
     """The run below outputs/gallery/<name> with these settings: a group's choice, or a dotted key with __ for its dot. Raises ValueError if not one."""
-    found = [Run(folder) for folder in records.find_runs(HOME / name)]
+    found = [Run(folder) for folder in find_runs(HOME / name)]
     wanted = {key.replace("__", "."): value for key, value in settings.items()}
     (only,) = (each for each in found if all(each.setting(key) == value for key, value in wanted.items()))
     return only
@@ -100,20 +103,20 @@ def forecasts() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     for place, (name, words) in enumerate(FORECASTERS.items()):
         found = run("forecast", model=name)
-        examples, metrics, colour = found.folder.examples(), found.summary["metrics"], figures.COLOURS[place]
+        examples, metrics, colour = found.folder.examples(), found.summary["metrics"], common.COLOURS[place]
         past, future = examples["signal"][0], examples["target"][0]
         after = np.arange(len(future)) + 1
         if not place:
             shown = past[-3 * len(future) :]
-            left.plot(np.arange(len(shown)) - len(shown) + 1, shown, color=figures.GREY, linewidth=2)
-            left.plot(after, future, color=figures.GREY, linewidth=4, alpha=0.5, label="what followed")
+            left.plot(np.arange(len(shown)) - len(shown) + 1, shown, color=common.GREY, linewidth=2)
+            left.plot(after, future, color=common.GREY, linewidth=4, alpha=0.5, label="what followed")
         left.plot(after, examples["after"][0], ".-", color=colour, label=words)
         right.barh(place, metrics["nmse"], color=colour)
         reach = [[metrics["nmse"] - metrics["nmse_low"]], [metrics["nmse_high"] - metrics["nmse"]]]
         right.errorbar(metrics["nmse"], place, xerr=reach, color="black", capsize=3)
-    left.axvline(0.5, color=figures.GREY, linewidth=0.8, linestyle=":")
+    left.axvline(0.5, color=common.GREY, linewidth=0.8, linestyle=":")
     left.set(xlabel="samples after the last one heard", ylabel="signal", title="One held-out signal")
-    right.axvline(1, color=figures.GREY, linewidth=0.8, linestyle=":")
+    right.axvline(1, color=common.GREY, linewidth=0.8, linestyle=":")
     right.set(
         xlabel="squared error / power of the signal, 95 %", yticks=range(len(FORECASTERS)), title="All held-out signals"
     )
@@ -152,18 +155,18 @@ def nulls() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     turn = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
     null = read["spectral_radius"]["nulls"][0]
-    left.plot(turn.real, turn.imag, color=figures.GREY, linewidth=0.8, label="unit circle")
+    left.plot(turn.real, turn.imag, color=common.GREY, linewidth=0.8, label="unit circle")
     for n, radius in enumerate((null["low"], null["high"])):
-        left.plot(radius * turn.real, radius * turn.imag, ":", color=figures.GREY, label=None if n else "radius of random nets, 5 and 95 %")  # fmt: skip
+        left.plot(radius * turn.real, radius * turn.imag, ":", color=common.GREY, label=None if n else "radius of random nets, 5 and 95 %")  # fmt: skip
     modes = np.array([mode["eigenvalue"] for gate in layer["gates"].values() for mode in gate["modes"]])
-    left.plot(*modes.T, "o", color=figures.COLOURS[0], label="this net")
+    left.plot(*modes.T, "o", color=common.COLOURS[0], label="this net")
     left.set(aspect="equal", xlabel="real part", ylabel="imaginary part", title="Eigenvalues")
     right.axvspan(0, 1, color="#E5E5E5", label="random nets, 5 to 95 %")
     for place, name in enumerate(SHOWN):
         null = read[name]["nulls"][0]
-        colour = figures.COLOURS[1 if name in layer["flagged"] else 0]
+        colour = common.COLOURS[1 if name in layer["flagged"] else 0]
         right.plot((read[name]["value"] - null["low"]) / (null["high"] - null["low"]), place, "o", color=colour)
-    right.plot([], [], "o", color=figures.COLOURS[1], label="this net, p <= 0.05")
+    right.plot([], [], "o", color=common.COLOURS[1], label="this net, p <= 0.05")
     right.set_yticks(range(len(SHOWN)), [f"{name.replace('_', ' ')} {read[name]['value']:.2g}" for name in SHOWN])
     right.set(
         xlabel="place between random nets' 5 % (0) and 95 % (1)", ylim=(len(SHOWN) - 0.5, -0.5), title="Quantities"
@@ -217,9 +220,9 @@ def _launch(words: list[str]) -> None:
 def section(system: System) -> str:
     """A system's part of the page; its picture goes to docs/pictures."""
     name, picture = f"docs/pictures/gallery_{system.page}.png", system.picture()
-    content = picture.read_bytes() if isinstance(picture, Path) else figures.png(picture)
+    content = picture.read_bytes() if isinstance(picture, Path) else common.png(picture)
     small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)  # half the size
-    records.write_whole(Path(name), lambda file: small.save(file, "png"))
+    write_whole(Path(name), lambda file: small.save(file, "png"))
     commands = "\n".join(f"wavebase {command}" for command in system.commands)
     result = textwrap.fill(
         f"{' '.join(system.result().split())} [More](docs/{system.page}.md).", 120, break_long_words=False
@@ -236,7 +239,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    parser = terminal.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
+    parser = console.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
     parser.add_argument("--tiny", action="store_true", help="a test: two steps of the least, in outputs/gallery_tiny")
     tiny = parser.parse_args().tiny
     torch.set_num_threads(1)  # as its runs
@@ -247,12 +250,12 @@ def main() -> None:
     for command, small in (pair for system in SYSTEMS for pair in system.commands.items()):
         execute(shlex.split(f"{command} {small}" if tiny else command))
     page = filled("".join(section(system) for system in SYSTEMS))
-    records.write_whole(Path("README.md"), lambda file: file.write(page.encode()))
+    write_whole(Path("README.md"), lambda file: file.write(page.encode()))
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, RuntimeError) as error:
-        terminal.complain(str(error))
+        console.complain(str(error))
         sys.exit(1)

@@ -11,8 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from wavebase import assembly, figures, label_noise, study
-from wavebase.label_noise import NoiseLaw, UpdateRule
+from wavebase import study
+from wavebase.experiment import build
+from wavebase.figures import common
+from wavebase.theory import label_noise
+from wavebase.theory.label_noise import NoiseLaw, UpdateRule
 
 OTHERS = {  # label: the words that make it
     "momentum 0.9, 0.1": "optim=momentum optim.lr_over_boundary=0.1",
@@ -36,7 +39,7 @@ class Predicted:
     """The law for runs of one T, from the curvature at their common start."""
 
     def __init__(self, run: study.Run, sequences: int):
-        cfg, pieces = assembly.restored(run.folder, 0)
+        cfg, pieces = build.restored(run.folder, 0)
         signal = pieces.task.sample_batch(sequences, torch.Generator().manual_seed(1)).input
         self.matrix, self.held_out = (
             label_noise.gauss_newton(pieces.net, pieces.trained, x)
@@ -47,7 +50,7 @@ class Predicted:
 
     def error(self, run: study.Run, steps: Sequence[int]) -> float:
         """The rms over steps of the relative error of a run with these settings."""
-        _, pieces = assembly.restored(run.folder, 0)
+        _, pieces = build.restored(run.folder, 0)
         task, rule = pieces.task, UpdateRule.of(pieces.optimizer)
         law = NoiseLaw.of(
             self.matrix, rule, task.label_noise, self.count, task.baselines["zero"], self.fit, self.held_out
@@ -56,7 +59,7 @@ class Predicted:
 
     def share_of_boundary(self, run: study.Run) -> float:
         """The run's rate over the largest stable one; of an adaptive rule for the step sizes that it comes to."""
-        _, pieces = assembly.restored(run.folder, 0)
+        _, pieces = build.restored(run.folder, 0)
         rule, matrix = UpdateRule.of(pieces.optimizer), self.matrix
         if rule.adaptive:
             noise, power = pieces.task.label_noise, pieces.task.baselines["zero"]
@@ -144,18 +147,18 @@ def picture(points: dict[int, tuple[list[float], list[float]]], others: list[dic
     """Measured against predicted for plain descent; the ratio with its interval for the rest."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (T, (predicted, measured)), colour, mark in zip(points.items(), figures.COLOURS, "os^", strict=False):
+    for (T, (predicted, measured)), colour, mark in zip(points.items(), common.COLOURS, "os^", strict=False):
         left.plot(predicted, measured, mark, color=colour, label=f"T = {T}", fillstyle="none", markersize=8)
     ends = [f(v for pair in points.values() for v in pair[0]) for f in (min, max)]
-    left.plot(ends, ends, color=figures.GREY, linewidth=1, label="equal")
+    left.plot(ends, ends, color=common.GREY, linewidth=1, label="equal")
     left.set(xscale="log", yscale="log", xlabel="predicted error", ylabel="measured error", title="SGD")
     left.legend(fontsize=11)
     places = np.arange(len(others))
     values = np.array([row["ratio"] for row in others])
     reach = np.array([[row["ratio"] - row["from"], row["to"] - row["ratio"]] for row in others]).T
-    right.axvspan(0.95, 1.05, color=figures.GREY, alpha=0.15, linewidth=0)
-    right.axvline(1, color=figures.GREY, linewidth=1)
-    right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=figures.COLOURS[1], markersize=6)
+    right.axvspan(0.95, 1.05, color=common.GREY, alpha=0.15, linewidth=0)
+    right.axvline(1, color=common.GREY, linewidth=1)
+    right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=common.COLOURS[1], markersize=6)
     right.set_yticks(places, [row["optimiser"] for row in others], fontsize=10)
     right.invert_yaxis()
     right.set(xlabel="predicted / measured", title=f"other rules, T = {others[0]['T']}", xscale="log")

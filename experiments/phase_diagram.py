@@ -12,11 +12,12 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from wavebase import figures, study
+from wavebase import study
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.label_noise import GaussNewton, UpdateRule, decay_bias, enough, gauss_newton, stationary_error
+from wavebase.figures import common
 from wavebase.models.spectral import SpectralLSTM
+from wavebase.theory.label_noise import GaussNewton, UpdateRule, decay_bias, enough, gauss_newton, stationary_error
 
 BATCH = 64
 
@@ -102,7 +103,7 @@ def measure(size: study.Size) -> study.Finding:
     ax.set(xlabel="rate / boundary", ylabel="label noise, weight decay")
     ax.set_title("verdict, error (law)", fontsize=11)
     for line in range(1, len(decays)):
-        ax.axhline(line * len(noises) - 0.5, color=figures.GREY, linewidth=2)
+        ax.axhline(line * len(noises) - 0.5, color=common.GREY, linewidth=2)
     stable = Counter(name for (decay, _, rate), name in names.items() if rate < 1 and not decay)
     under = Counter(name for (decay, _, rate), name in names.items() if rate < 1 and decay == max(decays))
     beyond = Counter(name for (_, _, rate), name in names.items() if rate > 1)

@@ -13,9 +13,11 @@ import torch
 from matplotlib.figure import Figure
 
 import wavebase
-from wavebase import figures, records, study
+from wavebase import study
 from wavebase.constructions.construction import STATE_NAMES, Construction
+from wavebase.figures import common
 from wavebase.probes.position import Subspaces, subspaces
+from wavebase.records.atomic import write_whole
 
 EVERYWHERE = "all"  # directions of every trained weight; the others lie in parts of weight space
 PARTS = ("visible", "gauge", "null")
@@ -98,7 +100,7 @@ def measure(size: study.Size) -> study.Finding:
             for distance in far if kind == EVERYWHERE else aside:
                 path = size.folder / "starts" / f"{kind}_{distance}_{seed}.pt"
                 weights = displaced(start, vector, distance)
-                records.write_whole(path, lambda file, weights=weights: torch.save(weights, file))
+                write_whole(path, lambda file, weights=weights: torch.save(weights, file))
                 (everywhere if kind == EVERYWHERE else within)[str(path)] = kind, distance
     names = list(OPTIMISERS)[:: size.pick(tiny=4, fast=1, full=1)]
     groups = trained(size, T, everywhere, {name: OPTIMISERS[name] for name in names})
@@ -123,18 +125,18 @@ def measure(size: study.Size) -> study.Finding:
         )
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, colour in zip(names, figures.COLOURS, strict=False):
+    for name, colour in zip(names, common.COLOURS, strict=False):
         table = np.array([found[name, EVERYWHERE, distance]["error"] for distance in far]).clip(1e-17, 1e2)
         left.plot(far, table[:, 1, 0], "o-", color=colour, label=name)
         left.fill_between(far, table[:, 1, 1], table[:, 1, 2], color=colour, alpha=0.2, linewidth=0)
     left.plot(far, table[:, 0, 0], "kx:", label="before")
-    left.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
+    left.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
     left.set(xscale="log", yscale="log", xlabel="distance in units, relative", ylabel="relative error, one window")
     left.legend(fontsize=9)
     shown = size.pick(tiny=0.01, fast=1e-2, full=1e-2)
     for place, name in enumerate(names):
         for shift, (what, colour) in zip(
-            (-0.2, 0, 0.2), zip(list(MEASURED)[:3], figures.COLOURS, strict=False), strict=True
+            (-0.2, 0, 0.2), zip(list(MEASURED)[:3], common.COLOURS, strict=False), strict=True
         ):
             (before, *_), (after, *_) = found[name, EVERYWHERE, shown][what]
             label = {"error": "one window", "stream": "stream", "masked": "without leakage"}[what]

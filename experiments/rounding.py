@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import wavebase
-from wavebase import figures, records, study
+from wavebase import study
+from wavebase.figures import common
+from wavebase.records.atomic import write_whole
 
 
 def quantised(values: Tensor, bits: int) -> Tensor:
@@ -55,7 +57,7 @@ def measure(size: study.Size) -> study.Finding:
         for label, rounded in chosen.items():
             weights = {name: rounded(weight, exact.unit_scale[name]) for name, weight in exact.weights.items()}
             path = size.folder / "starts" / f"{label.replace(', ', '_').replace(' ', '_')}_{T}.pt"
-            records.write_whole(path, lambda file, weights=weights: torch.save(weights, file))
+            write_whole(path, lambda file, weights=weights: torch.save(weights, file))
             files[str(path)], verdicts[label] = label, wavebase.verdict(weights, exact).name
         runs = size.sweep(
             f"T={T}", f"model.start_from={','.join(files)}", f"seed=range(0,{seeds})", f"train.steps={steps}",
@@ -83,14 +85,14 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     ax = figure.subplots()
     place = np.arange(len(chosen))
-    for n, (T, colour) in enumerate(zip(lengths, figures.COLOURS, strict=False)):
+    for n, (T, colour) in enumerate(zip(lengths, common.COLOURS, strict=False)):
         x = place + 0.2 * (n - (len(lengths) - 1) / 2)
         begin, end = (np.array([f(*found[T, label]) for label in chosen]).clip(1e-17, 1e2) for f in
                       (lambda before, *_: before, lambda _, after, *rest: after[0]))  # fmt: skip
         ax.vlines(x, begin, end, color=colour, linewidth=1)
         ax.plot(x, begin, "x", color=colour, label=f"T = {T}, rounded")
         ax.plot(x, end, "o", color=colour, label=f"T = {T}, trained")
-    ax.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
+    ax.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
     ax.set_xticks(place, list(chosen), rotation=20)
     ax.set(yscale="log", ylabel="relative error, one window")
     ax.grid(alpha=0.25)

@@ -20,7 +20,8 @@ from urllib.request import urlopen
 
 from tensorboard import program
 
-from wavebase import records, terminal
+from wavebase import console
+from wavebase.records.atomic import write_whole
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -97,7 +98,7 @@ class Browser:
     def photograph(self, name: str) -> None:
         """docs/pictures/<name>.png."""
         content = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
-        records.write_whole(PICTURES / f"{name}.png", lambda file: file.write(content))
+        write_whole(PICTURES / f"{name}.png", lambda file: file.write(content))
 
 
 def run(words: str) -> None:
@@ -137,7 +138,7 @@ def report(browser: Browser) -> None:
 
 
 def main() -> None:
-    terminal.Parser(description=__doc__.split("\n\n")[0].replace("\n", " ")).parse_args()
+    console.Parser(description=__doc__.split("\n\n")[0].replace("\n", " ")).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         browser = Browser(Path(folder) / "profile")
@@ -153,5 +154,5 @@ if __name__ == "__main__":
     try:
         main()
     except (RuntimeError, OSError) as error:
-        terminal.complain(str(error))
+        console.complain(str(error))
         sys.exit(1)

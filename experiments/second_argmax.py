@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch.func import stack_module_state
 
-from wavebase import analyze, terminal
+from wavebase import analyze, console
 from wavebase.models.relu_rnn import build
-from wavebase.records import write_whole
-from wavebase.recurrence import relu_states
+from wavebase.records.folder import write_whole
+from wavebase.recurrence.lstm import relu_states
 from wavebase.tasks.order_statistic import answer
-from wavebase.training import schedule_factor
+from wavebase.training.loop import schedule_factor
 
 T, HIDDEN = 10, 16
 
@@ -158,7 +158,7 @@ def read(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = terminal.Parser(description=__doc__.splitlines()[0])
+    parser = console.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "read"))
     parser.add_argument("path", type=Path)
     for name, default in (("steps", 300_000), ("batch", 512), ("nets", 5), ("saves", 8)):

@@ -13,10 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from wavebase import assembly, figures, label_noise, slow_drift, study
-from wavebase.label_noise import UpdateRule
+from wavebase import study
+from wavebase.experiment import build
+from wavebase.figures import common, curves
 from wavebase.probes import mechanism
 from wavebase.spectrum import power_spectrum
+from wavebase.theory import label_noise, slow_drift
+from wavebase.theory.label_noise import UpdateRule
 
 WINDOWS = 20  # of the stream that shows what one window does not
 PLAIN = "optim.lr_over_boundary={rate} task.label_noise={noise}"
@@ -34,7 +37,7 @@ class Start:
     """The common start of runs: what the theory needs to know of it, and what can be read of weights beside it."""
 
     def __init__(self, run: study.Run, sequences: int):
-        self.cfg, pieces = assembly.restored(run.folder, 0)
+        self.cfg, pieces = build.restored(run.folder, 0)
         self.pieces, self.construction, self.T = pieces, pieces.net.construction, pieces.net.T
         generator = torch.Generator().manual_seed(1)
         signal = pieces.task.sample_batch(sequences, generator).input
@@ -46,7 +49,7 @@ class Start:
 
     def displacement(self, run: study.Run, steps: int) -> torch.Tensor:
         """The theory's mean displacement for a run's rule and noise."""
-        _, pieces = assembly.restored(run.folder, 0)
+        _, pieces = build.restored(run.folder, 0)
         noise, power = pieces.task.label_noise, pieces.task.baselines["zero"]
         rule = UpdateRule.of(pieces.optimizer)
         return slow_drift.mean_displacement(self.matrix, self.third, rule, noise, self.count, power, steps)
@@ -242,7 +245,7 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
     """The oscillators against time, with theory; the error of a window and of a stream's last against time."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for ((rate, noise), runs), colour in zip(main.items(), figures.COLOURS, strict=False):
+    for ((rate, noise), runs), colour in zip(main.items(), common.COLOURS, strict=False):
         at, values = damping(runs)
         error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(at))
         left.errorbar(
@@ -250,13 +253,13 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
         )
         theory = [start.damping(start.displacement(runs[0], int(step))) for step in at]
         left.plot(at, theory, color=colour, linestyle="--", linewidth=1)
-    left.plot([], [], color=figures.GREY, linestyle="--", linewidth=1, label="theory, nothing fitted")
+    left.plot([], [], color=common.GREY, linestyle="--", linewidth=1, label="theory, nothing fitted")
     left.set(xscale="log", yscale="log", xlabel="step", ylabel="mean of -log |lambda|", title="oscillators are damped")
     left.legend(fontsize=9)
     streams = np.array([start.stream_errors(run)[1:] for run in main[top]])
     for column, label, colour in ((1, f"window {WINDOWS} of a stream", 1), (2, "one window", 0)):
-        figures.median_and_range(right, streams[0, :, 0], streams[:, :, column], figures.COLOURS[colour], "-", label)
-    right.axhline(1, color=figures.GREY, linestyle=":", linewidth=1, label="predicting zero")
+        curves.median_and_range(right, streams[0, :, 0], streams[:, :, column], common.COLOURS[colour], "-", label)
+    right.axhline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
     right.set(xscale="log", yscale="log", xlabel="step", ylabel="relative error")
     right.set_title(f"rate {top[0]:g}, noise {top[1]:g}")
     right.legend(fontsize=10)

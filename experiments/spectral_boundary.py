@@ -12,12 +12,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import optim
 
-from wavebase import boundaries, figures, study
+from wavebase import study
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
+from wavebase.figures import common
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
+from wavebase.theory import boundaries
 
 BATCH = 64
 # of every entry's unit: more than rounding, but so little that gradients of second order are nothing even where v is 0, and
@@ -196,16 +198,16 @@ def measure(size: study.Size) -> study.Finding:
 
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     one, two = figure.subplots(1, 2)
-    for (label, (by_fraction, *_)), colour in zip(found.items(), (*figures.COLOURS, figures.GREY), strict=False):
+    for (label, (by_fraction, *_)), colour in zip(found.items(), (*common.COLOURS, common.GREY), strict=False):
         shares = [np.mean(by_fraction[f]) for f in fractions]
         one.plot(fractions, shares, "o--" if "free" in label else "o-", color=colour, markersize=5, label=label)
-    one.axvspan(*NEAR, color=figures.GREY, alpha=0.2, linewidth=0)
+    one.axvspan(*NEAR, color=common.GREY, alpha=0.2, linewidth=0)
     one.set(xlabel="rate / the optimiser's boundary", ylabel="share that left", title="no noise, fixed set")
     one.legend(fontsize=8)
-    for (name, errors), colour in zip(noisy.items(), figures.COLOURS, strict=False):
+    for (name, errors), colour in zip(noisy.items(), common.COLOURS, strict=False):
         two.plot(wide, errors.clip(max=1e3), "o-", color=colour, label=f"{name}, v free" if name != "SGD" else name)
-    two.axvline(1, color=figures.GREY, linewidth=1)
-    two.axhline(1, color=figures.GREY, linestyle=":", label="predicting zero")
+    two.axvline(1, color=common.GREY, linewidth=1)
+    two.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
     two.set(xscale="log", yscale="log", xlabel="rate / the optimiser's boundary", ylabel="relative error at the end")
     two.set_title(f"label noise {NOISE}")
     two.legend(fontsize=9)

@@ -8,7 +8,8 @@ start, in whatever coordinates, and a stock LSTM come nowhere near.
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase import figures, study
+from wavebase import study
+from wavebase.figures import common
 
 CASES = {  # label: the case of conf/case
     "exact, SGD": "exact_sgd",
@@ -22,7 +23,7 @@ CASES = {  # label: the case of conf/case
     "stock LSTM": "stock_lstm_adam",
 }
 NOISY, NO_ALGORITHM = "exact, label noise 0.1", ("random", "random_scaled", "stock LSTM")
-COLOURS = (*figures.COLOURS, figures.GREY)
+COLOURS = (*common.COLOURS, common.GREY)
 FLOOR, TOP = 1e-17, 1e2  # errors beyond are drawn here
 
 

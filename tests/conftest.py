@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from wavebase import jobs, run
+from wavebase import run
+from wavebase.experiment import runner
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
@@ -59,10 +60,10 @@ def composed():
 @pytest.fixture
 def ran(composed, tmp_path):
     """ran("T=5") -> the finished folder of a run of a few seconds at most."""
-    from wavebase.records import RunFolder
+    from wavebase.records.folder import RunFolder
 
     def go(*overrides, name="run"):
-        jobs.run(jobs.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
+        runner.run(runner.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
         return RunFolder(tmp_path / name)
 
     return go

@@ -26,8 +26,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wavebase import jobs, run
-from wavebase.records import RunFolder
+from wavebase import run
+from wavebase.experiment import runner
+from wavebase.records.folder import RunFolder
 
 TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git")  # and who commits meanwhile
 SETTINGS = (
@@ -62,11 +63,11 @@ def started(nodes, folder):
 
 def ran(nodes, folder):
     """Run them in this process."""
-    listed = [jobs.Job(node, folder / str(n), {"model": "test"}) for n, node in enumerate(nodes)]
+    listed = [runner.Job(node, folder / str(n), {"model": "test"}) for n, node in enumerate(nodes)]
     if len(listed) == 1:
-        jobs.run(listed[0], single=False)
+        runner.run(listed[0], single=False)
     else:
-        jobs.run_stacked(listed, 64, refuse)
+        runner.run_stacked(listed, 64, refuse)
 
 
 def ends(pid, seconds):

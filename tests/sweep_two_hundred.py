@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavebase.records import find_runs
+from wavebase.records.folder import find_runs
 
 LAUNCHERS = {
     "basic": [],

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import SMALL
-from wavebase import boundaries
-from wavebase.boundaries import Boundary, Curvatures
+from wavebase.theory import boundaries
+from wavebase.theory.boundaries import Boundary, Curvatures
 
 F64 = torch.float64
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from wavebase import run
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 
 # what is wrong is drawn after these, and may contradict them
 SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import HANG, wait_until
-from wavebase import __main__ as console
-from wavebase import __version__, probe, report, run, terminal
+from wavebase import __main__ as entry
+from wavebase import __version__, console, probe, run
+from wavebase.report import write
 
 RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")
 
@@ -58,14 +59,14 @@ def overlong(shown, columns):
     return [line for line in ours if len(line) > columns]
 
 
-CLONE = (Path(console.__file__).parents[2] / "experiments").is_dir()  # and not a wheel that is installed
+CLONE = (Path(entry.__file__).parents[2] / "experiments").is_dir()  # and not a wheel that is installed
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits(columns):
     status, shown = on_terminal(columns, "--help")
     assert status == 0 and not overlong(shown, columns)
-    assert all(f"\n{command} " in shown for command in console.COMMANDS)
+    assert all(f"\n{command} " in shown for command in entry.COMMANDS)
     assert re.search(r"exit status\s+0 done; 1 not done", shown) and "130" in shown
 
 
@@ -74,13 +75,13 @@ def test_help_is_light():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("command", list(console.COMMANDS))
+@pytest.mark.parametrize("command", list(entry.COMMANDS))
 def test_every_command_documents_itself(command, monkeypatch, capsys):
     if command == "findings" and not CLONE:
         pytest.skip("the studies are not installed")
     monkeypatch.setattr(sys, "argv", ["wavebase", command, "--help"])
     with pytest.raises(SystemExit) as stop:
-        console.main()
+        entry.main()
     out = capsys.readouterr().out
     assert stop.value.code == 0 and max(map(len, out.splitlines())) <= 80
     assert command == "findings" or "exit status" in out
@@ -110,11 +111,11 @@ def test_a_report_fits(finished, columns):
 def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):
     for command in ("analyze", "probe"):
         monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", f"out={tmp_path}"])
-        console.main()
+        entry.main()
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")
         assert "cell.spectral_radius" in out and "\x1b" not in out, "no colour where there is no terminal"
-        narrow = terminal.fitted(out, 40)
+        narrow = console.fitted(out, 40)
         assert not overlong(narrow, 40) and narrow.split() == out.split(), "the same words, in narrower lines"
 
 
@@ -134,7 +135,7 @@ def test_a_wrong_word_is_one_line_and_status_1(words, monkeypatch, capsys, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["wavebase", *words])
     with pytest.raises(SystemExit) as stop:
-        console.main()
+        entry.main()
     out, err = capsys.readouterr()
     assert stop.value.code == 1 and not out and err.startswith("wavebase: ") and err.count("\n") == 1
     assert WRONG[words] in err and "got" in err
@@ -144,19 +145,19 @@ def test_nothing_and_version(monkeypatch, capsys):
     for words, status, said in (((), 1, "usage: wavebase"), (("--version",), 0, f"wavebase {__version__}\n")):
         monkeypatch.setattr(sys, "argv", ["wavebase", *words])
         with pytest.raises(SystemExit) as stop:
-            console.main()
+            entry.main()
         assert stop.value.code == status and capsys.readouterr().out.startswith(said)
 
 
-@pytest.mark.parametrize("command,entry", [("report", report), ("probe", probe)])
-def test_interruption_of_a_reader_is_status_130(command, entry, monkeypatch, capsys):
+@pytest.mark.parametrize("command,module", [("report", write), ("probe", probe)])
+def test_interruption_of_a_reader_is_status_130(command, module, monkeypatch, capsys):
     def interrupted(*words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(entry, {"report": "write", "probe": "probe"}[command], interrupted)
+    monkeypatch.setattr(module, {"report": "write", "probe": "probe"}[command], interrupted)
     monkeypatch.setattr(sys, "argv", ["wavebase", command, "."])
     with pytest.raises(SystemExit) as stop:
-        console.main()
+        entry.main()
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
 
 
@@ -181,26 +182,26 @@ def test_interruption_of_a_run_is_status_130_and_it_continues(tmp_path):
 
 class TestFitting:
     def test_prose_continues_under_prose(self):
-        text = terminal.fitted("verdict         a sentence that is longer than the line", 40)
+        text = console.fitted("verdict         a sentence that is longer than the line", 40)
         assert text.split("\n") == ["verdict         a sentence that is", " " * 16 + "longer than the line"]
 
     def test_a_path_stays_whole(self):
         path = "/a/very/long/path/that/no/terminal/of/forty/columns/holds"
-        assert path in terminal.fitted(f"records         {path}", 40)
+        assert path in console.fitted(f"records         {path}", 40)
 
     def test_what_fits_is_left_alone(self):
-        assert terminal.fitted("  a    b\n\n c", 40) == "  a    b\n\n c"
+        assert console.fitted("  a    b\n\n c", 40) == "  a    b\n\n c"
 
     def test_only_verdicts_are_coloured(self, monkeypatch):
-        monkeypatch.setattr(terminal, "_is_terminal", lambda stream: True)
+        monkeypatch.setattr(console, "_is_terminal", lambda stream: True)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
-        shown = terminal.shown("x: broken in /a/broken/b", sys.stdout)
+        shown = console.shown("x: broken in /a/broken/b", sys.stdout)
         assert shown == "x: \x1b[31mbroken\x1b[0m in /a/broken/b"
         for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
             with monkeypatch.context() as patch:
                 patch.setenv(name, value)
-                assert "\x1b" not in terminal.shown("broken", sys.stdout)
+                assert "\x1b" not in console.shown("broken", sys.stdout)
 
 
 def test_groups_of_the_help_are_those_of_conf():

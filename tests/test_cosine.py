@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from scipy import fft
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from wavebase import assembly, config
 from wavebase.constructions.cosine import exact_cosine_weights, perturb_frequencies, random_cosine_weights
+from wavebase.experiment import config
+from wavebase.experiment.build import assemble
 from wavebase.models.cosine import CosineTransform, build, cosine_transform
 from wavebase.probes import cosine as probes
 from wavebase.probes.curvature import largest_curvature
@@ -277,7 +278,7 @@ def test_a_bad_configuration_is_refused_in_one_line(bad, words):
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         node = compose("config", ["experiment=cosine_reconstruction", "T=16", bad])
     with pytest.raises(config.ConfigError, match=words) as error:
-        assembly.assemble(config.parse(OmegaConf.to_container(node, resolve=True)))
+        assemble(config.parse(OmegaConf.to_container(node, resolve=True)))
     assert "\n" not in str(error.value)
 
 

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 import wavebase
 from conftest import ROOT
-from wavebase import config
+from wavebase.experiment import config
 
 DOCS = ROOT / "docs"
 DOCUMENTED = ("spectral_lstm", "power_spectrum", "analyze", "perturb", "verdict", "save_construction")

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from wavebase import assembly, config, jobs
 from wavebase.constructions.lock_in import lock_in_construction
+from wavebase.experiment import build, config, runner
 from wavebase.models import lock_in, stateful
 from wavebase.models.stateful import StatefulLSTM
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 from wavebase.signals.jittered_mix import JitteredMix
-from wavebase.stacks import Member
 from wavebase.tasks.extraction import Extraction, Lanes
 from wavebase.tasks.extraction_references import least_squares, matched_filter
-from wavebase.training import TrainSettings, train
+from wavebase.training.loop import TrainSettings, train
+from wavebase.training.stacks import Member
 
 SHORT = ("T=100", "signal.samples=1000", "signal.duration=9.99", "task.held_out_count=2", "probe.figures=[]")
 
@@ -196,7 +196,7 @@ def test_the_net_and_its_start_are_torchs(layers, bidirectional) -> None:
 
 def test_the_original_has_its_parameters_and_its_first_epoch(composed) -> None:
     cfg = config.parse(composed("experiment=frequency_extraction_original", "task.held_out_count=1"))
-    pieces = assembly.assemble(cfg)
+    pieces = build.assemble(cfg)
     assert sum(p.numel() for p in pieces.net.parameters()) == 69249
     losses: list[float] = []
     member = Member(
@@ -263,12 +263,12 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
     changes = ("seed=0", "seed=1", "optim.lr=0.03", "optim.clip_norm=0.01")
     for kind in ("task.phases=random", "model.attention=4", "model.layers=2"):
         listed = [
-            [jobs.Job(composed(*base, kind, c), tmp_path / kind / where / c, {}) for c in changes]
+            [runner.Job(composed(*base, kind, c), tmp_path / kind / where / c, {}) for c in changes]
             for where in ("a", "b")
         ]
-        finals = jobs.run_stacked(listed[0], 64, refuse)
+        finals = runner.run_stacked(listed[0], 64, refuse)
         for job, final in zip(listed[1], finals, strict=True):
-            assert jobs.run(job, single=False) == pytest.approx(final, rel=1e-6)
+            assert runner.run(job, single=False) == pytest.approx(final, rel=1e-6)
         assert len(set(finals)) == len(changes)
 
 
@@ -304,7 +304,7 @@ def test_siblings_of_the_lock_in(composed) -> None:
     errors = {}
     for model in ("lock_in", "lock_in_perturbed", "lock_in_random"):
         cfg = config.parse(composed("experiment=extraction_lock_in", f"model={model}", *SHORT))
-        pieces = assembly.assemble(cfg)
+        pieces = build.assemble(cfg)
         rows, target = pieces.task.held_out["random_phases"]
         with torch.no_grad():
             errors[model] = pieces.task.metrics(pieces.net(rows), target)["mean_squared_error_after"]

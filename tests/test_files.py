@@ -16,8 +16,8 @@ from wavebase.constructions.construction import Construction, pad
 from wavebase.constructions.files import FORMAT
 from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
-from wavebase.durable import RecordsError
 from wavebase.models.spectral import SpectralLSTM
+from wavebase.records.atomic import RecordsError
 from wavebase.signals.jittered_mix import JitteredMix
 
 MADE = {

@@ -82,7 +82,7 @@ def test_imports_only_from_lower_floors(file):
 
 
 def test_the_rule_would_catch_a_wrong_import():
-    names = list(imported(ast.parse("from wavebase import figures\nimport wavebase.session\n")))
+    names = list(imported(ast.parse("from wavebase import figures\nimport wavebase.experiment.session\n")))
     assert "wavebase.figures" in names and room(["wavebase", "session"]) == "session"
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from test_stacks import SWEEP, listed, numbers, refuse
-from wavebase import jobs, recurrence, stationary
-from wavebase.intervals import nmse, paired_difference
-from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters
-from wavebase.records import RunFolder
-from wavebase.session import parameter_table
+from wavebase.experiment import runner
+from wavebase.experiment.session import parameter_table
+from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters, toeplitz
+from wavebase.records.folder import RunFolder
+from wavebase.recurrence import lstm
 from wavebase.signals.generators import WhiteNoise
 from wavebase.signals.harmonics import Harmonics, sinusoids
+from wavebase.statistics import nmse, paired_difference
 from wavebase.tasks.forecast import Forecast
 
 A, B = Harmonics(), Harmonics((3, 44), (10, 99))
@@ -132,15 +133,15 @@ def test_toeplitz_solutions_and_their_derivatives():
     correlation = torch.cat([torch.full((3, 1), 2.0, dtype=F64), torch.rand(3, 6, generator=draws(), dtype=F64) / 8], 1)
     x = torch.randn(3, 7, generator=draws(), dtype=F64)
     dense = torch.stack([torch.from_numpy(_toeplitz(row.numpy())) for row in correlation])
-    assert torch.equal(stationary.covariance(correlation), dense)
-    solved = stationary.solve(correlation, x)
+    assert torch.equal(toeplitz.covariance(correlation), dense)
+    solved = toeplitz.solve(correlation, x)
     torch.testing.assert_close(solved, torch.linalg.solve(dense, x))
     variables = correlation.requires_grad_(), x.requires_grad_()
-    assert torch.autograd.gradcheck(stationary.solve, variables)
-    assert torch.autograd.gradgradcheck(stationary.solve, variables)
+    assert torch.autograd.gradcheck(toeplitz.solve, variables)
+    assert torch.autograd.gradgradcheck(toeplitz.solve, variables)
     longer = torch.rand(3, 11, generator=draws(), dtype=F64)
     across = torch.from_numpy(np.stack([_toeplitz(row.numpy()) for row in longer]))[:, 7:, :7]
-    torch.testing.assert_close(stationary.forecast(longer, solved), (across @ solved[..., None])[..., 0])
+    torch.testing.assert_close(toeplitz.forecast(longer, solved), (across @ solved[..., None])[..., 0])
 
 
 def _toeplitz(column):
@@ -151,14 +152,14 @@ def _toeplitz(column):
 def test_sparse_bayes_climbs_the_likelihood(monkeypatch):
     x = Harmonics(noise=0.1).sample(20, 100, draws())
     seen = []
-    covariance = stationary.covariance
+    covariance = toeplitz.covariance
 
     def noted(column):
         C = covariance(column)
         seen.append((torch.linalg.slogdet(C)[1] + torch.einsum("bi,bi->b", x, torch.linalg.solve(C, x))).clone())
         return C
 
-    monkeypatch.setattr(stationary, "covariance", noted)
+    monkeypatch.setattr(toeplitz, "covariance", noted)
     harmonic_forecasters.sparse_bayes(100, 5, F64, noise=0.05, steps=10)(x)
     path = torch.stack(seen)
     assert (path.diff(dim=0) <= 1e-9 * path[0].abs()).all() and (path[-1] < path[0] - 1).all()
@@ -170,7 +171,7 @@ def test_sparse_bayes_climbs_the_likelihood(monkeypatch):
 def test_gru_step_is_torchs():
     cell = torch.nn.GRUCell(3, 5, dtype=F64)
     x, h = torch.randn(4, 3, generator=draws(), dtype=F64), torch.randn(4, 5, generator=draws(), dtype=F64)
-    ours = recurrence.gru_step(x, h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    ours = lstm.gru_step(x, h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     torch.testing.assert_close(ours, cell(x, h))
 
 
@@ -218,9 +219,9 @@ def test_forecasters_train_as_a_stack(model, composed, tmp_path):
         model, ()
     )
     settings = [(*base, *small, f"seed={seed}") for seed in (0, 1)]
-    finals = jobs.run_stacked(listed(composed, tmp_path / "together", *settings), 64, refuse)
+    finals = runner.run_stacked(listed(composed, tmp_path / "together", *settings), 64, refuse)
     for n, (alone, final) in enumerate(zip(listed(composed, tmp_path / "alone", *settings), finals, strict=True)):
-        assert jobs.run(alone, single=False) == pytest.approx(final, rel=1e-6)
+        assert runner.run(alone, single=False) == pytest.approx(final, rel=1e-6)
         ours, theirs = numbers(RunFolder(tmp_path / "together" / str(n))), numbers(RunFolder(alone.path))
         assert ours[-1] == pytest.approx(theirs[-1], rel=1e-6, abs=1e-12)
     assert finals[0] != finals[1]

@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from conftest import HANG, SMALL, wait_until
-from wavebase import jobs, report
-from wavebase.durable import holder
-from wavebase.forking import forked
-from wavebase.interruption import Interrupted, Interruption
+from wavebase.experiment import runner
 from wavebase.probes import curvature
-from wavebase.records import RunFolder, find_runs
+from wavebase.records.atomic import holder
+from wavebase.records.folder import RunFolder, find_runs
+from wavebase.report import write
+from wavebase.training.interruption import Interrupted, Interruption
+from wavebase.training.workers import forked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
@@ -79,7 +80,7 @@ def test_a_failure_that_left_nothing_behind_is_a_failure_all_the_same(cli, monke
     def full(*given):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(report, "mark_failed", full)
+    monkeypatch.setattr(write, "mark_failed", full)
     assert cli("-m", *STACKED, *SMALL, "T=4,1,5", "model=perturbed")[0] == 1
     assert [run.summary()["status"] for run in find_runs(tmp_path / "sweep")] == ["done", "done"]
 
@@ -159,8 +160,8 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
         for rate in (0.1, 0.2) for seed in (0, 1) for known in ("true", "false")
     ]  # fmt: skip
     settings.append((*words, "optim.lr=0.1", "seed=0", "model=random", "probe.curvature=false"))
-    listed = [jobs.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
-    jobs.run_stacked(listed, 64, refuse)
+    listed = [runner.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
+    runner.run_stacked(listed, 64, refuse)
     assert len(measured) == 2, "two seeds, whatever the rate and the probe"
     measured.clear()
     adaptive = [
@@ -168,17 +169,17 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
         for rate in (0.1, 0.2) for eps in (1e-8, 1e-2)
     ]  # fmt: skip
     more = [
-        jobs.Job(composed(*each), tmp_path / f"adam{n}", {}) for n, each in enumerate([settings[0][:-1], *adaptive])
+        runner.Job(composed(*each), tmp_path / f"adam{n}", {}) for n, each in enumerate([settings[0][:-1], *adaptive])
     ]
-    jobs.run_stacked(more, 64, refuse)
+    runner.run_stacked(more, 64, refuse)
     assert len(measured) == 1 + 2 * 2, "lambda_max once for all optimisers, two preconditioned curvatures for each eps"
     optim = [RunFolder(job.path).summary()["optim"] for job in more]
     assert len({each["lambda_max"] for each in optim}) == 1
     kept = [each["preconditioned"] for each in optim[1:]]
     assert kept[0] == kept[2] != kept[1] == kept[3]
     assert optim[0]["preconditioned"] is None and optim[0]["boundary"] == pytest.approx(2 / optim[0]["lambda_max"])
-    alone = jobs.Job(composed(*adaptive[1]), tmp_path / "alone", {})
-    jobs.run(alone, single=False)
+    alone = runner.Job(composed(*adaptive[1]), tmp_path / "alone", {})
+    runner.run(alone, single=False)
     assert RunFolder(alone.path).summary()["optim"] == optim[2], "a cached value is the one that a run alone measures"
     found = [RunFolder(job.path).summary()["optim"]["lambda_max"] for job in listed]
     assert found[:4] == found[4:8] and found[0] == found[1] != found[2] and found[8] is None

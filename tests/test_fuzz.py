@@ -17,13 +17,13 @@ from safetensors.torch import save
 
 import wavebase
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
-from wavebase import probe, report, terminal
-from wavebase.assembly import restored
+from wavebase import console, probe
 from wavebase.constructions import files
-from wavebase.durable import RecordsError
+from wavebase.experiment.build import restored
 from wavebase.models.spectral import SpectralLSTM
-from wavebase.records import RunFolder
-from wavebase.report import page
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder
+from wavebase.report import page, runs, write
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv, row, table
 
@@ -41,7 +41,7 @@ def often(small):
 # no whole numbers between: they would be sizes that take minutes, not errors
 NUMBERS = st.integers(-3, 9) | st.sampled_from([10**12, 10**17, 2**63, 10**30, -(10**30), 10**400])
 ODD = st.sampled_from(
-    ["${oc.env:WAVEBASE_SECRET}", "${T}", "=cmd()", "-1", "$\\frac{", "wavebase.native.build._compile", "os.system", "../../etc/passwd",
+    ["${oc.env:WAVEBASE_SECRET}", "${T}", "=cmd()", "-1", "$\\frac{", "wavebase.recurrence.native.build._compile", "os.system", "../../etc/passwd",
      "/etc/passwd", "/dev/zero", ESCAPE, "\udcff", "", "???", "null", "1e-3", "exact", "random", "weight_hh_cell", "\n", "__class__", "step"]
 )  # fmt: skip
 LEAVES = st.none() | st.booleans() | NUMBERS | st.floats() | ODD | st.text(max_size=8)
@@ -124,7 +124,7 @@ def dumped(node):
 
 
 def one_line(text):
-    assert "\n" not in text and not terminal.CONTROLS.findall(terminal.one_line(text)) and SECRET not in text, text
+    assert "\n" not in text and not console.CONTROLS.findall(console.one_line(text)) and SECRET not in text, text
 
 
 def reported(folder, pictures):
@@ -133,9 +133,9 @@ def reported(folder, pictures):
     series = found.series()
     rows = [row("all", [found], value) for value in ("relative_error.final", "drift.weight_hh_cell")]
     text = table(rows) + as_csv(rows).decode() + as_csv([found.flat()]).decode()
-    text += "".join(map(str, report.grouped([found])))
+    text += "".join(map(str, runs.grouped([found])))
     troubles = {
-        kind: [(str(folder), terminal.one_line(why)) for why in (*found.problems, found.reason())]
+        kind: [(str(folder), console.one_line(why)) for why in (*found.problems, found.reason())]
         for kind in ("failed", "unfinished", "broken")
     }
     text += page.html(folder, 1, rows, "relative_error.final", {}, troubles)
@@ -145,10 +145,10 @@ def reported(folder, pictures):
     if pictures:
         other = Run(RunFolder(folder))
         other.choices, other.config = {"model": "$\\frac"}, {**other.config, "T": 4}
-        groups = report.grouped([found, other])
-        report._pictures(groups, ["model", "T"], report.Options())
+        groups = runs.grouped([found, other])
+        write._pictures(groups, ["model", "T"], write.Options())
         if series:
-            report._pictures(groups, ["model"], report.Options(tag=next(iter(series))))
+            write._pictures(groups, ["model"], write.Options(tag=next(iter(series))))
 
 
 @often(60)

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import wavebase
-from wavebase import judgement, probe
+from wavebase import probe
 from wavebase.constructions import controls, symmetry
 from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
-from wavebase.judgement import judge_run
+from wavebase.experiment import judge
+from wavebase.experiment.judge import judge_run
 from wavebase.models.spectral import random_weights
-from wavebase.records import RecordsError, RunFolder
+from wavebase.records.folder import RecordsError, RunFolder
 
 
 def seeded(seed=0):
@@ -25,7 +26,7 @@ def seeded(seed=0):
 
 
 def test_documented_examples():
-    assert doctest.testmod(judgement).attempted == 4 and doctest.testmod(judgement).failed == 0
+    assert doctest.testmod(judge).attempted == 4 and doctest.testmod(judge).failed == 0
 
 
 @pytest.mark.parametrize("preset", ["exact", "trainable"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import optim
 
-from wavebase import label_noise
-from wavebase.label_noise import GaussNewton, NoiseLaw, UpdateRule
 from wavebase.models.spectral import spectral_lstm
 from wavebase.probes.curvature import largest_curvature
 from wavebase.spectrum import power_spectrum
+from wavebase.theory import label_noise
+from wavebase.theory.label_noise import GaussNewton, NoiseLaw, UpdateRule
 
 NOISE = 0.1
 

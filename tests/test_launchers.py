@@ -10,8 +10,8 @@ import pytest
 
 import sweep_two_hundred
 from conftest import HANG, SMALL, wait_until
-from wavebase.durable import holder
-from wavebase.records import find_runs
+from wavebase.records.atomic import holder
+from wavebase.records.folder import find_runs
 
 
 def needs(name):

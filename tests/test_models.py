@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import ROOT, SMALL
-from wavebase import assembly, config
-from wavebase.recurrence import lstm_sequence, lstm_trace
+from wavebase.experiment import build, config
+from wavebase.recurrence.lstm import lstm_sequence, lstm_trace
 
 MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -39,7 +39,7 @@ def native_task(model):
 def test_model_contract(model, dtype, composed, tmp_path):
     node = composed(f"dtype={dtype}", *native_task(model))
     cfg = config.parse(node)
-    pieces = assembly.assemble(cfg, learning_rate=1e-3)
+    pieces = build.assemble(cfg, learning_rate=1e-3)
     inputs, target = pieces.task.sample_batch(4, cfg.generator("data"))
     output = pieces.net(inputs)
     assert output.dtype == getattr(torch, dtype) and len(output) == len(target)
@@ -52,7 +52,7 @@ def test_model_contract(model, dtype, composed, tmp_path):
     assert any(p.grad.any() for p in pieces.trained.values())
 
     torch.save(pieces.net.state_dict(), tmp_path / "net.pt")
-    other = assembly.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
+    other = build.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
     other.net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(other.net(inputs), output)
 
@@ -122,7 +122,7 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
         expected = folder.load_checkpoint(step)["weights"]
         for parametrization, rtol in (("raw", 0), ("unit_scaled", 4e-16)):
             words = (*SMALL, f"model.start_from={file}", f"model.parametrization={parametrization}")
-            found = assembly.assemble(config.parse(composed(*words)), learning_rate=1e-3).net.named_weights()
+            found = build.assemble(config.parse(composed(*words)), learning_rate=1e-3).net.named_weights()
             for name, weight in found.items():
                 torch.testing.assert_close(weight, expected[name], rtol=rtol, atol=0)
             assert not torch.equal(found["hidden_0"], wavebase.spectral_construction(4).weights["hidden_0"])
@@ -131,7 +131,7 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
         (("model.start_from=none.pt",), "none.pt must be a readable checkpoint"),
     ):
         with pytest.raises(config.ConfigError, match=complaint):
-            assembly.assemble(config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3)
+            build.assemble(config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3)
 
 
 def test_inputs_of_another_shape_are_refused():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from wavebase.native import build, lstm
+from wavebase.recurrence.native import build, lstm
 
 needs_native = pytest.mark.skipif(not lstm.available(), reason="no C++ compiler: only the plain loop is here")
 VECTOR_BYTES = {"avx2": 32, "avx512": 64}
@@ -22,7 +22,7 @@ def test_a_forced_path_agrees_with_the_plain_loop(path):
     if lacking:
         pytest.skip(f"the processor has no {', '.join(sorted(lacking))}")
     code = (
-        "import sys, pytest; from wavebase.native import build;"
+        "import sys, pytest; from wavebase.recurrence.native import build;"
         f"assert build.library().wavebase_vector_bytes() == {VECTOR_BYTES[path]};"
         "sys.exit(pytest.main(['tests/test_recurrence.py', '-k', 'plain_loops or accurate or vmap or threads']))"
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from wavebase.native import build, lstm
+from wavebase.recurrence.native import build, lstm
 
 needs_native = pytest.mark.skipif(not lstm.available(), reason="no C++ compiler: only the plain loop is here")
-LOAD = "import logging; logging.basicConfig(format='%(message)s'); from wavebase.native import build; print(build._built()); assert build.library().wavebase_vector_bytes() > 0"
+LOAD = "import logging; logging.basicConfig(format='%(message)s'); from wavebase.recurrence.native import build; print(build._built()); assert build.library().wavebase_vector_bytes() > 0"
 SOURCE = Path(build.__file__).parents[2]
 
 

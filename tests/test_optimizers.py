@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from conftest import SMALL
-from wavebase import jobs
 from wavebase.constructions.alignment import natural_units
 from wavebase.constructions.spectral import spectral_construction
+from wavebase.experiment import runner
 from wavebase.models.spectral import SpectralLSTM
-from wavebase.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
-from wavebase.records import RunFolder
-from wavebase.recurrence import GATES
+from wavebase.records.folder import RunFolder
+from wavebase.recurrence.lstm import GATES
 from wavebase.spectrum import power_spectrum
-from wavebase.stacks import ELEMENTWISE, Member, program
+from wavebase.training.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
+from wavebase.training.stacks import ELEMENTWISE, Member, program
 
 EVERY = sorted(
     name for name, kind in vars(torch.optim).items()
@@ -48,18 +48,18 @@ def same(one, two):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path, monkeypatch):
     node = composed(*WORDS, *words, f"dtype={dtype}", "optim.schedule=cosine")
-    whole, cut = (jobs.Job(node, tmp_path / where, {}) for where in ("whole", "cut"))
-    jobs.run(whole, single=False)
+    whole, cut = (runner.Job(node, tmp_path / where, {}) for where in ("whole", "cut"))
+    runner.run(whole, single=False)
     losses = RunFolder(whole.path).metrics()["loss/train"][1]
     assert len(losses) == 3 and (losses > 0).all()
     first, last = (RunFolder(whole.path).load_checkpoint(step) for step in (0, 3))
     assert not same(first["net"], last["net"])
-    jobs.run(cut, single=False)
+    runner.run(cut, single=False)
     folder = RunFolder(cut.path)
     (cut.path / "summary.json").unlink()
     for step in (2, 3):
         (cut.path / "checkpoints" / f"step_{step:08d}.pt").unlink()
-    jobs.run(cut, single=False)
+    runner.run(cut, single=False)
     again = folder.load_checkpoint(3)
     assert same(again["net"], last["net"]) and same(again["optimizer"], last["optimizer"])
 
@@ -136,9 +136,9 @@ def CONSTANT(step):
 
 
 def test_several_evaluations_of_a_batch_cannot_be_stacked(composed, tmp_path, caplog):
-    listed = [jobs.Job(composed(*WORDS, "optim=lbfgs", f"seed={n}"), tmp_path / str(n), {}) for n in range(2)]
+    listed = [runner.Job(composed(*WORDS, "optim=lbfgs", f"seed={n}"), tmp_path / str(n), {}) for n in range(2)]
     with caplog.at_level("INFO", "wavebase"):
-        finals = jobs.run_stacked(listed, 8, None)
+        finals = runner.run_stacked(listed, 8, None)
     assert "LBFGS evaluates a batch several times a step" in caplog.text and all(0 < final < 1 for final in finals)
 
 
@@ -251,7 +251,7 @@ def test_gauss_newton_repairs_an_exact_net():
 
 @pytest.mark.parametrize("task", ["power_spectrum", "reconstruction", "forecast_b", "extraction"])
 def test_residuals_add_up_to_the_loss(task, composed):
-    from wavebase import assembly, config
+    from wavebase.experiment import build, config
 
     experiment = {"reconstruction": "cosine_reconstruction", "forecast_b": "harmonic_forecast", "extraction": "frequency_extraction"}  # fmt: skip
     words = [
@@ -261,7 +261,7 @@ def test_residuals_add_up_to_the_loss(task, composed):
         *([f"experiment={experiment[task]}"] if task in experiment else []),
     ]
     cfg = config.parse(composed(*words))
-    pieces = assembly.assemble(cfg)
+    pieces = build.assemble(cfg)
     inputs, target = pieces.task.sample_batch(cfg.train.batch, cfg.generator("data"))
     output = pieces.net(inputs)
     output = output + 0.1 * torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(0))
@@ -322,6 +322,6 @@ def test_lion_is_optional(composed, cli, tmp_path, monkeypatch):
 
 def test_lion_trains(composed, tmp_path):
     pytest.importorskip("lion_pytorch")
-    job = jobs.Job(composed(*WORDS, "optim=lion"), tmp_path / "run", {})
-    jobs.run(job, single=False)
+    job = runner.Job(composed(*WORDS, "optim=lion"), tmp_path / "run", {})
+    runner.run(job, single=False)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"

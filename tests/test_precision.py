@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from test_forecast import A, draws, error
-from wavebase import stationary
 from wavebase.models import harmonic_forecasters as forecasters
-from wavebase.models import learned_prior
+from wavebase.models import learned_prior, toeplitz
 from wavebase.signals.harmonics import Harmonics
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -65,8 +64,8 @@ def test_a_covariance_with_the_least_noise_can_be_factorised(dtype):
     for N in (2, 10, 100, 500):
         correlation = torch.cos(2 * math.pi * torch.arange(N, dtype=torch.float64) / torch.tensor([[2.0], [7], [99]]))
         correlation = torch.cat([correlation, 100 * correlation, torch.ones(1, N)]).to(dtype)
-        correlation[:, 0] *= 1 + stationary.least_noise(N, dtype)
-        assert stationary.solve(correlation, torch.ones(7, N, dtype=dtype)).isfinite().all()
+        correlation[:, 0] *= 1 + toeplitz.least_noise(N, dtype)
+        assert toeplitz.solve(correlation, torch.ones(7, N, dtype=dtype)).isfinite().all()
 
 
 def test_a_learned_prior_solves_long_lookbacks_in_float32():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavebase import recurrence
 from wavebase.models.spectral import spectral_lstm
-from wavebase.native import build, lstm
-from wavebase.recurrence import lstm_sequence, plain
+from wavebase.recurrence import lstm as recurrence
+from wavebase.recurrence.lstm import lstm_sequence, plain
+from wavebase.recurrence.native import build, lstm
 
 needs_native = pytest.mark.skipif(not lstm.available(), reason="no C++ compiler: only the plain loop is here")
 SHAPES = {  # stack, B, N, I, H

@@ -11,7 +11,8 @@ import yaml
 
 import wavebase
 from conftest import ROOT
-from wavebase import config, registry
+from wavebase import registry
+from wavebase.experiment import config
 
 GROUPS = tuple(registry.PACKAGES)
 CONF = {
@@ -41,7 +42,7 @@ def reachable():
 def test_of_all_that_can_be_reached_only_what_is_registered_is_let_through():
     allowed = {group: set(registry.names(group)) for group in GROUPS}
     everything = set(reachable())
-    assert len(everything) > 3000 and "wavebase.native.build._compile" in everything
+    assert len(everything) > 3000 and "wavebase.recurrence.native.build._compile" in everything
     assert allowed["optim"] < everything and allowed["probe.measure"] < everything
     for group in GROUPS:
         let_through = {name for name in everything if registry.lookup(group, name) is not None}
@@ -105,7 +106,7 @@ def test_every_optimiser_of_torch_can_be_built():
 
 @pytest.mark.parametrize(
     "name",
-    ["wavebase.provenance.subprocess", "wavebase.provenance.version", "wavebase.records.os", "wavebase.run.RunMode", "torch.nn.Linear",
+    ["wavebase.records.provenance.subprocess", "wavebase.records.provenance.version", "wavebase.records.os", "wavebase.run.RunMode", "torch.nn.Linear",
      "torch.nn.init.math", "os.system", "Linear", "", ".", "wavebase", "wavebase.models", "wavebase.models..build", None, 3, ["a"]],
 )  # fmt: skip
 @pytest.mark.parametrize("group", ["model", "signal", "task", "optim"])
@@ -120,13 +121,13 @@ def test_a_group_builds_nothing_of_another():
 
 
 def test_a_module_of_the_working_directory_is_never_imported(tmp_path, monkeypatch):
-    """Under any of the names that a configuration could give it; `wavebase.config` once imported whatever stands there."""
+    """Under any of the names that a configuration could give it; `wavebase.experiment.config` once imported whatever stands there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("planted", "wavebase_planted"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef build(): pass\n")
     before = set(sys.modules)
-    for name in ("planted.build", "wavebase.config.planted.build", "wavebase.models.planted.build", "wavebase_planted.build",
+    for name in ("planted.build", "wavebase.experiment.config.planted.build", "wavebase.models.planted.build", "wavebase_planted.build",
                  "torch.nn.planted.build", "wavebase.models.stock.planted", "torch.nn.modules.transformer.Transformer"):  # fmt: skip
         for group in GROUPS:
             assert registry.lookup(group, name) is None

@@ -17,9 +17,9 @@ from PIL import Image
 from scipy.stats import binom
 
 from conftest import HANG
-from wavebase import report
 from wavebase.figures import sweeps
-from wavebase.records import RunFolder, find_runs
+from wavebase.records.folder import RunFolder, find_runs
+from wavebase.report import __main__, write
 from wavebase.report.runs import Run
 from wavebase.report.table import interval
 
@@ -92,7 +92,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says(n):
 
 
 def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
-    assert report.write(tree, report.Options(out=str(tmp_path))) == 2
+    assert write.write(tree, write.Options(out=str(tmp_path))) == 2
     said = capsys.readouterr().out
     found = {row["group"]: row for row in rows(tmp_path / "summary.csv")}
     assert set(found) == {f"{model} optim.lr_over_boundary={rate}" for model in ("exact", "random") for rate in RATES}
@@ -120,7 +120,7 @@ def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
         f"out={tmp_path}",
     ]
     monkeypatch.setattr("sys.argv", ["report", str(tree), *words])
-    report.main()
+    __main__.main()
     found = rows(tmp_path / "summary.csv")
     assert [row["group"] for row in found] == ["exact", "random"] and found[0]["drift.weight_hh_cell_median"] == "0.25"
     assert {file.name for file in tmp_path.iterdir()} >= {"learning_curves.png", "heat_map.png", "report.html"}
@@ -131,7 +131,7 @@ def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
     }.items():  # fmt: skip
         monkeypatch.setattr("sys.argv", ["report", str(tree), word, f"out={tmp_path}"])
         with pytest.raises(SystemExit, match="1"):
-            report.main()
+            __main__.main()
         err = capsys.readouterr().err
         assert complaint in err and len(err.splitlines()) == 1
 
@@ -177,7 +177,7 @@ def test_records_broken_by_hand_are_named_in_a_line_each(tmp_path, capsys):
         made(tmp_path, "exact", 0.1, seed)
         (tmp_path / f"exact-0.1-{seed}" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     made(tmp_path, "exact", 0.1, len(damages))
-    assert report.write(tmp_path) == 0
+    assert write.write(tmp_path) == 0
     out, html = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     for seed, (name, _) in enumerate(damages):
         broken = [line for line in out.splitlines() if line.startswith(f"broken: {tmp_path}/exact-0.1-{seed}/")]
@@ -196,7 +196,7 @@ def test_random_damage_never_ends_in_a_traceback(tmp_path, capsys):
             for _ in range(draw.randint(1, 4)):
                 content[draw.randrange(len(content))] = draw.randrange(256)
             file.write_bytes(bytes(content[: draw.randint(1, len(content))] if draw.random() < 0.3 else content))
-    report.write(tmp_path)
+    write.write(tmp_path)
     out = capsys.readouterr().out
     assert "40 runs" in out and out.count("broken: ") > 20
 
@@ -214,7 +214,7 @@ def browsed(page, folder, *words):
 
 
 def test_the_page_holds_everything_it_shows(tree, tmp_path):
-    report.write(tree, report.Options(out=str(tmp_path)))
+    write.write(tree, write.Options(out=str(tmp_path)))
     html = (tmp_path / "report.html").read_text()
     assert html.count('src="data:image/png;base64,') == 3 and not re.search(
         r'(src|href)="(?!data:)|url\(|@import|<script', html
@@ -224,7 +224,7 @@ def test_the_page_holds_everything_it_shows(tree, tmp_path):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 def test_a_browser_paints_the_plots(tree, tmp_path):
-    report.write(tree, report.Options(out=str(tmp_path)))
+    write.write(tree, write.Options(out=str(tmp_path)))
     page = tmp_path / "report.html"
     html = page.read_text()
     measure = "<script>onload = () => document.title = [...document.images].map(i => i.complete * i.naturalWidth).join()</script>"

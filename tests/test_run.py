@@ -9,8 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
-from wavebase import interruption, jobs
-from wavebase.records import RecordsError, RunFolder, find_runs
+from wavebase.experiment import runner
+from wavebase.records.folder import RecordsError, RunFolder, find_runs
+from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4")
 
@@ -80,10 +81,10 @@ class TestRecords:
         before = (folder.path / "summary.json").stat().st_mtime_ns
         ran(*QUICK)
         assert (folder.path / "summary.json").stat().st_mtime_ns == before
-        jobs.run(jobs.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
+        runner.run(runner.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
         assert RunFolder(tmp_path / "run-2").summary()["status"] == "done"
         with pytest.raises(RecordsError, match="another run's"):
-            jobs.run(jobs.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
+            runner.run(runner.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
 
     def test_an_interrupted_run_continues_to_the_same_numbers(self, ran, composed, tmp_path, monkeypatch):
         whole = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="whole")
@@ -313,10 +314,10 @@ def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
 
 
 def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypatch):
-    from wavebase import report
+    from wavebase.experiment.summary import mark_failed
 
     whole = ran(*QUICK, "train.checkpoint_every=2", name="whole")
-    job = jobs.Job(composed(*QUICK, "train.checkpoint_every=2"), tmp_path / "cut", {})
+    job = runner.Job(composed(*QUICK, "train.checkpoint_every=2"), tmp_path / "cut", {})
     with monkeypatch.context() as patch:
         patch.setattr(
             interruption.Interruption,
@@ -324,10 +325,10 @@ def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypa
             lambda self: 1 / 0 if len(list(job.path.rglob("*.pt"))) > 2 else False,
         )
         with pytest.raises(ZeroDivisionError):
-            jobs.run(job, single=False)
-    report.mark_failed(job.path, jobs.config_text(job.node), "broken", "", {})
+            runner.run(job, single=False)
+    mark_failed(job.path, runner.config_text(job.node), "broken", "", {})
     assert RunFolder(job.path).summary()["status"] == "failed" and RunFolder(job.path).metrics()
-    jobs.run(job, single=False)
+    runner.run(job, single=False)
     assert numbers(RunFolder(job.path)) == numbers(whole)
 
 
@@ -354,10 +355,10 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     assert max(map(len, out[out.index("relative error on") :].splitlines())) <= 80 + 60  # folder names may be long
     for name in ("summary.csv", "runs.csv", "train_loss.png"):
         (tmp_path / "sweep" / name).unlink()
-    from wavebase import report
+    from wavebase.report import __main__
 
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "sweep")])
-    report.main()
+    __main__.main()
     assert (tmp_path / "sweep" / "summary.csv").read_text() == table and (
         tmp_path / "sweep" / "train_loss.png"
     ).is_file()
@@ -378,12 +379,12 @@ def test_a_sweep_finds_its_own_folder_again(launcher, cli, tmp_path):
 
 
 def test_report_refuses_what_is_not_there(monkeypatch, capsys, tmp_path):
-    from wavebase import report
+    from wavebase.report import __main__
 
     for words, complaint in ((["nowhere"], "must exist"), ([str(tmp_path)], "must hold runs"), ([], "usage")):
         monkeypatch.setattr("sys.argv", ["report", *words])
         with pytest.raises(SystemExit) as stop:
-            report.main()
+            __main__.main()
         said = capsys.readouterr()
         assert stop.value.code == 1 and complaint in said.err + said.out
 

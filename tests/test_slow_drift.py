@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from wavebase import label_noise, slow_drift
-from wavebase.label_noise import UpdateRule
 from wavebase.models.spectral import spectral_lstm
+from wavebase.theory import label_noise, slow_drift
+from wavebase.theory.label_noise import UpdateRule
 
 BATCH, PLAIN = 8, UpdateRule(0.1)
 ALONG = (

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from conftest import SMALL
-from wavebase import assembly, config, interruption, jobs, session
-from wavebase.optimizers import AdamL1
-from wavebase.records import RunFolder, find_runs
-from wavebase.stacks import ELEMENTWISE, Member, program, saved_bytes
-from wavebase.training import LearningRate, TrainSettings, train
+from wavebase.experiment import build, config, runner, session
+from wavebase.records.folder import RunFolder, find_runs
+from wavebase.training import interruption
+from wavebase.training.loop import LearningRate, TrainSettings, train
+from wavebase.training.optimizers import AdamL1
+from wavebase.training.stacks import ELEMENTWISE, Member, program, saved_bytes
 
 SWEEP = (
     "T=4",
@@ -26,7 +27,8 @@ SWEEP = (
 
 def listed(composed, folder, *lists):
     return [
-        jobs.Job(composed(*words), folder / str(n), {"model": "test", "optim": "test"}) for n, words in enumerate(lists)
+        runner.Job(composed(*words), folder / str(n), {"model": "test", "optim": "test"})
+        for n, words in enumerate(lists)
     ]
 
 
@@ -61,9 +63,9 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
     """After 200 steps in float64, within 1e-6 relative: what docs/sweeps.md promises."""
     settings = [(*SWEEP, *base, "train.steps=200", change) for change in changes]
     together = listed(composed, tmp_path / "together", *settings)
-    finals = jobs.run_stacked(together, 64, refuse)
+    finals = runner.run_stacked(together, 64, refuse)
     for job, alone, final in zip(together, listed(composed, tmp_path / "alone", *settings), finals, strict=True):
-        assert jobs.run(alone, single=False) == pytest.approx(final, rel=1e-6) and final < 0.9, "a zero output has 1"
+        assert runner.run(alone, single=False) == pytest.approx(final, rel=1e-6) and final < 0.9, "a zero output has 1"
         one, two = RunFolder(job.path), RunFolder(alone.path)
         for ours, theirs in zip(numbers(one), numbers(two), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
@@ -82,7 +84,7 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
 def test_one_program_is_really_one(composed, tmp_path, caplog):
     settings = [(*SMALL, "model=perturbed", f"seed={seed}") for seed in range(5)] + [(*SMALL, "model=lstm")]
     with caplog.at_level("INFO", "wavebase"):
-        jobs.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
+        runner.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
         "training 4 of 6 jobs as one program",
@@ -95,17 +97,17 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
 def test_training_sets_of_their_own_do_not_keep_members_apart(composed, tmp_path, caplog):
     settings = [(*SWEEP, "train.steps=1", "task.training_count=8", f"seeds.probe={n}") for n in range(2)]
     with caplog.at_level("INFO", "wavebase"):
-        jobs.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
+        runner.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     assert "training 2 of 2 jobs as one program" in caplog.text
 
 
 def test_a_member_that_diverges_stops_alone(composed, tmp_path):
     base = (*SWEEP, "model=random", "train.steps=20", "train.log_every=1", "probe.curvature=false")
     settings = [(*base, "optim.lr=0.1"), (*base, "optim.lr=1e300"), (*base, "optim.lr=0.1", "seed=1")]
-    jobs.run_stacked(listed(composed, tmp_path / "a", *settings), 64, refuse)
+    runner.run_stacked(listed(composed, tmp_path / "a", *settings), 64, refuse)
     summaries = [RunFolder(tmp_path / "a" / str(n)).summary() for n in range(3)]
     assert [s["status"] for s in summaries] == ["done", "diverged", "done"] and summaries[1]["steps"] < 20
-    jobs.run(listed(composed, tmp_path / "b", settings[2])[0], single=False)
+    runner.run(listed(composed, tmp_path / "b", settings[2])[0], single=False)
     alone = RunFolder(tmp_path / "b" / "0").summary()
     assert summaries[2]["relative_error"]["final"] == pytest.approx(alone["relative_error"]["final"], rel=1e-9)
 
@@ -160,9 +162,9 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
         answers = iter([False] * 6 + [True])
         patch.setattr(interruption.Interruption, "__call__", lambda self: next(answers, False))
         with pytest.raises(interruption.Interrupted, match="step 6"):
-            jobs.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
-    jobs.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
-    jobs.run_stacked(listed(composed, tmp_path / "whole", *settings), 64, refuse)
+            runner.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    runner.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    runner.run_stacked(listed(composed, tmp_path / "whole", *settings), 64, refuse)
     for n in range(2):
         assert numbers(RunFolder(tmp_path / "cut" / str(n))) == numbers(RunFolder(tmp_path / "whole" / str(n)))
 
@@ -170,7 +172,7 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
 def test_memory_of_one_forward_pass_is_measured(composed):
     def member(batch):
         cfg = config.parse(composed("T=4", "probe.curvature=false", "optim.lr=0.1"))
-        pieces = assembly.assemble(cfg)
+        pieces = build.assemble(cfg)
         made = session.Session(cfg, pieces, RunFolder("unused"), None, "", {}, False).member()
         return made, saved_bytes(made, batch)
 

@@ -17,9 +17,10 @@ import torch
 import kill_fifty
 from conftest import SMALL, wait_until
 from kill_fifty import contents, same
-from wavebase import durable, jobs
-from wavebase.interruption import Interrupted, Interruption
-from wavebase.records import Busy, RecordsError, RunFolder, find_runs
+from wavebase.experiment import runner
+from wavebase.records import atomic
+from wavebase.records.folder import Busy, RecordsError, RunFolder, find_runs
+from wavebase.training.interruption import Interrupted, Interruption
 
 QUICK = (
     *SMALL,
@@ -31,7 +32,7 @@ QUICK = (
 
 
 def go(node, path):
-    jobs.run(jobs.Job(node, path, {"model": "test"}), single=False)
+    runner.run(runner.Job(node, path, {"model": "test"}), single=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -76,13 +77,13 @@ def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch)
     go(node, tmp_path / "whole")
     needed = Disk(10**12)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "open", needed.open, raising=False)
+        patch.setattr(atomic, "open", needed.open, raising=False)
         go(node, tmp_path / "measured")
     whole, hit = contents(tmp_path / "whole"), set()
     for n, share in enumerate((0, 0.003, 0.2, 0.45, 0.9, 0.999)):
         disk, folder = Disk(int(share * needed.written)), tmp_path / f"cut{n}"
         with monkeypatch.context() as patch:
-            patch.setattr(durable, "open", disk.open, raising=False)
+            patch.setattr(atomic, "open", disk.open, raising=False)
             with pytest.raises(OSError, match="No space left"):
                 go(node, folder)
         hit.add(kill_fifty.readable(folder))
@@ -131,13 +132,13 @@ def test_a_folder_that_cannot_be_written(cli, tmp_path, monkeypatch):
                 and "hydra.run.dir" in err
                 and "Traceback" not in out + err
             )
-        from wavebase import report
+        from wavebase.report import __main__
 
         monkeypatch.setattr("sys.argv", ["report", "sweep"])
         with pytest.raises(SystemExit, match="1"):
-            report.main()
+            __main__.main()
         monkeypatch.setattr("sys.argv", ["report", "sweep", "out=elsewhere"])
-        report.main()
+        __main__.main()
         assert (tmp_path / "elsewhere" / "report.html").exists()
     finally:
         subprocess.run(["umount", str(tmp_path / "sweep")], check=True)
@@ -199,9 +200,9 @@ def test_a_run_stopped_twice_at_one_step_continues_to_the_same_bits(composed, tm
 
 def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(composed, tmp_path, caplog):
     listed = [
-        jobs.Job(composed(*QUICK, "model=perturbed", f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in (0, 1)
+        runner.Job(composed(*QUICK, "model=perturbed", f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in (0, 1)
     ]
-    jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    runner.run_stacked(listed, 64, kill_fifty.refuse)
     whole = [contents(job.path) for job in listed]
     for job in listed:
         (job.path / "summary.json").unlink()
@@ -209,20 +210,20 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
         (listed[1].path / "checkpoints" / f"step_{step:08d}.pt").unlink()
     (listed[0].path / "checkpoints" / "step_00000006.pt").unlink()
     with caplog.at_level("INFO", "wavebase"):
-        jobs.run_stacked(listed, 64, kill_fifty.refuse)
+        runner.run_stacked(listed, 64, kill_fifty.refuse)
     assert "training 2 of 2 jobs as one program" in caplog.text
     assert [same(before, contents(job.path)) for before, job in zip(whole, listed, strict=True)] == [None, None]
 
 
 def test_an_interrupted_stack_keeps_the_result_of_a_member_that_had_diverged(composed, tmp_path, monkeypatch):
     rates = ("optim.lr=0.01", "optim.lr=1e300")
-    listed = [jobs.Job(composed(*QUICK, "model=random", rate), tmp_path / rate, {}) for rate in reversed(rates)]
+    listed = [runner.Job(composed(*QUICK, "model=random", rate), tmp_path / rate, {}) for rate in reversed(rates)]
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="was interrupted at step 5"):
         answers = iter([False] * 5)
         patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
-        jobs.run_stacked(listed, 64, kill_fifty.refuse)
+        runner.run_stacked(listed, 64, kill_fifty.refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "interrupted"]
-    jobs.run_stacked(listed, 64, kill_fifty.refuse)
+    runner.run_stacked(listed, 64, kill_fifty.refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "done"]
 
 
@@ -232,7 +233,7 @@ def holding(folder):
     pid = os.fork()
     if not pid:
         try:
-            lock = durable.Lock(folder)  # bound, or it would be let go of
+            lock = atomic.Lock(folder)  # bound, or it would be let go of
             os.write(told, str(lock.file.fileno()).encode())
             time.sleep(600)
         finally:
@@ -267,9 +268,9 @@ def test_two_processes_never_write_one_run(cli, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
-    from wavebase.session import Session
+    from wavebase.experiment.session import Session
 
-    listed = [jobs.Job(composed(*QUICK, f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in range(6)]
+    listed = [runner.Job(composed(*QUICK, f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in range(6)]
 
     def opened(self, plain=Session.open):
         plain(self)
@@ -286,7 +287,7 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
             try:
                 for job in listed:
                     with contextlib.suppress(Busy):
-                        jobs.run(job, single=False)
+                        runner.run(job, single=False)
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -299,7 +300,7 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
 
 def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     node = composed(*QUICK)
-    late = jobs._prepare(jobs.Job(node, tmp_path / "run", {}), single=False)
+    late = runner._prepare(runner.Job(node, tmp_path / "run", {}), single=False)
     go(node, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(Busy, match="moved on by another process"):
@@ -310,7 +311,7 @@ def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
 def test_a_summary_of_another_configuration_is_not_taken_for_this_one(composed, tmp_path):
     go(composed(*QUICK), tmp_path / "run")
     node = composed(*QUICK, "seed=9")
-    (tmp_path / "run" / "config.yaml").write_text(jobs.config_text(node))
+    (tmp_path / "run" / "config.yaml").write_text(runner.config_text(node))
     with pytest.raises(RecordsError, match="was written for"):
         go(node, tmp_path / "run")
 
@@ -325,7 +326,7 @@ def test_parts_of_files_are_taken_away(composed, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_ends_a_run_between_two_steps(number, cli, tmp_path, monkeypatch):
-    from wavebase.session import Session
+    from wavebase.experiment.session import Session
 
     def observe(self, step, plain=Session._observe):
         plain(self, step)

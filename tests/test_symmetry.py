@@ -21,7 +21,7 @@ from wavebase.constructions.symmetry import (
     tangent,
 )
 from wavebase.models.spectral import SpectralLSTM, random_weights
-from wavebase.recurrence import GATES
+from wavebase.recurrence.lstm import GATES
 from wavebase.spectrum import power_spectrum
 
 CONSTRUCTIONS = {"spectral": spectral_construction, **RIVALS}

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from conftest import ROOT
-from wavebase import provenance
+from wavebase.records import provenance
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 IN_GIT = (ROOT / ".git").exists() and shutil.which("git")

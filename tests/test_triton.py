@@ -19,9 +19,9 @@ from torch._subclasses import FakeTensorMode
 
 from conftest import ROOT
 from test_recurrence import arguments, distance, loss
-from wavebase import recurrence
-from wavebase.native import build, triton_lstm
-from wavebase.recurrence import lstm_sequence, plain
+from wavebase.recurrence import lstm
+from wavebase.recurrence.lstm import lstm_sequence, plain
+from wavebase.recurrence.native import build, triton_lstm
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -58,8 +58,8 @@ def interpreted(monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET")
         monkeypatch.setattr(triton_lstm, "_kernels", lambda: module)
         monkeypatch.setattr(triton_lstm, "_shared_memory", lambda device: shared)
-        asked = recurrence._plain_asked
-        monkeypatch.setattr(recurrence, "_backend", lambda *_: None if asked.get() else triton_lstm)
+        asked = lstm._plain_asked
+        monkeypatch.setattr(lstm, "_backend", lambda *_: None if asked.get() else triton_lstm)
 
     def forget():
         triton_lstm._works.cache_clear()
@@ -158,7 +158,7 @@ def test_second_derivatives_and_vmap(interpreted, monkeypatch):
         assert max(distance(g[member], w) for g, w in zip(got, wanted, strict=True)) < 1e-12
 
 
-def available(units=7, loop=recurrence._plain_sequence, dtype=torch.float32):
+def available(units=7, loop=lstm._plain_sequence, dtype=torch.float32):
     return triton_lstm.available(torch.zeros(2, 3, 1, dtype=dtype), units, True, loop)
 
 
@@ -169,7 +169,7 @@ def test_kernels_are_checked_before_they_are_used(interpreted, caplog):
             torch.vmap(lambda x: (available(5), x)[1])(torch.zeros(2))  # nor is it disturbed by where it is asked
 
     def another_gate(*arguments):
-        return recurrence._plain_sequence(*arguments[:-1], "sigmoid")
+        return lstm._plain_sequence(*arguments[:-1], "sigmoid")
 
     with caplog.at_level(logging.WARNING, "wavebase"):
         assert not available(loop=another_gate) and not available(loop=another_gate)
@@ -201,11 +201,11 @@ def test_cuda_tensors_are_served_by_it(monkeypatch):
         tensors = [torch.empty(t.shape, device="cuda") for t in arguments((2,), 5, 4, 1, 7, torch.float32)]
     asked = []
     monkeypatch.setattr(triton_lstm, "available", lambda inputs, units, *more: asked.append(units) or len(asked) == 1)
-    assert recurrence._backend(tuple(tensors), True) is triton_lstm
-    assert recurrence._backend(tuple(tensors), True) is None
-    assert recurrence._backend((*tensors[:5], torch.zeros(2, 28)), True) is None  # one is on the CPU
+    assert lstm._backend(tuple(tensors), True) is triton_lstm
+    assert lstm._backend(tuple(tensors), True) is None
+    assert lstm._backend((*tensors[:5], torch.zeros(2, 28)), True) is None  # one is on the CPU
     with plain():
-        assert recurrence._backend(tuple(tensors), True) is None
+        assert lstm._backend(tuple(tensors), True) is None
     assert asked == [7, 7]
 
 

@@ -16,10 +16,12 @@ import torch
 import yaml
 
 from conftest import ROOT, SMALL
-from wavebase import jobs, probe, report, terminal
-from wavebase.durable import RecordsError, holder, open_regular, write_whole
-from wavebase.events import Events
-from wavebase.records import RunFolder
+from wavebase import console, probe
+from wavebase.experiment import runner
+from wavebase.records.atomic import RecordsError, holder, open_regular, write_whole
+from wavebase.records.events import Events
+from wavebase.records.folder import RunFolder
+from wavebase.report import __main__
 
 SECRET = "swordfish-4711"
 QUICK = ("samples=8", "draws=4", "panels=eigenvalues")
@@ -76,7 +78,7 @@ def good(tmp_path_factory):
     with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
         node = OmegaConf.to_container(compose("config", [*SMALL, "model.bins=[0,1]"]), resolve=True)
     folder = tmp_path_factory.mktemp("good") / "run"
-    jobs.run(jobs.Job(node, folder, {"model": "spectral"}), single=False)
+    runner.run(runner.Job(node, folder, {"model": "spectral"}), single=False)
     return folder
 
 
@@ -171,7 +173,7 @@ def larger_than_stored(file, ran):
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{n}: &{n} [{','.join(f'*{m}' for _ in range(9))}]\n" for m, n in zip("abcdefgh", "bcdefghi", strict=True))  # fmt: skip
-COMMAND = {"_target_": "wavebase.native.build._compile", "command": ["touch", "RAN"], "result": "x"}
+COMMAND = {"_target_": "wavebase.recurrence.native.build._compile", "command": ["touch", "RAN"], "result": "x"}
 
 
 def put(*path, value):
@@ -187,7 +189,7 @@ def put(*path, value):
 HOSTILE = {
     "target": (put("model", value=COMMAND), "model._target_ must name what is registered", None),
     "signal": (put("signal", value=COMMAND), "signal._target_ must name what is registered", None),
-    "module": (put("model", "_target_", value="wavebase.config.named"), "must name what is registered", None),
+    "module": (put("model", "_target_", value="wavebase.experiment.config.named"), "must name what is registered", None),
     "optimiser": (put("optim", "_target_", value="torch.nn.modules.linear.Linear"), "must name what is registered", None),
     "probe": (put("probe", "measure", value=["mechanism.np.save"]), "probe.measure must name what is registered", None),
     "figure": (put("probe", "figures", value=["os.system"]), None, None),
@@ -245,7 +247,7 @@ def commanded(monkeypatch, capsys, main, *words):
     out, err = capsys.readouterr()
     for said in (out, err):
         assert SECRET not in said and "Traceback" not in said
-        assert said.isprintable() or not set(terminal.CONTROLS.findall(said)), "nothing that a terminal obeys"
+        assert said.isprintable() or not set(console.CONTROLS.findall(said)), "nothing that a terminal obeys"
     return status, out, err
 
 
@@ -286,7 +288,7 @@ def test_what_a_run_writes_is_read_back_as_it_was(group, composed, tmp_path):
         node = composed(
             f"{group}={option}", *(["signal.path=x.npy"] if option == "file" else []), "seed=9223372036854775807"
         )
-        (tmp_path / "config.yaml").write_text(jobs.config_text({**node, **odd}))
+        (tmp_path / "config.yaml").write_text(runner.config_text({**node, **odd}))
         assert RunFolder(tmp_path).config() == {key: value for key, value in {**node, **odd}.items() if key != "resume"}
 
 
@@ -304,7 +306,7 @@ def test_reporting_on_a_tree_of_hostile_folders(good, unharmed, tmp_path, monkey
     shutil.copytree(good, tree / "zz good")
     (tree / "loop").symlink_to(tree)
     (tree / "away").symlink_to(unharmed)
-    status, out, err = commanded(monkeypatch, capsys, report.main, tree)
+    status, out, err = commanded(monkeypatch, capsys, __main__.main, tree)
     assert status == 0 and not err, err
     lines = out.splitlines()
     for name, (_, _, complaint) in HOSTILE.items():
@@ -315,11 +317,11 @@ def test_reporting_on_a_tree_of_hostile_folders(good, unharmed, tmp_path, monkey
             assert len(about) == 1 and complaint in about[0] and len(about[0]) < 1300, (name, about)
     assert f"{len(HOSTILE) + 1} runs, 1 failed" in lines[-1]
     page = (tree / "report.html").read_text()
-    assert not terminal.CONTROLS.findall(page) and page.count("data:image/png") >= 1
+    assert not console.CONTROLS.findall(page) and page.count("data:image/png") >= 1
     for name in ("runs.csv", "summary.csv"):
         cells = [cell for row in csv.reader(io.StringIO((tree / name).read_text())) for cell in row]
         assert not [c for c in cells if c.startswith(("=", "+", "@")) or (c.startswith("-") and not number(c))]
-        assert not terminal.CONTROLS.findall("".join(cells))
+        assert not console.CONTROLS.findall("".join(cells))
         assert any(c.startswith("'=cmd") for c in cells)
 
 
@@ -369,7 +371,7 @@ def test_a_run_writes_through_no_link(name, composed, unharmed, tmp_path):
     target = unharmed / ("pictures" if name in ("checkpoints", "figures") else "secret")
     (folder / name).symlink_to(target)
     node = composed(*SMALL, "probe.figures=[train_loss]")
-    go = lambda: jobs.run(jobs.Job(node, folder, {"model": "test"}), single=False)  # noqa: E731
+    go = lambda: runner.run(runner.Job(node, folder, {"model": "test"}), single=False)  # noqa: E731
     if name == "examples.npz":  # replaced by a file of its own
         go()
         assert not (folder / name).is_symlink()
@@ -389,7 +391,7 @@ def test_no_link_waits_where_a_file_is_about_to_be_written(unharmed, tmp_path, m
     write_whole(tmp_path / "b.txt", lambda file: file.write(b"mine"))
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text() == "mine"
     assert not (tmp_path / "b.txt").is_symlink()
-    monkeypatch.setattr("wavebase.events.time.time", lambda: 1.0)
+    monkeypatch.setattr("wavebase.records.events.time.time", lambda: 1.0)
     (tmp_path / f"events.out.tfevents.{1:010d}.{socket.gethostname()}.{os.getpid()}.0").symlink_to(unharmed / "secret")
     with pytest.raises(OSError):
         Events(tmp_path)
@@ -413,8 +415,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(unharmed, tmp_path):
 
 
 def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
-    terminal.say(f"{ESCAPE}\ttab\nnext \udcff broken")
-    terminal.complain(ESCAPE + "\nsecond" + "x" * 5000)
+    console.say(f"{ESCAPE}\ttab\nnext \udcff broken")
+    console.complain(ESCAPE + "\nsecond" + "x" * 5000)
     out, err = capsys.readouterr()
     assert out == "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202edrow\ttab\nnext \\udcff broken\n"
     assert err.startswith("wavebase: \\x1b]0;owned") and len(err) < 1100 and err.count("\n") == 1

@@ -14,19 +14,19 @@ _PUBLIC = {
     "load_construction": "wavebase.constructions.files",
     "perturb": "wavebase.constructions.perturbation",
     "Perturbation": "wavebase.constructions.perturbation",
-    "verdict": "wavebase.judgement",
-    "analyze": "wavebase.analysis.report",
+    "verdict": "wavebase.experiment.judge",
+    "analyze": "wavebase.analysis.analyze",
 }
 __all__ = list(_PUBLIC)
 
 if TYPE_CHECKING:  # the same names for type checkers and editors, which run nothing; tests/test_types.py compares
-    from wavebase.analysis.report import analyze as analyze
+    from wavebase.analysis.analyze import analyze as analyze
     from wavebase.constructions.files import load_construction as load_construction
     from wavebase.constructions.files import save_construction as save_construction
     from wavebase.constructions.perturbation import Perturbation as Perturbation
     from wavebase.constructions.perturbation import perturb as perturb
     from wavebase.constructions.spectral import spectral_construction as spectral_construction
-    from wavebase.judgement import verdict as verdict
+    from wavebase.experiment.judge import verdict as verdict
     from wavebase.models.cosine import cosine_transform as cosine_transform
     from wavebase.models.spectral import spectral_lstm as spectral_lstm
     from wavebase.spectrum import power_spectrum as power_spectrum

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from wavebase import __version__
-from wavebase.terminal import complain, explain, say
+from wavebase.console import complain, explain, say
 
 USAGE = """usage: wavebase COMMAND [words]
 
@@ -65,7 +65,7 @@ def _findings() -> None:
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "run": _of("wavebase.run"),
-    "report": _of("wavebase.report"),
+    "report": _of("wavebase.report.__main__"),
     "probe": _of("wavebase.probe"),
     "analyze": _of("wavebase.probe", judge=False),
     "findings": _findings,

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavebase import terminal
+from wavebase import console
 
 if TYPE_CHECKING:
-    from wavebase.analysis.report import Report
+    from wavebase.analysis.analyze import Report
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
 
@@ -44,20 +44,20 @@ def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        terminal.explain(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
+        console.explain(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
         sys.exit(0 if words else 1)
     try:
-        terminal.say(probe(Path(words[0]), words[1:], judge))
+        console.say(probe(Path(words[0]), words[1:], judge))
     except (ValueError, OSError) as error:
-        terminal.complain(str(error))
+        console.complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        terminal.complain("interrupted; the same command reads it anew")
+        console.complain("interrupted; the same command reads it anew")
         sys.exit(130)
     except Exception as error:  # what a file holds can be wrong in ways that no check names
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
-        terminal.complain(
+        console.complain(
             f"{words[0]} must hold what wavebase or torch.save wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
         )
         sys.exit(1)
@@ -89,10 +89,11 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from wavebase import config, figures, spectrum_sheet
     from wavebase.analysis.trajectory import RoleThresholds
-    from wavebase.judgement import judge_run
-    from wavebase.records import RunFolder, plain, write_whole
+    from wavebase.experiment import config
+    from wavebase.experiment.judge import judge_run
+    from wavebase.figures import common, spectrum_sheet
+    from wavebase.records.folder import RunFolder, plain, write_whole
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
@@ -129,11 +130,11 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     }
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        save(f"spectrum{suffix}.png", figures.png(spectrum_sheet.sheet(report, panels)))
+        save(f"spectrum{suffix}.png", common.png(spectrum_sheet.sheet(report, panels)))
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            save(f"series{suffix}.png", figures.png(spectrum_sheet.movement(moved)))
+            save(f"series{suffix}.png", common.png(spectrum_sheet.movement(moved)))
             lines += spectrum_sheet.movement_table(moved)
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
@@ -169,7 +170,7 @@ class Source:
 
 
 def _source(path: Path) -> Source:
-    from wavebase.records import RunFolder
+    from wavebase.records.folder import RunFolder
 
     if path.is_dir():
         found = sorted(RunFolder(path).inside("checkpoints").glob("step_*.pt")) or sorted(path.glob("step_*.pt"))
@@ -208,13 +209,13 @@ def _weights(file: Path) -> Mapping[str, Any]:
     import numpy as np
     import torch
 
-    from wavebase import checkpoints, stored
-    from wavebase.durable import RecordsError, open_regular
+    from wavebase.records import checkpoints, untrusted
+    from wavebase.records.atomic import RecordsError, open_regular
 
     try:
         with open_regular(file, "rb") as opened:
             if zipfile.is_zipfile(opened):
-                stored.check_archive(opened, unpacked=stored.MOST_ARRAYS)
+                untrusted.check_archive(opened, unpacked=untrusted.MOST_ARRAYS)
             opened.seek(0)
             if file.suffix == ".npz":
                 with np.load(opened, allow_pickle=False) as arrays:
@@ -244,7 +245,7 @@ def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: A
     import numpy as np
     import torch
 
-    from wavebase.analysis.report import analyze
+    from wavebase.analysis.analyze import analyze
     from wavebase.analysis.state_dicts import layers
 
     if options.net is not None:

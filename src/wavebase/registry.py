@@ -18,9 +18,20 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "model": ("wavebase.models",),
     "signal": ("wavebase.signals",),
     "task": ("wavebase.tasks",),
-    "optim": ("wavebase.optimizers",),
+    "optim": ("wavebase.training.optimizers",),
     "probe.measure": ("wavebase.probes",),
     "probe.figures": ("wavebase.figures",),
+}
+# Names that configurations may still use, by what they are called now: run folders keep them.
+MOVED = {
+    "wavebase.figures.weight_hh_init": "wavebase.figures.weights.weight_hh_init",
+    "wavebase.figures.gen_eigenvalues": "wavebase.figures.weights.gen_eigenvalues",
+    "wavebase.figures.train_loss": "wavebase.figures.run.train_loss",
+    "wavebase.figures.spectrum": "wavebase.figures.run.spectrum",
+    "wavebase.optimizers.AdamL1": "wavebase.training.optimizers.AdamL1",
+    "wavebase.optimizers.GaussNewton": "wavebase.training.optimizers.GaussNewton",
+    "wavebase.optimizers.MuonWithAdamW": "wavebase.training.optimizers.MuonWithAdamW",
+    "wavebase.optimizers.lion": "wavebase.training.optimizers.lion",
 }
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 _registered: dict[str, Callable[..., Any]] = {}
@@ -36,6 +47,7 @@ def lookup(group: str, name: str) -> Callable[..., Any] | None:
     """What a configuration's group means by a dotted name; None if nothing of that name is registered there."""
     if name in (optimizers := _torch_optimizers() if group == "optim" else {}):
         return optimizers[name]
+    name = MOVED.get(name, name)
     module = name.rpartition(".")[0]
     if module not in _modules(group):
         return None

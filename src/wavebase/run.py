@@ -21,8 +21,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wavebase import report, terminal
-from wavebase.durable import Busy, RecordsError
+from wavebase import console
+from wavebase.experiment import summary
+from wavebase.records.atomic import Busy, RecordsError
+from wavebase.report import callback, write
 
 USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
 
@@ -45,9 +47,9 @@ def main() -> None:
     os.environ["WAVEBASE_SWEEP"] = _short_hash(json.dumps(sorted(words)))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # not that it has looked through the fonts
     failures.clear()
-    report.SweepReport.folder = None
+    callback.SweepReport.folder = None
     status = _told(_start, verbose)
-    if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
+    if callback.SweepReport.folder is not None and any(callback.SweepReport.folder.glob("*/config.yaml")):
         status = max(status, _told(_report, verbose))
     os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)
@@ -59,15 +61,15 @@ def _start() -> int:
     parser.error = _unknown_words  # type: ignore[method-assign]
     asked = parser.parse_args()
     if asked.help:
-        terminal.explain(USAGE.format(groups=_groups()))
+        console.explain(USAGE.format(groups=_groups()))
         return 0
     if asked.cfg == "job" and asked.package is None:
-        from wavebase import origins
+        from wavebase.cli import config_sources
 
-        print(origins.show(str(conf_folder()), asked.overrides))
+        print(config_sources.show(str(conf_folder()), asked.overrides))
         return 0
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
-    if failures and report.SweepReport.folder is None:
+    if failures and callback.SweepReport.folder is None:
         raise failures[0]
     return int(bool(failures))
 
@@ -86,7 +88,7 @@ def _groups() -> str:
 
 
 def _report() -> int:
-    return int(report.write(report.SweepReport.folder) > 0)  # type: ignore[arg-type]
+    return int(write.write(callback.SweepReport.folder) > 0)  # type: ignore[arg-type]
 
 
 def _told(act: Callable[[], int], verbose: str | None) -> int:
@@ -94,12 +96,12 @@ def _told(act: Callable[[], int], verbose: str | None) -> int:
     try:
         return act()
     except KeyboardInterrupt as stop:
-        terminal.complain(str(stop) or "interrupted")
+        console.complain(str(stop) or "interrupted")
         return 130
     except Exception as error:
         if verbose not in (None, "0") or not _expected(error):
             raise
-        terminal.complain(_one_line(error))
+        console.complain(_one_line(error))
         return 1
 
 
@@ -108,11 +110,11 @@ def job(cfg: DictConfig) -> float | None:
 
     It raises nothing but an interruption, so that the other jobs of a sweep go on: `main` and the report tell of it.
     """
-    from wavebase import jobs
+    from wavebase.experiment import runner
 
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        return jobs.run(session_job(cfg), single)
+        return runner.run(session_job(cfg), single)
     except Exception as error:
         if single:
             failures.append(error)
@@ -129,8 +131,8 @@ def session_job(cfg: DictConfig) -> Any:
     Raises:
         ConfigError: if the command line gives both.
     """
-    from wavebase.config import ConfigError
-    from wavebase.jobs import Job
+    from wavebase.experiment.config import ConfigError
+    from wavebase.experiment.runner import Job
 
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
@@ -148,15 +150,15 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
     """Leave a sweep's failed job's reason in its own folder, and tell it. One that another process runs is left to it."""
     line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
-    print(terminal.visible(f"{folder.name}: {line if _expected(error) else details}", sys.stderr), file=sys.stderr)
+    print(console.visible(f"{folder.name}: {line if _expected(error) else details}", sys.stderr), file=sys.stderr)
     if isinstance(error, Busy):
         return
     failures.append(error)
     try:
-        report.mark_failed(folder, _readable(cfg), line, details, choices)
+        summary.mark_failed(folder, _readable(cfg), line, details, choices)
     except (RecordsError, OSError) as second:
         told = f"{folder.name}: the reason above could not be left there: {_one_line(second)}"
-        print(terminal.visible(told, sys.stderr), file=sys.stderr)
+        print(console.visible(told, sys.stderr), file=sys.stderr)
 
 
 def whereabouts() -> tuple[Path, dict[str, str]]:
@@ -168,7 +170,7 @@ def whereabouts() -> tuple[Path, dict[str, str]]:
 
 
 def _readable(cfg: DictConfig) -> str:
-    from wavebase.jobs import config_text
+    from wavebase.experiment.runner import config_text
 
     try:
         return config_text(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

@@ -24,9 +24,13 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from wavebase import figures, provenance, records, terminal
+from wavebase import console
 from wavebase import run as entrypoint
-from wavebase.report import Run
+from wavebase.figures import common
+from wavebase.records import provenance
+from wavebase.records.atomic import write_whole
+from wavebase.records.folder import find_runs, plain
+from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
 
 FOLDER = Path("outputs/studies")
@@ -73,7 +77,7 @@ class Finding:
 def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     """The command line of a study: `python experiments/NAME.py [--full | --tiny]`."""
     question = doc.split("\n\n")[0].replace("\n", " ")
-    parser = terminal.Parser(description=question)
+    parser = console.Parser(description=question)
     sizes = parser.add_mutually_exclusive_group()
     for name, words in (("full", "more sizes, seeds and steps: hours"), ("tiny", "two steps of the least: a test")):
         sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, default="fast", help=words)
@@ -81,7 +85,7 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     torch.set_num_threads(1)  # as its runs; matrices this small are slower with more
     before = _processor_seconds()
     finding = measure(size)
-    rows = records.plain([dict(row) for row in finding.rows])
+    rows = plain([dict(row) for row in finding.rows])
     record = {
         "question": question,
         "command": f"python experiments/{size.study}.py" + ("" if size.name == "fast" else f" --{size.name}"),
@@ -93,17 +97,17 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
         "versions": provenance.versions(),
         "git": provenance.git_state(),
     }
-    text = json.dumps(records.plain(record), indent=1, allow_nan=False)
+    text = json.dumps(plain(record), indent=1, allow_nan=False)
     for name, content in {
         "finding.json": text.encode() + b"\n",
         "table.csv": as_csv(rows),
-        "figure.png": figures.png(finding.figure),
+        "figure.png": common.png(finding.figure),
     }.items():
-        records.write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    wide = min(terminal.width(), 80)
+        write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    wide = min(console.width(), 80)
     said = (textwrap.fill(str(record[key]), wide) for key in ("question", "says", "silent"))
-    terminal.say("\n\n".join([next(said), table(rows), *said]))
-    terminal.say(
+    console.say("\n\n".join([next(said), table(rows), *said]))
+    console.say(
         f"\n{record['processor_seconds']:.0f} s of processor time; finding.json, table.csv, figure.png in {size.folder}"
     )
 
@@ -137,7 +141,7 @@ def sweep(name: str, *overrides: str) -> list[Run]:
         raise RuntimeError(
             f"every run of the sweep must finish, got exit status {process.exitcode}; see {folder}/sweep.log"
         )
-    return [Run(found) for found in records.find_runs(folder)]
+    return [Run(found) for found in find_runs(folder)]
 
 
 def _launch(words: Sequence[str], log: Path) -> None:

@@ -57,9 +57,10 @@ class StackedLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their return values are the final relative errors, as those of single runs."""
-        from wavebase import jobs, run
+        from wavebase import run
+        from wavebase.experiment import runner
 
-        collected: list[tuple[DictConfig, jobs.Job]] = []
+        collected: list[tuple[DictConfig, runner.Job]] = []
         places: list[int | None] = []
 
         def announce(cfg: DictConfig) -> None:
@@ -88,8 +89,8 @@ class StackedLauncher(BasicLauncher):
             failures.value = len(run.failures)
 
         wanted = [job for _, job in collected]
-        processes = self.processes or jobs.usable_processes(wanted)
-        errors = jobs.run_stacked(wanted, self.max_stack, failed, processes)
+        processes = self.processes or runner.usable_processes(wanted)
+        errors = runner.run_stacked(wanted, self.max_stack, failed, processes)
         if failures.value and not run.failures:
             run.failures.append(HydraException("a job of another process failed, and said why"))
         for done, place in zip(returns, places, strict=True):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, Construction
 from wavebase.constructions.symmetry import Element, act, identity_element
-from wavebase.recurrence import GATES, lstm_step
+from wavebase.recurrence.lstm import GATES, lstm_step
 
 ROUNDS = 8
 ROUNDING = 1e-9  # in natural units

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, unit_scales
-from wavebase.durable import RecordsError, write_whole
-from wavebase.stored import parse_json, reason
+from wavebase.records.atomic import RecordsError, write_whole
+from wavebase.records.untrusted import parse_json, reason
 
 FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
 TENSORS = ("weights", "mask", "level", "unit_scale")

@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 
 from wavebase.constructions.construction import Construction, Draft
-from wavebase.recurrence import InputGate
+from wavebase.recurrence.lstm import InputGate
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 
 Preset = Literal["exact", "trainable"]

@@ -10,9 +10,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wavebase.figures import COLOURS, GREY
+from wavebase.figures.common import COLOURS, GREY
 from wavebase.probes.cosine import PARTS, operators
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 from wavebase.spectrum import dct_frequencies
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.figures import COLOURS, GREY
-from wavebase.records import RunFolder
+from wavebase.figures.common import COLOURS, GREY
+from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 
 SETS = {"seen": "training data", "training": "test data", "shifted": "shifted", "random_phases": "random phases", "stream": "sample by sample"}  # fmt: skip

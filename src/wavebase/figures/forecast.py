@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase.figures import COLOURS, GREY, STYLES
-from wavebase.intervals import Interval
+from wavebase.figures.common import COLOURS, GREY, STYLES
 from wavebase.models.linear_forecasters import dft_components
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
+from wavebase.statistics import Interval
 
 
 @registered

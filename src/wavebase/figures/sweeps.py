@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from wavebase.figures import COLOURS, GREY, STYLES, literal, median_and_range
+from wavebase.figures.common import COLOURS, GREY, STYLES, literal
+from wavebase.figures.curves import median_and_range
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 MISSING = "#B3261E"

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wavebase import stationary
+from wavebase.models import toeplitz
 from wavebase.models.linear_forecasters import check_periods
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
@@ -138,19 +138,19 @@ class SparseBayes(_Forecaster):
         with torch.no_grad():
             for _ in range(self.steps):
                 column = self._with_noise(gamma @ self.atoms[0], noise)
-                inverse = torch.cholesky_inverse(torch.linalg.cholesky(stationary.covariance(column)))
+                inverse = torch.cholesky_inverse(torch.linalg.cholesky(toeplitz.covariance(column)))
                 solved = (inverse @ past[..., None])[..., 0]
                 q = (solved @ self.atoms[..., :N].flatten(0, 1).mT).unflatten(-1, (2, P)).square().sum(-2)
                 sums = _diagonal_sums(inverse)
                 gamma = gamma * (q / (sums @ self.atoms[0, :, :N].mT)).sqrt()
                 noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / sums[..., :1]).sqrt(), floor)
         correlation = gamma @ self.atoms[0]
-        solved = stationary.solve(self._with_noise(correlation, torch.maximum(noise, floor)), past)
-        return stationary.forecast(correlation, solved)
+        solved = toeplitz.solve(self._with_noise(correlation, torch.maximum(noise, floor)), past)
+        return toeplitz.forecast(correlation, solved)
 
     def _with_noise(self, correlation: Tensor, noise: Tensor) -> Tensor:
         """The correlation [..., N] of signal and white noise: that of the signal at lags 0..N-1, and at lag 0 the noise."""
-        power, least = correlation[..., :1], stationary.least_noise(self.lookback, correlation.dtype)
+        power, least = correlation[..., :1], toeplitz.least_noise(self.lookback, correlation.dtype)
         return torch.cat([power + torch.maximum(noise, least * power), correlation[..., 1 : self.lookback]], -1)
 
 
@@ -264,7 +264,7 @@ def sparse_bayes(
     steps = (6 if noise else 30) if steps is None else steps
     _at_least("steps", steps, -1)
     return SparseBayes(
-        lookback, horizon, dtype, periods, max(noise, 1e-6, stationary.least_noise(lookback, dtype) ** 0.5), steps
+        lookback, horizon, dtype, periods, max(noise, 1e-6, toeplitz.least_noise(lookback, dtype) ** 0.5), steps
     )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wavebase import stationary
+from wavebase.models import toeplitz
 from wavebase.models.linear_forecasters import check_periods
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
@@ -84,19 +84,19 @@ class LearnedPrior(nn.Module):
             log_power = (log_power + change[..., :-1]).clamp(-14, 2)
             log_noise = (log_noise + change[..., -1:]).clamp(-8, 0)
         solved, correlation = self._solved(log_power, log_noise, past)
-        return stationary.forecast(correlation, solved) + self.readout(state)
+        return toeplitz.forecast(correlation, solved) + self.readout(state)
 
     def _solved(self, log_power: Tensor, log_noise: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """C^-1 x [B, N], and the correlations of the signal without noise at lags 0..N+H-1, [..., N + H]."""
         correlation = log_power.exp() @ self.cosines
         N = past.shape[-1]
         power = correlation[..., :1]
-        least = max(LEAST_NOISE, stationary.least_noise(N, past.dtype))
+        least = max(LEAST_NOISE, toeplitz.least_noise(N, past.dtype))
         column = torch.cat([power * (1 + least) + log_noise.exp(), correlation[..., 1:N]], -1)
         if log_power.ndim == 1:  # one covariance for all signals: factorised once
-            factor = torch.linalg.cholesky(stationary.covariance(column))
+            factor = torch.linalg.cholesky(toeplitz.covariance(column))
             return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)
-        return stationary.solve(column, past), correlation
+        return toeplitz.solve(column, past), correlation
 
     def named_weights(self) -> dict[str, Tensor]:
         """Its weights by name, detached."""

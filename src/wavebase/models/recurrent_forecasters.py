@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from wavebase.recurrence import GATES, GRU_GATES, gru_step, lstm_sequence
+from wavebase.recurrence.lstm import GATES, GRU_GATES, gru_step, lstm_sequence
 from wavebase.registry import registered
 
 Inputs = Tensor | tuple[Tensor, Tensor]

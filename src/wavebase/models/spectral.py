@@ -21,8 +21,8 @@ from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, random_theta, unit_key
-from wavebase.records import load_weights
-from wavebase.recurrence import GATES, InputGate, Trace, join_gates, lstm_sequence, lstm_trace
+from wavebase.records.folder import load_weights
+from wavebase.recurrence.lstm import GATES, InputGate, Trace, join_gates, lstm_sequence, lstm_trace
 from wavebase.registry import registered
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import at_window_ends, flushed
-from wavebase.recurrence import GATES, Trace, lstm_trace
+from wavebase.recurrence.lstm import GATES, Trace, lstm_trace
 from wavebase.registry import registered
 
 

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 from torch import Tensor
 
 from wavebase.probes.snapshot import Snapshot
-from wavebase.recurrence import plain
+from wavebase.recurrence.lstm import plain
 from wavebase.registry import registered
 
 

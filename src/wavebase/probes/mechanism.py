@@ -17,7 +17,7 @@ from torch import Tensor
 from wavebase.constructions.construction import WEIGHT_NAMES, Construction
 from wavebase.probes.function import mean_error
 from wavebase.probes.snapshot import Snapshot
-from wavebase.recurrence import join_gates, lstm_sequence
+from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
 
 State = tuple[Tensor, Tensor]

@@ -1,6 +1,58 @@
-"""`python -m wavebase.report FOLDER`."""
+"""The command line `python -m wavebase.report FOLDER [key=value ...]`."""
 
-from wavebase.report import main
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from wavebase import console
+from wavebase.report.write import Options, write
+
+USAGE = """usage: python -m wavebase.report FOLDER [key=value ...]
+FOLDER   a run's, a sweep's, or any folder above them
+keys=    what the rows of the table are, such as keys=model,T,optim.lr (configuration keys or groups);
+         without it everything that differs between runs, except seeds
+value=   the number of summary.json that is compared (relative_error.final); small is good
+x= y=    the two keys of the heat map; without them the two with the most values
+tag=     of the learning curves (the training loss)
+out=     where to write (FOLDER)
+
+exit status  0 written, whatever the runs came to; 1 nothing to report or a wrong word, and one line on standard error says why; 130 interrupted"""
+
+
+def main() -> None:
+    """Report on the folder named on the command line. Exit status 1, with one line, if there is nothing to report."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        console.explain(USAGE)
+        sys.exit(0 if words else 1)
+    try:
+        from wavebase.experiment import config
+
+        if wrong := [word for word in words[1:] if "=" not in word]:
+            raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
+        options = config.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
+        write(Path(words[0]), options)
+    except BrokenPipeError:  # whoever reads it has seen enough; the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        console.complain(f"the report must be writable, got {error}; free space there or give out=FOLDER")
+        sys.exit(1)
+    except ValueError as error:
+        console.complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.complain("interrupted; the same command writes the report anew")
+        sys.exit(130)
+    except Exception as error:  # what a record holds can be wrong in ways that no check names
+        if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
+            raise
+        console.complain(
+            f"{words[0]} must hold runs that wavebase wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
+        )
+        sys.exit(1)
+
 
 if __name__ == "__main__":
     main()

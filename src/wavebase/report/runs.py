@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wavebase import terminal
-from wavebase.records import RecordsError, RunFolder
+from wavebase import console
+from wavebase.records.folder import RecordsError, RunFolder
 
 REPEATS = (
     "seed",
@@ -43,7 +43,7 @@ class Run:
         self.choices: dict[str, str] = (
             {str(k): str(v) for k, v in choices.items()} if isinstance(choices, Mapping) else {}
         )
-        self.verdict = terminal.one_line(str(self.summary.get("verdict", self.status)))[:40]
+        self.verdict = console.one_line(str(self.summary.get("verdict", self.status)))[:40]
         self.ended = self.status in ("done", "diverged", "failed")
 
     def value(self, *path: str) -> float | None:

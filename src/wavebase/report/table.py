@@ -8,7 +8,7 @@ import math
 import statistics
 from typing import Any
 
-from wavebase import terminal
+from wavebase import console
 from wavebase.report.runs import Run
 
 ERROR = "relative_error.final"
@@ -44,7 +44,7 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
     verdicts = statistics.multimode(run.verdict for run in runs)
     share = sum(run.verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
-        "group": terminal.one_line(label),
+        "group": console.one_line(label),
         "runs": len(runs),
         "failed": sum(run.status == "failed" for run in runs),
         "verdict": verdicts[0] + (f" {share}/{len(runs)}" if share < len(runs) else ""),
@@ -125,7 +125,7 @@ def _csv_cell(value: Any) -> Any:
     they are."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = terminal.visible(str(value))[:LONGEST_CELL]
+    text = console.visible(str(value))[:LONGEST_CELL]
     if not text.lstrip().startswith(("=", "+", "-", "@")):
         return text
     try:

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from wavebase.intervals import nmse
 from wavebase.registry import registered
 from wavebase.signals import Signal
+from wavebase.statistics import nmse
 
 
 class Batch(NamedTuple):

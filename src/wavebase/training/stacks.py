@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
-from wavebase.optimizers import AdamL1, GaussNewton, needs_closure
+from wavebase.training.optimizers import AdamL1, GaussNewton, needs_closure
 
 # optimisers that treat every number of a tensor by itself: those of many nets can be one tensor. Of torch's others Adafactor
 # and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.

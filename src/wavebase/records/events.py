@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from wavebase.durable import open_regular
+from wavebase.records.atomic import open_regular
 
 # Charts of TensorBoard's custom scalars: title, and regular expressions that are matched from a tag's beginning.
 CHARTS = {

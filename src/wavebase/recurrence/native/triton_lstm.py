@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.native import build
+from wavebase.recurrence.native import build
 
 log = logging.getLogger("wavebase")
 
@@ -145,7 +145,7 @@ def _shared_memory(device: torch.device) -> int:
 
 @cache
 def _kernels() -> Any:
-    return importlib.import_module("wavebase.native.triton_kernels")
+    return importlib.import_module("wavebase.recurrence.native.triton_kernels")
 
 
 @cache

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
-from wavebase.interruption import Interrupted, Interruption
+from wavebase.training.interruption import Interrupted, Interruption
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent dies
 

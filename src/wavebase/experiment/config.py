@@ -21,7 +21,7 @@ from hydra.errors import CompactHydraException
 
 from wavebase import registry
 from wavebase.probes.verdict import Thresholds
-from wavebase.training import TrainSettings
+from wavebase.training.loop import TrainSettings
 
 
 class ConfigError(CompactHydraException, ValueError):
@@ -67,7 +67,7 @@ class OptimSettings:
     """The keys of every optimiser; all others go to the torch.optim class.
 
     lr: a number; or, if that is null, lr_over_boundary: a fraction of the optimiser's stability boundary, measured at the
-    start (`wavebase.boundaries`).
+    start (`wavebase.theory.boundaries`).
     clip_norm: largest norm of the gradient, null for none. schedule, warmup: see `training.schedule_factor`.
     """
 
@@ -184,7 +184,9 @@ def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., An
     found = registry.lookup(group, path) if isinstance(path, str) else None
     if found is None:
         got = path.removeprefix(root) if isinstance(path, str) else path
-        near = difflib.get_close_matches(str(got), [name.removeprefix(root) for name in registry.names(group)], 1, 0.6)
+        near = difflib.get_close_matches(
+            str(got), [name.removeprefix(root) for name in (*registry.names(group), *registry.MOVED)], 1, 0.6
+        )
         raise ConfigError(
             f"{label} must name what is registered for it, got {got!r}; "
             + (f"did you mean {near[0]}?" if near else f"see conf/{group.partition('.')[0]}")

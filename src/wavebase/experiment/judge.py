@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.assembly import load_net, measure, restored, snapshot
 from wavebase.constructions.construction import Construction
+from wavebase.experiment.build import load_net, measure, restored, snapshot
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
 from wavebase.probes.verdict import judge_run as judge_by_values
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import NORMALISATIONS, normalisation_factor

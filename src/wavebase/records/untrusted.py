@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from wavebase.durable import RecordsError, open_regular
+from wavebase.records.atomic import RecordsError, open_regular
 
 # bytes; ours are a hundredth of it. A configuration of 2^18 takes PyYAML three seconds
 MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**18, 2**23, 2**30, 2**32

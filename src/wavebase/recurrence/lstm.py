@@ -2,7 +2,7 @@
 
 Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
 `lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. It runs
-a compiled kernel for the tensors' device (`wavebase.native`); where there is none, or it cannot be built, the plain loop,
+a compiled kernel for the tensors' device (`wavebase.recurrence.native`); where there is none, or it cannot be built, the plain loop,
 its oracle.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from wavebase.native import lstm as native
-from wavebase.native import triton_lstm
+from wavebase.recurrence.native import lstm as native
+from wavebase.recurrence.native import triton_lstm
 
 GATES = ("input", "forget", "cell", "output")
 GRU_GATES = ("reset", "update", "new")

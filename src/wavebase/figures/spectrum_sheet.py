@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wavebase.analysis.analyze import Report, number
 from wavebase.analysis.nonnormality import pseudospectrum
 from wavebase.analysis.nulls import Quantity
-from wavebase.analysis.report import Report, number
-from wavebase.figures import COLOURS, GREY
+from wavebase.figures.common import COLOURS, GREY
 
 PSEUDOSPECTRUM_UNITS = 128
 LARGE = 40  # units over which single ones are not labelled

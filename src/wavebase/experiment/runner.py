@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from wavebase import boundaries, config, report
-from wavebase.assembly import assemble
-from wavebase.forking import forked
-from wavebase.interruption import Interrupted, Interruption
-from wavebase.native import build
-from wavebase.records import RunFolder
-from wavebase.session import Session
-from wavebase.stacks import saved_bytes
-from wavebase.training import Status, train
+from wavebase.experiment import config, summary
+from wavebase.experiment.build import assemble
+from wavebase.experiment.session import Session
+from wavebase.records.folder import RunFolder
+from wavebase.recurrence.native import build
+from wavebase.theory import boundaries
+from wavebase.training.interruption import Interrupted, Interruption
+from wavebase.training.loop import Status, train
+from wavebase.training.stacks import saved_bytes
+from wavebase.training.workers import forked
 
 log = logging.getLogger("wavebase")
 
@@ -151,7 +152,7 @@ def _prepare(
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
     finished = folder.finished(text)
     if finished is not None:
-        log.info("%s", report.describe(finished, folder.path, short=not single))
+        log.info("%s", summary.describe(finished, folder.path, short=not single))
         log.info("%s was finished before; resume=false runs it anew", folder.path.name)
         return finished
     if cfg.threads is not None:

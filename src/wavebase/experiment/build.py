@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from wavebase import boundaries, config, label_noise
-from wavebase.boundaries import Boundary, Curvatures
-from wavebase.config import ConfigError, RunConfig
 from wavebase.constructions.construction import STATE_NAMES
-from wavebase.optimizers import GaussNewton, needs_closure
+from wavebase.experiment import config
+from wavebase.experiment.config import ConfigError, RunConfig
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
-from wavebase.records import RecordsError, RunFolder
-from wavebase.stored import reason
+from wavebase.records.folder import RecordsError, RunFolder
+from wavebase.records.untrusted import reason
+from wavebase.theory import boundaries, label_noise
+from wavebase.theory.boundaries import Boundary, Curvatures
+from wavebase.training.optimizers import GaussNewton, needs_closure
 
 FITS = 1e-3  # a start whose loss is under this share of the mean predictor's fits its targets
 MOST_DERIVATIVES = 5e7  # of outputs by parameters: beyond, in 400 MB, what label noise costs is not worked out

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wavebase.stacks import Member, program
+from wavebase.training.stacks import Member, program
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Status = Literal["done", "diverged", "interrupted"]

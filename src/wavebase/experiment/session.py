@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavebase import figures, provenance, report, terminal
-from wavebase.assembly import Pieces, measure, snapshot
-from wavebase.config import RunConfig
-from wavebase.optimizers import load_state
+from wavebase import console
+from wavebase.experiment.build import Pieces, measure, snapshot
+from wavebase.experiment.config import RunConfig
+from wavebase.experiment.summary import describe
+from wavebase.figures.common import png
+from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
-from wavebase.records import RunFolder
-from wavebase.stacks import Member, stack_key, stacks_not_because
-from wavebase.training import LearningRate, Status
+from wavebase.records import provenance
+from wavebase.records.folder import RunFolder
+from wavebase.training.loop import LearningRate, Status
+from wavebase.training.optimizers import load_state
+from wavebase.training.stacks import Member, stack_key, stacks_not_because
 
 log = logging.getLogger("wavebase")
 
@@ -205,9 +209,9 @@ class Session:
         folder.close()
         for draw in self.figures:
             if (figure := draw(folder, summary)) is not None:
-                folder.save_figure(draw.__name__, figures.png(figure))
+                folder.save_figure(draw.__name__, png(figure))
         folder.finish(summary)
-        log.info("%s", report.describe(summary, folder.path, short=not self.single))
+        log.info("%s", describe(summary, folder.path, short=not self.single))
         return error["final"]
 
     def _noise(self, error: float) -> dict[str, float] | None:
@@ -234,8 +238,8 @@ class Session:
     def _image(self, tag: str, step: int) -> None:
         weights = self.pieces.net.named_weights()
         if "weight_hh_cell" in weights and self.figures:
-            png = figures.weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
-            self.folder.log_image(tag, step, png)
+            image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
+            self.folder.log_image(tag, step, image)
 
     def _example(self) -> Tensor:
         with torch.no_grad():
@@ -250,7 +254,7 @@ class Session:
         if self.single and sys.stderr.isatty():
             from tqdm import tqdm
 
-            return tqdm(steps, unit="step", leave=False, ncols=min(79, terminal.width(sys.stderr) - 1))
+            return tqdm(steps, unit="step", leave=False, ncols=min(79, console.width(sys.stderr) - 1))
         return _LoggedProgress(steps, self.folder.path.name, lambda: self.values)
 
 

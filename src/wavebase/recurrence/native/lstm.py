@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.native import build
+from wavebase.recurrence.native import build
 
 
 def available() -> bool:

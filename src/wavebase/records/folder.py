@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from wavebase import checkpoints, stored
-from wavebase.durable import Busy, Lock, RecordsError, holder, open_regular, remove_parts, write_whole
-from wavebase.events import Events
+from wavebase.records import checkpoints, untrusted
+from wavebase.records.atomic import Busy, Lock, RecordsError, holder, open_regular, remove_parts, write_whole
+from wavebase.records.events import Events
 
 __all__ = ["Busy", "RecordsError", "RunFolder", "find_runs", "plain", "write_whole"]
 
@@ -59,7 +59,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None if the run is not finished."""
         try:
-            summary = stored.parse_json(stored.read_bytes(self.path / "summary.json", stored.MOST_SUMMARY))
+            summary = untrusted.parse_json(untrusted.read_bytes(self.path / "summary.json", untrusted.MOST_SUMMARY))
         except FileNotFoundError:
             return None
         except RecordsError:
@@ -76,11 +76,11 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """config.yaml as plain containers. Raises RecordsError."""
-        return stored.read_config(self.path / "config.yaml")
+        return untrusted.read_config(self.path / "config.yaml")
 
     def config_bytes(self) -> bytes:
         """config.yaml as it is. Raises RecordsError, or OSError where there is none."""
-        return stored.read_bytes(self.path / "config.yaml", stored.MOST_CONFIG)
+        return untrusted.read_bytes(self.path / "config.yaml", untrusted.MOST_CONFIG)
 
     def finished(self, config_yaml: str) -> dict[str, Any] | None:
         """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
@@ -150,12 +150,12 @@ class RunFolder:
         """Arrays of examples.npz: signal, target, before, after."""
         with open_regular(self.path / "examples.npz", "rb") as file:
             try:
-                stored.check_archive(file)
+                untrusted.check_archive(file)
                 with np.load(file, allow_pickle=False) as arrays:
                     return dict(arrays)
             except Exception as error:  # zipfile and numpy raise many kinds for a broken file
                 raise RecordsError(
-                    f"{self.path}/examples.npz must be readable arrays, got {stored.reason(error)}; remove it, or run again"
+                    f"{self.path}/examples.npz must be readable arrays, got {untrusted.reason(error)}; remove it, or run again"
                 ) from error
 
     # writing
@@ -166,9 +166,9 @@ class RunFolder:
         The events are written anew from the metrics kept, so that no step can appear twice. Raises Busy, with nothing
         written, if another process writes here or has done so since the newest checkpoint was read.
         """
-        if len(config_yaml.encode()) > stored.MOST_CONFIG:
+        if len(config_yaml.encode()) > untrusted.MOST_CONFIG:
             raise RecordsError(
-                f"the configuration must fit into {stored.MOST_CONFIG} bytes, got {len(config_yaml.encode())}; shorten its lists"
+                f"the configuration must fit into {untrusted.MOST_CONFIG} bytes, got {len(config_yaml.encode())}; shorten its lists"
             )
         self._lock = Lock(self.path)
         try:
@@ -305,7 +305,7 @@ class RunFolder:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         try:
-            text = stored.read_bytes(self.path / "metrics.jsonl", stored.MOST_METRICS)
+            text = untrusted.read_bytes(self.path / "metrics.jsonl", untrusted.MOST_METRICS)
         except FileNotFoundError:
             return
         lines = text.split(b"\n")
@@ -313,7 +313,7 @@ class RunFolder:
             if not line:
                 continue
             try:
-                entry = stored.parse_json(line.decode())
+                entry = untrusted.parse_json(line.decode())
             except ValueError as error:
                 if number == len(lines):  # no newline follows: a process was killed while writing it
                     return

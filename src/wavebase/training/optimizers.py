@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, optim
 
-from wavebase.recurrence import plain
+from wavebase.recurrence.lstm import plain
 from wavebase.registry import registered
 
 TRIES = 8  # of one Gauss-Newton step, each with ten times the damping of the one before

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavebase import stored
-from wavebase.durable import RecordsError, open_regular, write_whole
+from wavebase.records import untrusted
+from wavebase.records.atomic import RecordsError, open_regular, write_whole
 
 if TYPE_CHECKING:  # records are read without it where no weights are: it takes a second to import
     import torch
@@ -29,14 +29,14 @@ def load(path: Path) -> dict[str, Any]:
 
     try:
         with open_regular(path, "rb") as file:
-            stored.check_archive(file, checksums=True)  # torch does not look at them
+            untrusted.check_archive(file, checksums=True)  # torch does not look at them
             found = torch.load(file, weights_only=True, map_location="cpu")
         check_tensors(found)
     except RecordsError:
         raise
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same to the user
         raise RecordsError(
-            f"{path} must be a readable checkpoint, got {stored.reason(error)}; delete it to use an older one"
+            f"{path} must be a readable checkpoint, got {untrusted.reason(error)}; delete it to use an older one"
         ) from error
     if not isinstance(found, Mapping):
         raise RecordsError(

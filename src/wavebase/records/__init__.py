@@ -1,0 +1,1 @@
+"""Run folders: the only code that reads or writes them."""

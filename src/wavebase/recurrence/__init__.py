@@ -1,0 +1,1 @@
+"""Recurrences: cells in plain torch operations and their compiled equivalents."""

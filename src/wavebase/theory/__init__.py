@@ -1,0 +1,1 @@
+"""What is known about training before it starts: stability boundaries and the effects of label noise."""
