@@ -66,9 +66,8 @@ def test_all_that_conf_names_is_registered_and_little_else():
             for file in (ROOT / "conf").glob("probe/*.yaml")
             for name in yaml.safe_load(file.read_text()).get(part, [])
         }
-        assert {f"wavebase.{group.replace('probe.', '').replace('measure', 'probes')}.{name}" for name in named} <= set(
-            registry.names(group)
-        )
+        root = f"wavebase.{group.replace('probe.', '').replace('measure', 'probes')}."
+        assert {registry.MOVED.get(root + name, root + name) for name in named} <= set(registry.names(group))
 
 
 def test_a_probe_is_registered_as_one_and_a_figure_as_one():
