@@ -23,17 +23,17 @@ from wavebase.experiment.config import parse
 from wavebase.run import conf_folder
 
 
-def bare_loop(pieces: build.Pieces, node: dict) -> float:
+def bare_loop(components: build.Components, node: dict) -> float:
     """The updates alone, as one would write them in a notebook."""
     cfg = parse(node)
     data = cfg.generator("data")
     began = time.perf_counter()
     for _ in range(cfg.train.steps):
-        inputs, target = pieces.task.sample_batch(cfg.train.batch, data)
-        loss = pieces.task.loss(pieces.net(inputs), target)
-        pieces.optimizer.zero_grad()
+        inputs, target = components.task.sample_batch(cfg.train.batch, data)
+        loss = components.task.loss(components.net(inputs), target)
+        components.optimizer.zero_grad()
         loss.backward()
-        pieces.optimizer.step()
+        components.optimizer.step()
     return time.perf_counter() - began
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     node = OmegaConf.to_container(cfg, resolve=True)
     bare, recorded, once = [], [], []
     for turn in range(5):
-        pieces = build.assemble(parse(node))
-        bare.append(bare_loop(pieces, node))
+        components = build.build_components(parse(node))
+        bare.append(bare_loop(components, node))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / str(turn)
             began = time.perf_counter()

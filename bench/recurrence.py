@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from wavebase.recurrence.lstm import lstm_sequence, plain
 
-Program = tuple[str, int]  # contender and members
+Trainer = tuple[str, int]  # contender and members
 BATCH = 64
-CEILING: Program = ("torch.mm", 1)
+CEILING: Trainer = ("torch.mm", 1)
 CONTENDERS = ("recurrence", "nn.LSTM", "TorchScript, gates packed", "TorchScript, one Linear a gate", "eager loop")
 
 
@@ -186,25 +186,25 @@ def ceiling(T: int) -> Callable[[], object]:
     return products
 
 
-def take_turns(programs: dict[Program, Callable[[], object]], seconds: float) -> dict[Program, list[float]]:
+def take_turns(programs: dict[Trainer, Callable[[], object]], seconds: float) -> dict[Trainer, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
-    for name, program in programs.items():
+    for name, make_trainer in programs.items():
         for _ in range(4):  # TorchScript compiles in its first calls
-            program()
+            make_trainer()
         began = time.perf_counter()
-        program()
+        make_trainer()
         repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
-    times: dict[Program, list[float]] = {name: [] for name in programs}
+    times: dict[Trainer, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
-        for name, program in programs.items():
+        for name, make_trainer in programs.items():
             if repeats[name] > 1:
-                program()
+                make_trainer()
             began = clock()
             for _ in range(repeats[name]):
-                program()
+                make_trainer()
             times[name].append((clock() - began) / repeats[name])
     return times
 

@@ -21,28 +21,29 @@ from pathlib import Path
 import torch
 from recurrence import BATCH, CONTENDERS, one_net, stack_of
 
-from wavebase.recurrence.lstm import _plain_sequence, plain
+from wavebase.recurrence.cells import plain_sequence
+from wavebase.recurrence.lstm import plain
 from wavebase.recurrence.native import triton_lstm
 
 
 def in_turns(programs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
 
-    def once(program: Callable[[], object]) -> float:
+    def once(make_trainer: Callable[[], object]) -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
-        program()
+        make_trainer()
         torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    for program in programs.values():
+    for make_trainer in programs.values():
         for _ in range(4):  # kernels and TorchScript compile in their first calls
-            once(program)
+            once(make_trainer)
     times: dict[str, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
-        for name, program in programs.items():
-            times[name].append(once(program))
+        for name, make_trainer in programs.items():
+            times[name].append(once(make_trainer))
     return times
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     torch.set_default_device("cuda")
     torch.manual_seed(0)
     members, T = chosen.members, chosen.T
-    if not triton_lstm.available(torch.zeros(1, 1, 1), 7 * T, True, _plain_sequence):
+    if not triton_lstm.available(torch.zeros(1, 1, 1), 7 * T, True, plain_sequence):
         sys.exit("the kernel does not run on this device; the warning above says why")
     step = stack_of(members, T)[1]
 

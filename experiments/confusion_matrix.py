@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import wavebase
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions import controls, symmetry
 from wavebase.constructions.alignment import distance
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, pad
@@ -332,7 +332,7 @@ def measure(size: study.Size) -> study.Finding:
     wanted = {label: names for label, (names, _) in [*made.items(), *TRAINED.items()]}
     right = {label: [net.name in wanted[label] for net in nets] for label, nets in judged.items()}
     answers = [answer for each in right.values() for answer in each]
-    accuracy = study.share(sum(answers), len(answers))
+    accuracy = statistics.proportion(sum(answers), len(answers))
     judged |= {label: [by_hand(make, seed) for seed in seeds] for label, make in CURVE.items()}
     every = [net for nets in judged.values() for net in nets]
     near = [
@@ -352,13 +352,13 @@ def measure(size: study.Size) -> study.Finding:
         for label, names in found.items()
     ]
     unmoved = sum(label != "nothing to learn" and name == "unmoved" for label, names in found.items() for name in names)
-    says = f"""Read right: {accuracy[0]:.3f} of {len(answers)} nets (95 % interval {accuracy[1]:.3f} to {accuracy[2]:.3f}). Of {len(intact)}
+    conclusion = f"""Read right: {accuracy[0]:.3f} of {len(answers)} nets (95 % interval {accuracy[1]:.3f} to {accuracy[2]:.3f}). Of {len(intact)}
         nets within 1e-3 of the algorithm and with their mechanism intact {sum(net.name in LOST for net in intact)} were called drifted or
         broken; {unmoved} were falsely called unmoved; of {len(named)} nets with one oscillator changed {sum(named)} verdicts name
         its bin. {calibration(size)}"""
-    silent = """Controls are cases that are clear beforehand. Between them (rows without a right answer: a displacement of a few
+    limitations = """Controls are cases that are clear beforehand. Between them (rows without a right answer: a displacement of a few
         thousandths to a few hundredths of every weight's unit) there is no truth to compare with, and the thresholds decide."""
-    return study.Finding("How far the verdict can be trusted", rows, says, silent, picture(wanted, found))
+    return study.Finding("How far the verdict can be trusted", rows, conclusion, limitations, picture(wanted, found))
 
 
 def bins_named(net: Judged) -> set[int]:

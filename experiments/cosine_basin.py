@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wavebase import study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 SCALES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)  # bins
 SIZES, SEEDS = (16, 64, 256), range(6)
@@ -25,7 +25,7 @@ OVERRIDES = (
     f"seed={','.join(map(str, SEEDS))}",
     "train.steps=400",
     "train.batch=32",
-    *study.BRIEF,
+    *study.FAST_OVERRIDES,
 )
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     for ax in (left, right):
         ax.grid(alpha=0.25)
         ax.legend(fontsize=9)
-    write_whole(study.FOLDER / "cosine_basin" / "basin.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_basin" / "basin.png", lambda file: file.write(common.png(figure)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from wavebase import study
 from wavebase.figures import common
 from wavebase.models.cosine import cosine_transform
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import dct_frequencies, sample_amplitudes
 
@@ -51,7 +51,7 @@ def main() -> None:
     ax.set_xticks([], minor=True)
     ax.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    write_whole(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(common.png(figure)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from wavebase import study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 N, SEEDS = 64, range(3)
 FEWER = (8, 16, 32, 48, 64)
@@ -21,7 +21,7 @@ OVERRIDES = (
     f"seed={','.join(map(str, SEEDS))}",
     "train.steps=2000",
     "train.batch=32",
-    *study.BRIEF,
+    *study.FAST_OVERRIDES,
 )
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     ax.set_title(f"Fewer frequencies than samples, N = {N}: median and range over {len(SEEDS)} seeds", fontsize=11)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=9)
-    write_whole(study.FOLDER / "cosine_fewer" / "fewer.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_fewer" / "fewer.png", lambda file: file.write(common.png(figure)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ OVERRIDES = (
     "seed=0,1,2",
     "train.steps=200",
     "train.batch=32",
-    *study.BRIEF,
+    *study.FAST_OVERRIDES,
 )
 
 

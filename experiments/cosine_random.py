@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from wavebase import study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 SIZES, SEEDS = (8, 16, 32, 64), range(6)
 OVERRIDES = (
@@ -21,7 +21,7 @@ OVERRIDES = (
     f"seed={','.join(map(str, SEEDS))}",
     "train.steps=4000",
     "train.batch=32",
-    *study.BRIEF,
+    *study.FAST_OVERRIDES,
 )
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     left.set_title("x untied, o tied; a point is a seed, the line the median", fontsize=11)
     right.set(xlabel="a2 a4 at the start (exact: 2)")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    write_whole(study.FOLDER / "cosine_random" / "random.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_random" / "random.png", lambda file: file.write(common.png(figure)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from wavebase import study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 N, SEEDS = 64, range(4)
 SCALES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0)  # bins
@@ -22,7 +22,7 @@ OVERRIDES = (
     f"seed={','.join(map(str, SEEDS))}",
     "train.steps=400",
     "train.batch=32",
-    *study.BRIEF,
+    *study.FAST_OVERRIDES,
 )
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     ax.set_title(f"Tied against untied, N = {N}: median and range over {len(SEEDS)} seeds", fontsize=11)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=9)
-    write_whole(study.FOLDER / "cosine_tied" / "tied.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_tied" / "tied.png", lambda file: file.write(common.png(figure)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wavebase import console, study
+from wavebase import console, formatting, study
 
 STUDIES = (
     "confusion_matrix",
@@ -62,11 +62,11 @@ def section(name: str, record: dict) -> str:
 
 ![{record["title"]}](pictures/{name}.png)
 
-{study.table(record["rows"], markdown=True)}
+{formatting.text_table(record["rows"], markdown=True)}
 
-**What it says.** {record["says"]}
+**What it says.** {record["conclusion"]}
 
-**What it does not say.** {record["silent"]}
+**What it does not say.** {record["limitations"]}
 """
 
 
@@ -88,10 +88,10 @@ def main() -> None:
         record = json.loads((folder / "finding.json").read_text())
         seconds += record["processor_seconds"]
         picture = Image.open(folder / "figure.png").convert("RGB").quantize(64)  # a third of the size
-        folder.write_whole(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
+        folder.atomic_write(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
         page += section(name, record)
     head = f"{HEAD}\nAll studies together took {seconds / 60:.0f} minutes of processor time.\n"
-    folder.write_whole(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
+    folder.atomic_write(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
     print(f"docs/findings.md: {len(STUDIES)} studies, {seconds / 60:.1f} minutes of processor time")
 
 

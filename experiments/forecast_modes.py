@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from wavebase import study
 from wavebase.experiment import build
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence import lstm
 
@@ -47,9 +47,9 @@ def main(folder: RunFolder) -> None:
     torch.set_num_threads(1)
     nets = {}
     for at in (0, -1):
-        _, pieces = build.restored(folder, at)
-        nets[at] = pieces.net
-    task = pieces.task
+        _, components = build.load_run(folder, at)
+        nets[at] = components.net
+    task = components.task
     drawn = task.signal.draw(SIGNALS, task.lookback, torch.Generator().manual_seed(1))
     past = drawn.signal.to(task.dtype)
     trained, start = modes(nets[-1], past), modes(nets[0], past)
@@ -96,7 +96,7 @@ def main(folder: RunFolder) -> None:
     right.grid(alpha=0.25)
     right.legend(fontsize=9)
     figure.suptitle(f"Modes of the free-running {folder.path.name.split('-')[0]} after its lookback")
-    write_whole(
+    atomic_write(
         study.FOLDER / "forecast_modes" / f"{folder.path.name}.png", lambda file: file.write(common.png(figure))
     )
 

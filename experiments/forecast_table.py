@@ -24,7 +24,7 @@ from wavebase.experiment import build
 from wavebase.figures import common
 from wavebase.figures import forecast as pictures
 from wavebase.models import toeplitz
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.signals.harmonics import Drawn, sinusoids
 from wavebase.statistics import nmse, paired_difference
@@ -53,14 +53,14 @@ def setting(folder: RunFolder) -> str | None:
 
 def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
     """A run's squared errors on its held-out signals, or on others."""
-    cfg, pieces = build.restored(folder)
-    task = pieces.task
+    cfg, components = build.load_run(folder)
+    task = components.task
     generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
     drawn = task.signal.draw(signals or len(task.held_out["training"].target), task.lookback + task.horizon, generator)
     x = drawn.signal.to(task.dtype)
     began = time.process_time()
     with torch.no_grad():
-        forecast = torch.cat([pieces.net(part) for part in x[:, : task.lookback].split(500)])
+        forecast = torch.cat([components.net(part) for part in x[:, : task.lookback].split(500)])
     seconds = (time.process_time() - began) / len(x)
     future = drawn.signal[:, task.lookback :]
     return {
@@ -71,7 +71,7 @@ def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
         "drawn": drawn,
         "oracle": (oracle(drawn, task.lookback) - future).square(),
         "microseconds": 1e6 * seconds,
-        "parameters": sum(p.numel() for p in pieces.net.parameters()),
+        "parameters": sum(p.numel() for p in components.net.parameters()),
     }
 
 
@@ -116,15 +116,15 @@ def main() -> None:
         out = study.FOLDER / "forecast_table"
         curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
         for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
-            write_whole(out / f"{name}.png", lambda file, figure=figure: file.write(common.png(figure)))
+            atomic_write(out / f"{name}.png", lambda file, figure=figure: file.write(common.png(figure)))
         text = ["variable,forecaster,at,nmse,low,high"] + [
             f"{variable},{name},{place},{','.join(f'{v:.5g}' for v in interval)}"
             for variable, by_name in curves.items()
             for name, series in by_name.items()
             for place, interval in zip(*series, strict=True)
         ]
-        write_whole(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
-        write_whole(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
+        atomic_write(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
+        atomic_write(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
     print("\n".join(lines))
 
 

@@ -55,7 +55,7 @@ def _spread(finals: list[dict[str, float]], key: str) -> str:
 def _references(run: study.Run) -> dict[str, dict[str, tuple[float, float]]]:
     """What the references make of the very data of a run."""
     cfg = config.parse(run.folder.config())
-    task = build.assemble(cfg, learning_rate=1.0).task
+    task = build.build_components(cfg, learning_rate=1.0).task
     return {name: task.reference_errors(name) for name in SETS}
 
 

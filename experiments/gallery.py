@@ -27,7 +27,7 @@ from PIL import Image
 
 from wavebase import console
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
 from wavebase.report.runs import Run
 
@@ -222,7 +222,7 @@ def section(system: System) -> str:
     name, picture = f"docs/pictures/gallery_{system.page}.png", system.picture()
     content = picture.read_bytes() if isinstance(picture, Path) else common.png(picture)
     small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)  # half the size
-    write_whole(Path(name), lambda file: small.save(file, "png"))
+    atomic_write(Path(name), lambda file: small.save(file, "png"))
     commands = "\n".join(f"wavebase {command}" for command in system.commands)
     result = textwrap.fill(
         f"{' '.join(system.result().split())} [More](docs/{system.page}.md).", 120, break_long_words=False
@@ -250,12 +250,12 @@ def main() -> None:
     for command, small in (pair for system in SYSTEMS for pair in system.commands.items()):
         execute(shlex.split(f"{command} {small}" if tiny else command))
     page = filled("".join(section(system) for system in SYSTEMS))
-    write_whole(Path("README.md"), lambda file: file.write(page.encode()))
+    atomic_write(Path("README.md"), lambda file: file.write(page.encode()))
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, RuntimeError) as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         sys.exit(1)

@@ -14,7 +14,7 @@ from scipy import stats
 from wavebase import study
 from wavebase.experiment import build
 from wavebase.figures import common
-from wavebase.theory import label_noise
+from wavebase.theory import gauss_newton, label_noise
 from wavebase.theory.label_noise import NoiseLaw, UpdateRule
 
 OTHERS = {  # label: the words that make it
@@ -39,19 +39,19 @@ class Predicted:
     """The law for runs of one T, from the curvature at their common start."""
 
     def __init__(self, run: study.Run, sequences: int):
-        cfg, pieces = build.restored(run.folder, 0)
-        signal = pieces.task.sample_batch(sequences, torch.Generator().manual_seed(1)).input
+        cfg, components = build.load_run(run.folder, 0)
+        signal = components.task.sample_batch(sequences, torch.Generator().manual_seed(1)).input
         self.matrix, self.held_out = (
-            label_noise.gauss_newton(pieces.net, pieces.trained, x)
-            for x in (signal, pieces.task.held_out["training"].input)
+            gauss_newton.gauss_newton(components.net, components.trained, x)
+            for x in (signal, components.task.held_out["training"].input)
         )
-        self.fit = torch.cat([weight.detach().flatten() for weight in pieces.trained.values()])
-        self.count = cfg.train.batch * pieces.task.held_out["training"].target[0].numel()
+        self.fit = torch.cat([weight.detach().flatten() for weight in components.trained.values()])
+        self.count = cfg.train.batch * components.task.held_out["training"].target[0].numel()
 
     def error(self, run: study.Run, steps: Sequence[int]) -> float:
         """The rms over steps of the relative error of a run with these settings."""
-        _, pieces = build.restored(run.folder, 0)
-        task, rule = pieces.task, UpdateRule.of(pieces.optimizer)
+        _, components = build.load_run(run.folder, 0)
+        task, rule = components.task, UpdateRule.of(components.optimizer)
         law = NoiseLaw.of(
             self.matrix, rule, task.label_noise, self.count, task.baselines["zero"], self.fit, self.held_out
         )
@@ -59,10 +59,10 @@ class Predicted:
 
     def share_of_boundary(self, run: study.Run) -> float:
         """The run's rate over the largest stable one; of an adaptive rule for the step sizes that it comes to."""
-        _, pieces = build.restored(run.folder, 0)
-        rule, matrix = UpdateRule.of(pieces.optimizer), self.matrix
+        _, components = build.load_run(run.folder, 0)
+        rule, matrix = UpdateRule.of(components.optimizer), self.matrix
         if rule.adaptive:
-            noise, power = pieces.task.label_noise, pieces.task.baselines["zero"]
+            noise, power = components.task.label_noise, components.task.baselines["zero"]
             factors = label_noise.adaptive_scale(matrix, rule, noise, self.count, power)
             matrix = matrix.scaled(factors)
         return matrix.eigenvalues[0].item() / rule.boundary
@@ -132,15 +132,15 @@ def texts(rows: list[dict], plain: int, seeds: int, steps: int) -> tuple[str, st
     held = [row for row in rows[plain:] if abs(row["ratio"] - 1) <= 0.05]
     failed = [row for row in rows[plain:] if not abs(row["ratio"] - 1) <= 0.05]
     named = "; ".join(f"{row['optimiser']} ({row['ratio']:.2f})" for row in failed) or "none"
-    says = f"""The law has no fitted number: curvature at the start, rate, noise, batch. Plain descent, over {len({row["T"] for row in rows})} windows,
+    conclusion = f"""The law has no fitted number: curvature at the start, rate, noise, batch. Plain descent, over {len({row["T"] for row in rows})} windows,
     rates and noises: predicted over measured is {min(found):.3f} to {max(found):.3f}, within 3 % in {sum(abs(r - 1) <= 0.03 for r in found)} of {plain} settings,
     median {np.median(found):.3f} ({seeds} seeds each, intervals of the rows by Student's t). Its extensions hold to 5 % for {len(held)} of {len(rows) - plain} other
     settings: {"; ".join(f"{row['optimiser']} ({row['ratio']:.2f})" for row in held) or "none"}. They fail for: {named}."""
-    silent = f"""The law is linear in the distance from the fit and holds S, p and the eigenvectors at the start: it does not see the slow drift
+    limitations = f"""The law is linear in the distance from the fit and holds S, p and the eigenvectors at the start: it does not see the slow drift
     along directions without curvature ({steps} to {3 * steps} steps are short for that), decay along them, nor the
     scatter of what an adaptive optimiser divides by.
     Errors are of 128 held-out sequences, and the prediction is for these."""
-    return says, silent
+    return conclusion, limitations
 
 
 def picture(points: dict[int, tuple[list[float], list[float]]], others: list[dict]) -> Figure:

@@ -10,7 +10,7 @@ Their protocol: Adam at 1e-4, 1000 epochs of one full batch.
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.figures import common
 
 STARTS = {  # label: the words that make it
@@ -51,10 +51,10 @@ def measure(size: study.Size) -> study.Finding:
             settings = {"none": REGULARISERS["none"]}
         for label, optimiser in settings.items():
             runs = size.sweep(*words.split(), *optimiser.split(), *shared)
-            ends = study.median(study.final_errors(runs))
+            ends = statistics.median(study.final_errors(runs))
             begin = float(np.median([run.value("relative_error", "initial") for run in runs]))
             far = [run.value("probes", "final", "position/distance") for run in runs]
-            apart = study.median([np.inf if value is None else value for value in far])[0]
+            apart = statistics.median([np.inf if value is None else value for value in far])[0]
             found[start, label] = ends, apart, study.counted([run.verdict for run in runs])
             table = [run.folder.metrics()["error/training"] for run in runs]
             at = max((steps for steps, _ in table), key=len)
@@ -96,12 +96,12 @@ def measure(size: study.Size) -> study.Finding:
         f"{start}, {label}: {ends[0]:.2g} ({ends[1]:.2g} to {ends[2]:.2g}), distance {apart:.2g}, {verdicts}"
         for (start, label), (ends, apart, verdicts) in found.items()
     )
-    says = f"""{steps} epochs of one batch of 64 windows, Adam at 1e-4, {seeds} seeds, T = {T}; held-out errors at the end, median with
+    conclusion = f"""{steps} epochs of one batch of 64 windows, Adam at 1e-4, {seeds} seeds, T = {T}; held-out errors at the end, median with
     95 % interval, distance in units, and verdicts (predicting zero: 1): {told}. So the same protocol keeps or
     loses one and the same algorithm by its coordinates and its regulariser."""
-    silent = """Their nets read formal languages, ours a spectrum: the protocol is theirs, the task is not. Seeds differ in the
+    limitations = """Their nets read formal languages, ours a spectrum: the protocol is theirs, the task is not. Seeds differ in the
     training set, and for random starts in the weights. One strength of each regulariser, one rate."""
-    return study.Finding("Perfect starts under a published protocol", rows, says, silent, figure)
+    return study.Finding("Perfect starts under a published protocol", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

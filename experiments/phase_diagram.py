@@ -12,12 +12,13 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.figures import common
 from wavebase.models.spectral import SpectralLSTM
-from wavebase.theory.label_noise import GaussNewton, UpdateRule, decay_bias, enough, gauss_newton, stationary_error
+from wavebase.theory.gauss_newton import GaussNewton, enough, gauss_newton
+from wavebase.theory.label_noise import UpdateRule, decay_bias, stationary_error
 
 BATCH = 64
 
@@ -79,7 +80,7 @@ def measure(size: study.Size) -> study.Finding:
     words: dict[tuple[int, int], str] = {}
     for (row, (decay, noise)), (column, rate) in product(enumerate(product(decays, noises)), enumerate(rates)):
         members = cells[decay, noise, rate]
-        error, low, high = study.median([measured(run) for run in members])
+        error, low, high = statistics.median([measured(run) for run in members])
         expected = law.error(members[0].value("optim", "lr"), noise, decay, 3 * steps // 4)
         name = Counter(run.verdict for run in members).most_common(1)[0][0]
         names[decay, noise, rate] = name
@@ -112,12 +113,12 @@ def measure(size: study.Size) -> study.Finding:
         return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
     with_decay = f"; with decay {min(decayed):.2f} to {max(decayed):.2f} times" if decayed else ""
-    says = f"""{steps} steps of SGD from the exact start, T = {T}, {seeds} seeds a cell. Below the boundary and without decay the measured error
+    conclusion = f"""{steps} steps of SGD from the exact start, T = {T}, {seeds} seeds a cell. Below the boundary and without decay the measured error
     (an rms over the second half) is {min(ratios):.2f} to {max(ratios):.2f} times what the law predicts{with_decay}. Verdicts there: {told(stable)};
     at the largest decay, {max(decays):g}: {told(under)}; above the boundary: {told(beyond)}."""
-    silent = f"""The law is that of small steps about the exact net: it knows no slow drift, and its boundary is that of the start. {steps} steps
+    limitations = f"""The law is that of small steps about the exact net: it knows no slow drift, and its boundary is that of the start. {steps} steps
     are short: what decay of a small weight and slow drift do later is not seen. With {seeds} seeds an interval is their range."""
-    return study.Finding("Noise, rate and decay", rows, says, silent, figure)
+    return study.Finding("Noise, rate and decay", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

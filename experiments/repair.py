@@ -13,11 +13,11 @@ import torch
 from matplotlib.figure import Figure
 
 import wavebase
-from wavebase import study
+from wavebase import formatting, statistics, study
 from wavebase.constructions.construction import STATE_NAMES, Construction
 from wavebase.figures import common
 from wavebase.probes.position import Subspaces, subspaces
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 EVERYWHERE = "all"  # directions of every trained weight; the others lie in parts of weight space
 PARTS = ("visible", "gauge", "null")
@@ -53,17 +53,17 @@ def displaced(start: Construction, vector: torch.Tensor, distance: float) -> dic
     """The start's weights moved along a unit vector by so much of their own norm, both in units."""
     names = list(start.weights)
     theta = torch.cat([(start.weights[name] / start.unit_scale[name]).flatten() for name in names])
-    pieces = (distance * theta.norm() * vector).split([start.weights[name].numel() for name in names])
+    components = (distance * theta.norm() * vector).split([start.weights[name].numel() for name in names])
     return {
         name: start.weights[name] + (piece.view_as(start.weights[name]) * start.unit_scale[name])
-        for name, piece in zip(names, pieces, strict=True)
+        for name, piece in zip(names, components, strict=True)
     }
 
 
 def middle(runs: list[study.Run], when: str, tag: str) -> tuple[float, float, float]:
     """Median and interval of a probe's value; infinite where there is none."""
     values = [run.value("probes", when, tag) for run in runs]
-    return study.median([np.inf if value is None else value for value in values])
+    return statistics.median([np.inf if value is None else value for value in values])
 
 
 def trained(
@@ -100,7 +100,7 @@ def measure(size: study.Size) -> study.Finding:
             for distance in far if kind == EVERYWHERE else aside:
                 path = size.folder / "starts" / f"{kind}_{distance}_{seed}.pt"
                 weights = displaced(start, vector, distance)
-                write_whole(path, lambda file, weights=weights: torch.save(weights, file))
+                atomic_write(path, lambda file, weights=weights: torch.save(weights, file))
                 (everywhere if kind == EVERYWHERE else within)[str(path)] = kind, distance
     names = list(OPTIMISERS)[:: size.pick(tiny=4, fast=1, full=1)]
     groups = trained(size, T, everywhere, {name: OPTIMISERS[name] for name in names})
@@ -116,10 +116,10 @@ def measure(size: study.Size) -> study.Finding:
             {
                 "with": optimiser if kind == EVERYWHERE else f"{optimiser}, {kind}",
                 "far": distance,
-                "was": study.brief(now["error"][0][0]),
-                "error": "{} ({}-{})".format(*map(study.brief, now["error"][1])),
-                **{name: study.brief(now[name][1][0]) for name in ("stream", "masked")},
-                "apart": study.brief(now["distance"][1][0]),
+                "was": formatting.brief(now["error"][0][0]),
+                "error": "{} ({}-{})".format(*map(formatting.brief, now["error"][1])),
+                **{name: formatting.brief(now[name][1][0]) for name in ("stream", "masked")},
+                "apart": formatting.brief(now["distance"][1][0]),
                 "mostly": Counter(run.verdict for run in runs).most_common(1)[0][0],
             }
         )
@@ -166,13 +166,13 @@ def measure(size: study.Size) -> study.Finding:
         for name, kind, d in found
         if name == "SGD" and kind != EVERYWHERE
     )
-    says = f"""Of {len(parts.live)} weights {int(parts.live.sum())} are felt; {len(parts.visible)} directions are visible, {len(parts.gauge)} more are symmetries. Medians of {seeds} displacements,
+    conclusion = f"""Of {len(parts.live)} weights {int(parts.live.sum())} are felt; {len(parts.visible)} directions are visible, {len(parts.gauge)} more are symmetries. Medians of {seeds} displacements,
     errors before and after training. All weights displaced: {repaired}. What one window does not show, at {shown:g}: {structure}.
     Within the parts, by SGD: {by_part}. Descent repairs the function that it is shown, not the algorithm."""
-    silent = f"""Distances are relative, in unit-scaled coordinates, before the nearest symmetric copy is looked for; parts are those of first
+    limitations = f"""Distances are relative, in unit-scaled coordinates, before the nearest symmetric copy is looked for; parts are those of first
     order. SGD and momentum have half their boundary at the displaced start, Adam 1e-3; L-BFGS and Gauss-Newton take few,
     dear steps on a fixed set, so steps do not compare. With {seeds} displacements each an interval is their range."""
-    return study.Finding("What is repaired", rows, says, silent, figure)
+    return study.Finding("What is repaired", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

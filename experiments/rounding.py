@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import wavebase
-from wavebase import study
+from wavebase import formatting, statistics, study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 
 def quantised(values: Tensor, bits: int) -> Tensor:
@@ -42,7 +42,7 @@ ROUNDINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 def errors(runs: list[study.Run], when: str, tag: str) -> tuple[float, float, float]:
     """Median and interval of an error over seeds; infinite where there is none."""
     values = [run.value("probes", when, tag) for run in runs]
-    return study.median([np.inf if value is None else value for value in values])
+    return statistics.median([np.inf if value is None else value for value in values])
 
 
 def measure(size: study.Size) -> study.Finding:
@@ -57,7 +57,7 @@ def measure(size: study.Size) -> study.Finding:
         for label, rounded in chosen.items():
             weights = {name: rounded(weight, exact.unit_scale[name]) for name, weight in exact.weights.items()}
             path = size.folder / "starts" / f"{label.replace(', ', '_').replace(' ', '_')}_{T}.pt"
-            write_whole(path, lambda file, weights=weights: torch.save(weights, file))
+            atomic_write(path, lambda file, weights=weights: torch.save(weights, file))
             files[str(path)], verdicts[label] = label, wavebase.verdict(weights, exact).name
         runs = size.sweep(
             f"T={T}", f"model.start_from={','.join(files)}", f"seed=range(0,{seeds})", f"train.steps={steps}",
@@ -75,10 +75,10 @@ def measure(size: study.Size) -> study.Finding:
                 {
                     "T": T,
                     "weights in": label,
-                    "error": study.brief(before[0]),
-                    "stream": study.brief(streaming),
+                    "error": formatting.brief(before[0]),
+                    "stream": formatting.brief(streaming),
                     "verdict": verdicts[label],
-                    "trained": "{} ({}-{})".format(*map(study.brief, after)),
+                    "trained": "{} ({}-{})".format(*map(formatting.brief, after)),
                     "then": max({r.verdict for r in members}, key=[r.verdict for r in members].count),
                 }
             )
@@ -105,12 +105,12 @@ def measure(size: study.Size) -> study.Finding:
         f"{label} {', '.join(f'{found[T, label][2]:.1g} to {found[T, label][3]:.1g}' for T in lengths)}"
         for label in chosen
     )
-    says = f"""Exact float64 weights, rounded, then {steps} steps of SGD at half the boundary there, fresh data, no noise; errors at
+    conclusion = f"""Exact float64 weights, rounded, then {steps} steps of SGD at half the boundary there, fresh data, no noise; errors at
     T = {", ".join(map(str, lengths))}, medians of {seeds} seeds (predicting zero: 1): {told}. On a stream of windows, before and after: {streams}."""
-    silent = """Only the stored weights are rounded; the arithmetic stays in float64. At T = 4 all weights but those of saturated gates are powers of two,
+    limitations = """Only the stored weights are rounded; the arithmetic stays in float64. At T = 4 all weights but those of saturated gates are powers of two,
     so that float32 and bfloat16 change nothing there. A grid is one a tensor, its end the largest
     weight: finer ones exist. Verdicts in brackets are of the rounded net; seeds are of the training data, for rounding has none."""
-    return study.Finding("Rounded weights", rows, says, silent, figure)
+    return study.Finding("Rounded weights", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 from tensorboard import program
 
 from wavebase import console
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -98,7 +98,7 @@ class Browser:
     def photograph(self, name: str) -> None:
         """docs/pictures/<name>.png."""
         content = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
-        write_whole(PICTURES / f"{name}.png", lambda file: file.write(content))
+        atomic_write(PICTURES / f"{name}.png", lambda file: file.write(content))
 
 
 def run(words: str) -> None:
@@ -154,5 +154,5 @@ if __name__ == "__main__":
     try:
         main()
     except (RuntimeError, OSError) as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         sys.exit(1)

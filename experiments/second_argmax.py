@@ -20,10 +20,10 @@ from torch.func import stack_module_state
 
 from wavebase import analyze, console
 from wavebase.models.relu_rnn import build
-from wavebase.records.folder import write_whole
-from wavebase.recurrence.lstm import relu_states
+from wavebase.records.atomic import atomic_write
+from wavebase.recurrence.cells import relu_states
 from wavebase.tasks.order_statistic import answer
-from wavebase.training.loop import schedule_factor
+from wavebase.training.schedule import schedule_factor
 
 T, HIDDEN = 10, 16
 
@@ -95,7 +95,7 @@ def train(folder: Path, steps: int, batch: int, nets: int, saves: int, candidate
                 "step": step,
                 "batch": batch,
             }
-            write_whole(folder / f"step_{step:08d}.pt", lambda file, state=state: torch.save(state, file))
+            atomic_write(folder / f"step_{step:08d}.pt", lambda file, state=state: torch.save(state, file))
         for group in optimizer.param_groups:
             group["lr"] = 0.04 / HIDDEN**0.5 * schedule_factor("exponential", step, steps, 1 / 64)
         n = len(weights["weight_hh"])

@@ -18,7 +18,7 @@ from wavebase.experiment import build
 from wavebase.figures import common, curves
 from wavebase.probes import mechanism
 from wavebase.spectrum import power_spectrum
-from wavebase.theory import label_noise, slow_drift
+from wavebase.theory import gauss_newton, slow_drift
 from wavebase.theory.label_noise import UpdateRule
 
 WINDOWS = 20  # of the stream that shows what one window does not
@@ -37,21 +37,21 @@ class Start:
     """The common start of runs: what the theory needs to know of it, and what can be read of weights beside it."""
 
     def __init__(self, run: study.Run, sequences: int):
-        self.cfg, pieces = build.restored(run.folder, 0)
-        self.pieces, self.construction, self.T = pieces, pieces.net.construction, pieces.net.T
+        self.cfg, components = build.load_run(run.folder, 0)
+        self.components, self.construction, self.T = components, components.net.construction, components.net.T
         generator = torch.Generator().manual_seed(1)
-        signal = pieces.task.sample_batch(sequences, generator).input
-        self.matrix = label_noise.gauss_newton(pieces.net, pieces.trained, signal)
-        self.third = slow_drift.third_derivatives(pieces.net, pieces.trained, signal, self.matrix.eigenvectors)
-        self.count = self.cfg.train.batch * pieces.task.held_out["training"].target[0].numel()
-        self.theta = {name: weight.detach().clone() for name, weight in pieces.trained.items()}
-        self.stream = pieces.task.signal.sample(64, WINDOWS * self.T, generator)
+        signal = components.task.sample_batch(sequences, generator).input
+        self.matrix = gauss_newton.gauss_newton(components.net, components.trained, signal)
+        self.third = slow_drift.third_derivatives(components.net, components.trained, signal, self.matrix.eigenvectors)
+        self.count = self.cfg.train.batch * components.task.held_out["training"].target[0].numel()
+        self.theta = {name: weight.detach().clone() for name, weight in components.trained.items()}
+        self.stream = components.task.signal.sample(64, WINDOWS * self.T, generator)
 
     def displacement(self, run: study.Run, steps: int) -> torch.Tensor:
         """The theory's mean displacement for a run's rule and noise."""
-        _, pieces = build.restored(run.folder, 0)
-        noise, power = pieces.task.label_noise, pieces.task.baselines["zero"]
-        rule = UpdateRule.of(pieces.optimizer)
+        _, components = build.load_run(run.folder, 0)
+        noise, power = components.task.label_noise, components.task.baselines["zero"]
+        rule = UpdateRule.of(components.optimizer)
         return slow_drift.mean_displacement(self.matrix, self.third, rule, noise, self.count, power, steps)
 
     def damping(self, moved: torch.Tensor) -> float:
@@ -209,8 +209,8 @@ def measure(size: study.Size) -> study.Finding:
     if also:
         found |= {f"{name} at T = {longer}": power for name, power in exponents(also, top).items()}
     heard = starts[T].blocks(main[top])
-    says, silent = texts(rows, ratios, found, heard, steps, seeds, compared)
-    return study.Finding("The slow drift", rows, says, silent, picture(main, starts[T], top, steps))
+    conclusion, limitations = texts(rows, ratios, found, heard, steps, seeds, compared)
+    return study.Finding("The slow drift", rows, conclusion, limitations, picture(main, starts[T], top, steps))
 
 
 def texts(
@@ -227,18 +227,18 @@ def texts(
     along = [f"{share:.3f} +- {error:.3f} (T = {T}, {label})" for T, label, _, share, error in ratios]
     changed = [row for row in rows if not row["setting"].startswith("SGD")]
     worst = max((row for row in rows if row["setting"].startswith("SGD")), key=lambda row: row["damping"])
-    says = f"""Descent under noise keeps the function that it is trained on and slowly takes the algorithm apart. After {steps} steps of
+    conclusion = f"""Descent under noise keeps the function that it is trained on and slowly takes the algorithm apart. After {steps} steps of
     {worst["setting"]} at T = {worst["T"]} one window errs {worst["window"]:.2g}, and the twentieth of a stream {worst["20th"]:.2g}: the oscillators' |lambda| has
     shrunk by {worst["damping"]:.2g} (+- {worst["+-"]:.1g}) in the mean over modes and {seeds} runs. It grows with powers, and 95 % intervals, of {powers}; theory has 2, 2 and 1. The theory has no fitted
     number: measured over predicted damping is {min(r[2] for r in ratios):.2f} to {max(r[2] for r in ratios):.2f}; of the weights' mean displacement along
     its part without curvature {"; ".join(along)}, with standard errors over {seeds} runs. Most of the mean displacement lies in
     {"; ".join(f"{name} ({100 * share:.0f} %)" for name, share in heard)}. At rate and noise {compared[0]:g} and {compared[1]:g}:
     {"; ".join(f"{row['setting']} {row['damping']:.2g} (20th window {row['20th']:.2g})" for row in changed)}."""
-    silent = """The theory is that of the start: once the drift has changed curvature and cloud, speeds change too. Damping is the mean
+    limitations = """The theory is that of the start: once the drift has changed curvature and cloud, speeds change too. Damping is the mean
     of -log |lambda| over all modes, silent ones included, with standard errors over runs. Streams see what one window
     does not, so theirs is another loss with another boundary; batch times windows is nearly that of the other runs. Adam and decay
     have no theory here: decay pulls on oscillators by itself, as the row without noise shows."""
-    return says, silent
+    return conclusion, limitations
 
 
 def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> Figure:

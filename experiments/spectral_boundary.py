@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import optim
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.figures import common
@@ -135,7 +135,7 @@ def left(losses: list[float], steps: int) -> bool:
 
 def told(cases: list[bool]) -> str:
     """A share with its interval and number."""
-    return "{:.2f} ({:.2f}-{:.2f})".format(*study.share(sum(cases), len(cases)))
+    return "{:.2f} ({:.2f}-{:.2f})".format(*statistics.proportion(sum(cases), len(cases)))
 
 
 def measure(size: study.Size) -> study.Finding:
@@ -224,17 +224,17 @@ def measure(size: study.Size) -> study.Finding:
         for label, (*_, first) in found.items()
         if first[0]
     )
-    says = f"""Boundaries are measured at each start. In at least 95 % of cases runs below 0.9 of theirs stay and those above 1.1 leave for
+    conclusion = f"""Boundaries are measured at each start. In at least 95 % of cases runs below 0.9 of theirs stay and those above 1.1 leave for
     {", ".join(good) or "none"}; not so for {", ".join(bad) or "none"}. That is the linear map's: displaced by {FURTHER:g} of each unit
     instead, T = {lengths[-1]}, Adam with v held stays below 0.9 in {told(further)} of cases, because where v is 0 a gradient of second order is divided
     by eps alone. First steps of adaptive methods that raise the loss, by the side of
     their first-step boundary on which the rate lies: {steps_up}. Under label noise {NOISE}, {3 * steps} steps from the exact start, the median error at {", ".join(f"{f:g}" for f in wide)} of the
     boundary is {"; ".join(f"{name} {', '.join(f'{e:.2g}' for e in errors)}" for name, errors in noisy.items())}. So the boundary of an
     adaptive method is that of its linear map with v as it is; v free, what leaves enlarges v and with it its boundary: there is no cliff."""
-    silent = f"""Left means that a loss of the last third of {steps} steps exceeds the first one, or any {GONE:g} times it. Starts are moved by {MOVED:g} of each unit so that
+    limitations = f"""Left means that a loss of the last third of {steps} steps exceeds the first one, or any {GONE:g} times it. Starts are moved by {MOVED:g} of each unit so that
     there is a loss to grow; training sets are fixed, T = {", ".join(map(str, lengths))}. AdamW has a decay of {DECAY:g}; much more would
     move the net by itself. Where v is held it is that of label noise at the start."""
-    return study.Finding("The boundary belongs to the optimiser", rows, says, silent, figure)
+    return study.Finding("The boundary belongs to the optimiser", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ start, in whatever coordinates, and a stock LSTM come nowhere near.
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.figures import common
 
 CASES = {  # label: the case of conf/case
@@ -67,7 +67,7 @@ def measure(size: study.Size) -> study.Finding:
         shown = table.clip(FLOOR, TOP)
         ax.plot(steps, np.median(shown, 0), color=colour, linewidth=2, label=label)
         ax.fill_between(steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, linewidth=0)
-        ends[label] = study.median(table[:, -1])
+        ends[label] = statistics.median(table[:, -1])
         on_stream = [run.value("probes", "final", "error/stream") for run in chosen]
         streams[label] = float(np.median([np.inf if v is None else v for v in on_stream]))
         law = [v for run in chosen if (v := run.value("label_noise", "expected_error")) is not None]
@@ -94,14 +94,14 @@ def measure(size: study.Size) -> study.Finding:
     on_streams = "; ".join(f"{label} {value:.2g}" for label, value in streams.items())
     verdicts = "; ".join(f"{row['case']}: {row['verdict']}" for row in rows)
     best = [label for label in ends if label in NO_ALGORITHM and ends[label][0] < 2 * ends.get(NOISY, (0.0,))[0]]
-    says = f"""Held-out errors at the end of {long} steps (Gauss-Newton: {steps_of_newton}), medians of {seeds} seeds with 95 % intervals (predicting the
+    conclusion = f"""Held-out errors at the end of {long} steps (Gauss-Newton: {steps_of_newton}), medians of {seeds} seeds with 95 % intervals (predicting the
     mean: {mean:.2f}, zero: 1): {told}. On a stream of windows: {on_streams}. Verdicts: {verdicts}. An exact start at rest is not asked
     anything: only noise, another optimiser, or a displacement does. Nets without an algorithm that come within twice the error of the exact one
     under label noise, on one window: {", ".join(best) or "none"}."""
-    silent = f"""SGD takes half the boundary, Adam the rates of conf/case, which were not tuned: a random net at T = {T} may come further with
+    limitations = f"""SGD takes half the boundary, Adam the rates of conf/case, which were not tuned: a random net at T = {T} may come further with
     others and with more steps. Bands hold all seeds, errors over {TOP:g} and under {FLOOR:g} are drawn there. Raw and
     unit-scaled nets have other coordinates, so that rates are not comparable between them."""
-    return study.Finding("Learning curves", rows, says, silent, figure)
+    return study.Finding("Learning curves", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 import wavebase
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions.spectral import linearity_bound, preset_gains, spectral_construction
 from wavebase.figures import common
 from wavebase.models.spectral import SpectralLSTM
@@ -73,19 +73,21 @@ def measure(size: study.Size) -> study.Finding:
     left.legend(fontsize=8, loc="upper left")
 
     cubic = (eps >= 2.0**-16) & (eps <= 2.0**-3)
-    slope = study.exponent(eps[cubic], [r["error"] for r, use in zip(along["float64"], cubic, strict=True) if use])
+    slope = statistics.power_law(
+        eps[cubic], [r["error"] for r, use in zip(along["float64"], cubic, strict=True) if use]
+    )
     checked = [*rows, *finite, *(r for results in along.values() for r in results if np.isfinite(r["bound"]))]
     over = sum(r["in its unit"] > r["bound"] for r in checked)
     slack = np.median([r["bound"] / r["in its unit"] for r in checked])
     worst = {d: max(row["error"] for row in rows if row["dtype"] == d) for d in DTYPES}
     growth = max(row["error"] / max(row["first window"], np.finfo(row["dtype"]).eps) for row in rows)
-    says = f"""At the exact preset the largest relative error over T = {lengths[0]} to {lengths[-1]} is {worst["float64"]:.1e} in
+    conclusion = f"""At the exact preset the largest relative error over T = {lengths[0]} to {lengths[-1]} is {worst["float64"]:.1e} in
     float64 and {worst["float32"]:.1e} in float32 (predicting zero: 1). Above the linearity bound the error grows as eps to
     the power {slope[0]:.3f} ({slope[1]:.3f} to {slope[2]:.3f}). Of {len(checked)} settings with a finite bound {over} lie over
     it. The worst of {WINDOWS} windows in a row is at most {growth:.1f} times the first (or the dtype's eps, if that is larger)."""
-    silent = f"""The bound is a worst case over inputs: white noise stays under it by a factor of {slack:.0f} (median), so it is
+    limitations = f"""The bound is a worst case over inputs: white noise stays under it by a factor of {slack:.0f} (median), so it is
     safe, not sharp. Streams are {WINDOWS} windows long here; roundings of the rotations add up in longer ones."""
-    return study.Finding("Exactness", rows, says, silent, figure)
+    return study.Finding("Exactness", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

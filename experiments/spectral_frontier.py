@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.spectral import preset_gains, spectral_construction
 from wavebase.figures import common
@@ -69,7 +69,7 @@ def measure(size: study.Size) -> study.Finding:
         starts = {"eps to 2^-5": along, "random gains": cloud, "trainable": [loose]}
         middle = float(np.median([m["unit-scaled"] for m in along]))
         found[T] = middle, loose["unit-scaled"], float(np.median([m["full unit"] for m in along]))
-        slopes[T] = study.exponent(eps, [m["raw"] for m in along]) if len(eps) > 2 else (np.nan,) * 3
+        slopes[T] = statistics.power_law(eps, [m["raw"] for m in along]) if len(eps) > 2 else (np.nan,) * 3
         for label, points in starts.items():
             values = {name: np.array([m[name] for m in points]) for name in along[0]}
             raw.setdefault(label, []).extend(values["raw"])
@@ -100,16 +100,16 @@ def measure(size: study.Size) -> study.Finding:
     law = ", ".join(f"{s:.4f} ({low:.4f} to {high:.4f}) at T = {T}" for T, (s, low, high) in slopes.items())
     growth = ""
     if len(lengths) > 3:
-        p, low, high = study.exponent(lengths, [middle for middle, *_ in found.values()])
+        p, low, high = statistics.power_law(lengths, [middle for middle, *_ in found.values()])
         growth = f" It grows as T to the power {p:.2f} ({low:.2f} to {high:.2f})."
     named = [v for label, values in raw.items() if label != "random gains" for v in values]
     decades = [np.log10(max(v) / min(v)) for v in (named, [*named, *raw["random gains"]])]
-    says = f"""In raw weights lambda_max spans {decades[0]:.1f} decades from trainable gains to eps 2^-27, {decades[1]:.1f} with random gains, and goes as eps to the power {law}. Unit-scaled it is, {told}.{growth}
+    conclusion = f"""In raw weights lambda_max spans {decades[0]:.1f} decades from trainable gains to eps 2^-27, {decades[1]:.1f} with random gains, and goes as eps to the power {law}. Unit-scaled it is, {told}.{growth}
     So the curvature of an exact net is that of raw weights, not of the algorithm."""
-    silent = f"""Curvature is that of the loss at the start, on {WINDOWS} windows of white noise; errors are on {WINDOWS} others. Gains whose
+    limitations = f"""Curvature is that of the loss at the start, on {WINDOWS} windows of white noise; errors are on {WINDOWS} others. Gains whose
     tanh are far from linear are another net, and have another curvature. A small lambda_max does not say that training finds the
     algorithm, only that it can stay at ordinary rates."""
-    return study.Finding("Curvature is in the coordinates", rows, says, silent, figure)
+    return study.Finding("Curvature is in the coordinates", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

@@ -99,13 +99,13 @@ def measure(size: study.Size) -> study.Finding:
     held = "; ".join(
         f"{row['optimiser']}: {row['verdict']}, error {row['error']:.2g}{expected[row['optimiser']]}" for row in rows
     )
-    says = f"""Of {len(origin)} weights {int(parts.live.sum())} are felt at the start, the function sees {len(parts.visible)} directions of them,
+    conclusion = f"""Of {len(origin)} weights {int(parts.live.sum())} are felt at the start, the function sees {len(parts.visible)} directions of them,
     {100 * len(parts.visible) / len(origin):.0f} % of the space, and {len(parts.gauge)} more are symmetries. Drifts after {steps} steps under label noise 0.1 over the norm
     of all weights, both in units, and the parts of their squares: {told}. Verdicts: {held}."""
-    silent = f"""The parts are those of the first order about the start: a long way along a null direction may become visible. Rates are one each
+    limitations = f"""The parts are those of the first order about the start: a long way along a null direction may become visible. Rates are one each
     (half the boundary for SGD and momentum), so that the sizes of drifts compare settings, not methods. Medians of {seeds} seeds; a band
     holds all of them."""
-    return study.Finding("Where optimisers drift", rows, says, silent, figure)
+    return study.Finding("Where optimisers drift", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

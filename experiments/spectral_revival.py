@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.figures import common
 
 RECOVERED = 0.01  # training loss over the mean predictor's
@@ -68,8 +68,8 @@ def measure(size: study.Size) -> study.Finding:
         ax.plot(steps, np.median(table, 0), line, color=colour, label=label)
         ax.fill_between(steps, *np.quantile(table, (0.05, 0.95), axis=0), color=colour, alpha=0.15, linewidth=0)
         times = np.array([recovery(run) for run in runs])
-        part, low, high = study.share(int(np.isfinite(times).sum()), len(times))
-        middle, first, last = study.median(times)
+        part, low, high = statistics.proportion(int(np.isfinite(times).sum()), len(times))
+        middle, first, last = statistics.median(times)
         rows.append(
             {
                 "start": label,
@@ -91,12 +91,12 @@ def measure(size: study.Size) -> study.Finding:
         f"{row['start']}: {row['return']:.2g} at the return, {row['recover']} recover, after {row['steps']} steps, {row['mostly']}, stream {row['stream']:.2g}"
         for row in rows
     )
-    says = f"""From the exact start, SGD at half the boundary or Adam at 0.003, {seeds} seeds, {back} steps on the task after those off it; random
+    conclusion = f"""From the exact start, SGD at half the boundary or Adam at 0.003, {seeds} seeds, {back} steps on the task after those off it; random
     nets have Adam at 0.01. Recovered means a training loss under {RECOVERED:g} of the mean predictor's (that of predicting the mean is 1);
     shares and median steps with their intervals, verdicts and errors on a stream at the end (predicting zero: 1): {told}."""
-    silent = """Rates are not tuned. The verdict is on the last net against the exact start: drifted and recovered together mean that the
+    limitations = """Rates are not tuned. The verdict is on the last net against the exact start: drifted and recovered together mean that the
     function came back on the training signal, and the old way to compute it, or the other signals, did not."""
-    return study.Finding("Revival", rows, says, silent, figure)
+    return study.Finding("Revival", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

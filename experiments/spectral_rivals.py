@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 import wavebase
-from wavebase import study
+from wavebase import statistics, study
 from wavebase.constructions.alignment import align
 from wavebase.constructions.construction import Construction, pad
 from wavebase.figures import common
@@ -82,7 +82,7 @@ def measure(size: study.Size) -> study.Finding:
             moved += int((rival < own).sum())
             held = sum(function_holds(run) for run in chosen)
             named[label, name] = study.counted([run.verdict for run in chosen])
-            survival[label, name] = study.share(held, len(chosen))
+            survival[label, name] = statistics.proportion(held, len(chosen))
             rows.append(
                 {
                     "with": label,
@@ -123,16 +123,16 @@ def measure(size: study.Size) -> study.Finding:
         f"{label}: " + ", ".join("{} {:.2f} ({:.2f} to {:.2f})".format(name, *survival[label, name]) for name in nets)
         for label in settings
     )
-    says = f"""Largest error on the straight line between two exact nets of {units} units (predicting zero: 1): {walls}. An algorithm
+    conclusion = f"""Largest error on the straight line between two exact nets of {units} units (predicting zero: 1): {walls}. An algorithm
     survives where every error, on white noise, impulses, tones, other amplitudes and two windows in a row, stays within the
     verdict's bounds for {steps} steps; shares of {seeds} seeds, {kept}. Of {len(settings) * len(nets) * seeds} trained nets {moved} ended nearer to a
     rival than to their start."""
     verdicts = "; ".join(f"{name} with {label} {counts}" for (label, name), counts in named.items())
-    says += f" Verdicts: {verdicts}."
-    silent = """A straight line is not the easiest path, and a barrier on it does not show that no flat path exists. SGD has half the
+    conclusion += f" Verdicts: {verdicts}."
+    limitations = """A straight line is not the easiest path, and a barrier on it does not show that no flat path exists. SGD has half the
     boundary of each algorithm, Adam 1e-3 for all, both label noise of 0.1. Own and rival are distances to the start and to the
     nearer rival, relative, each in that algorithm's units; oscillators are read in the first algorithm only."""
-    return study.Finding("Three algorithms for one function", rows, says, silent, figure)
+    return study.Finding("Three algorithms for one function", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

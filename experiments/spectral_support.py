@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from wavebase import study
 from wavebase.figures import common
-from wavebase.records.atomic import write_whole
+from wavebase.records.atomic import atomic_write
 
 CENTRE = {"model.margin": "40", "dtype": "float64", "T": "4", "signal": "white_noise"}
 OPTIMISERS = {"sgd": "SGD, half the boundary", "adam": "Adam, 1e-3"}
@@ -24,7 +24,7 @@ def recording(size: study.Size) -> str:
     with cbook.get_sample_data("eeg.dat") as file:
         table = np.fromfile(file, dtype=float).reshape(800, 4)
     path = size.folder / "electroencephalogram.npy"
-    write_whole(path, lambda out: np.save(out, table - table.mean(0)))
+    atomic_write(path, lambda out: np.save(out, table - table.mean(0)))
     return str(path)
 
 
@@ -121,12 +121,12 @@ def measure(size: study.Size) -> study.Finding:
     data = "; ".join(told(label, "Adam") for label in labels[-size.pick(tiny=1, fast=3, full=3) :])
     dtypes = max(abs(found["float32", o]["trained"] / found["the centre", o]["trained"] - 1) for o in ("SGD", "Adam"))
     sgd = "; ".join(told(label, "SGD") for label in labels[-size.pick(tiny=1, fast=3, full=3) :])
-    says = f"""From the exact start under label noise 0.1; one thing at a time away from white noise at T = 4, margin 40, float64; medians of
+    conclusion = f"""From the exact start under label noise 0.1; one thing at a time away from white noise at T = 4, margin 40, float64; medians of
     {seeds} seeds. Share of the cell's weights with a live gate: {margins}. float32 changes the error after training by
     {100 * dtypes:.2g} % at most. What is trained on: {told("the centre", "Adam")}; {data}; {told("the centre", "SGD")}; {sgd}."""
-    silent = """One rate for each optimiser: half the boundary, which is measured on the training signal, and 1e-3. Label noise is a
+    limitations = """One rate for each optimiser: half the boundary, which is measured on the training signal, and 1e-3. Label noise is a
     tenth of the targets' size, so that it is another for each signal."""
-    return study.Finding("Margin, dtype, window and data", rows, says, silent, figure)
+    return study.Finding("Margin, dtype, window and data", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

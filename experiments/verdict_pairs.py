@@ -137,13 +137,13 @@ def measure(size: study.Size) -> study.Finding:
     ax.set(xlabel="measured / bound, exact float64 gains", ylabel="measured / bound, the other net")
     ax.legend(fontsize=8, frameon=False)
     verdicts = study.counted([first for first, *_ in pairs])
-    says = f"""One verdict in {sum(same)} of {len(pairs)} pairs ({len(by_hand)} displaced by 1e-5 to 0.3 of every unit, {len(trained)}
+    conclusion = f"""One verdict in {sum(same)} of {len(pairs)} pairs ({len(by_hand)} displaced by 1e-5 to 0.3 of every unit, {len(trained)}
         trained with label noise): {verdicts}. The table gives the largest relative difference of each measured value,
         of nets that were kept (preserved or deformed) and of the others."""
-    silent = """Gains beyond the linear regime are another function, and no pair: a net that is broken or drifted far can leave that regime
+    limitations = """Gains beyond the linear regime are another function, and no pair: a net that is broken or drifted far can leave that regime
         with one choice of gains and not with another, so that its numbers differ. A value that lies within rounding of its bound
         can fall on either side of it; numbers over ten times their bound are left out of the table."""
-    return study.Finding("Gains and dtype do not enter the verdict", rows, says, silent, figure)
+    return study.Finding("Gains and dtype do not enter the verdict", rows, conclusion, limitations, figure)
 
 
 if __name__ == "__main__":

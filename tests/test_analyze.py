@@ -15,7 +15,7 @@ from wavebase import probe
 from wavebase.analysis import modes, nonnormality, nulls, readout, rotations, simulation, trajectory
 from wavebase.analysis.cell import make_cell
 from wavebase.analysis.state_dicts import layers
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 
 # columns of the readout of AlgZoo's 432-parameter second-argmax net, rounded as published
 N13 = [0.24, 0.37, -2.24, 0.25, 0.18, 2.09, -1.39, 0.23, 0.07, 0.26]

@@ -115,7 +115,7 @@ def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_pa
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")
         assert "cell.spectral_radius" in out and "\x1b" not in out, "no colour where there is no terminal"
-        narrow = console.fitted(out, 40)
+        narrow = console.wrap(out, 40)
         assert not overlong(narrow, 40) and narrow.split() == out.split(), "the same words, in narrower lines"
 
 
@@ -182,26 +182,26 @@ def test_interruption_of_a_run_is_status_130_and_it_continues(tmp_path):
 
 class TestFitting:
     def test_prose_continues_under_prose(self):
-        text = console.fitted("verdict         a sentence that is longer than the line", 40)
+        text = console.wrap("verdict         a sentence that is longer than the line", 40)
         assert text.split("\n") == ["verdict         a sentence that is", " " * 16 + "longer than the line"]
 
     def test_a_path_stays_whole(self):
         path = "/a/very/long/path/that/no/terminal/of/forty/columns/holds"
-        assert path in console.fitted(f"records         {path}", 40)
+        assert path in console.wrap(f"records         {path}", 40)
 
     def test_what_fits_is_left_alone(self):
-        assert console.fitted("  a    b\n\n c", 40) == "  a    b\n\n c"
+        assert console.wrap("  a    b\n\n c", 40) == "  a    b\n\n c"
 
     def test_only_verdicts_are_coloured(self, monkeypatch):
         monkeypatch.setattr(console, "_is_terminal", lambda stream: True)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
-        shown = console.shown("x: broken in /a/broken/b", sys.stdout)
+        shown = console.render("x: broken in /a/broken/b", sys.stdout)
         assert shown == "x: \x1b[31mbroken\x1b[0m in /a/broken/b"
         for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
             with monkeypatch.context() as patch:
                 patch.setenv(name, value)
-                assert "\x1b" not in console.shown("broken", sys.stdout)
+                assert "\x1b" not in console.render("broken", sys.stdout)
 
 
 def test_groups_of_the_help_are_those_of_conf():

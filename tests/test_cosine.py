@@ -16,8 +16,8 @@ from scipy import fft
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from wavebase.constructions.cosine import exact_cosine_weights, perturb_frequencies, random_cosine_weights
-from wavebase.experiment import config
-from wavebase.experiment.build import assemble
+from wavebase.experiment import config, validation
+from wavebase.experiment.build import build_components
 from wavebase.models.cosine import CosineTransform, build, cosine_transform
 from wavebase.probes import cosine as probes
 from wavebase.probes.curvature import largest_curvature
@@ -226,8 +226,10 @@ def test_probes_of_the_exact_transform_are_zero_and_of_known_errors_known():
     assert probes.bin_leakage(snapshot(moved, N))["leakage/max"] > 0.01
 
     doubled = {**exact_cosine_weights(N), "amplitude_synthesis": torch.zeros(2, dtype=torch.float64)}
-    silent = snapshot(CosineTransform(doubled, N), N)
-    assert probes.product(silent)["product/identity_distance"] == pytest.approx(1)  # zero output is as far as I itself
+    limitations = snapshot(CosineTransform(doubled, N), N)
+    assert probes.product(limitations)["product/identity_distance"] == pytest.approx(
+        1
+    )  # zero output is as far as I itself
 
 
 def test_fewer_frequencies_than_samples_cannot_beat_the_rank():
@@ -277,8 +279,8 @@ def command(tmp_path, *overrides):
 def test_a_bad_configuration_is_refused_in_one_line(bad, words):
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         node = compose("config", ["experiment=cosine_reconstruction", "T=16", bad])
-    with pytest.raises(config.ConfigError, match=words) as error:
-        assemble(config.parse(OmegaConf.to_container(node, resolve=True)))
+    with pytest.raises(validation.ConfigError, match=words) as error:
+        build_components(config.parse(OmegaConf.to_container(node, resolve=True)))
     assert "\n" not in str(error.value)
 
 

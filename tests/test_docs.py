@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 import wavebase
 from conftest import ROOT
-from wavebase.experiment import config
+from wavebase.experiment import config, validation
 
 DOCS = ROOT / "docs"
 DOCUMENTED = ("spectral_lstm", "power_spectrum", "analyze", "perturb", "verdict", "save_construction")
@@ -102,7 +102,7 @@ def test_every_key_of_the_configuration_is_known_and_explained():
             continue
         text, node = file.read_text(), yaml.safe_load(file.read_text())
         target = node.get("_target_", "")
-        found = config.named(file.parent.name, target, "") if target else None
+        found = validation.named(file.parent.name, target, "") if target else None
         schemas = {"optim": config.OptimSettings, "train": config.TrainSettings, "probe": config.ProbeSettings}
         docs = " ".join(
             str(thing.__doc__) for thing in (found, schemas.get(file.parent.name), config.Thresholds) if thing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wavebase import study
+from wavebase import formatting, study
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted(file for file in EXPERIMENTS.glob("*.py") if "study.main(" in file.read_text())
@@ -28,10 +28,10 @@ def test_two_steps_leave_a_finding(file, monkeypatch, tmp_path, capsys):
     study.main(str(file), module.__doc__, module.measure)
     folder = tmp_path / study.Size("tiny", file.stem).folder
     record = json.loads((folder / "finding.json").read_text())
-    assert record["question"].count("?") and record["rows"] and record["says"] and record["silent"]
+    assert record["question"].count("?") and record["rows"] and record["conclusion"] and record["limitations"]
     assert record["command"] == f"python experiments/{file.name} --tiny"
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    table, rest = study.table(record["rows"]), capsys.readouterr().out
+    table, rest = formatting.text_table(record["rows"]), capsys.readouterr().out
     assert max(map(len, table.splitlines())) <= 80 and table.splitlines()[0] in rest
     assert len((folder / "table.csv").read_text().splitlines()) == 1 + len(record["rows"])
 

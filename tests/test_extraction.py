@@ -18,7 +18,7 @@ from wavebase.signals.jittered_mix import JitteredMix
 from wavebase.tasks.extraction import Extraction, Lanes
 from wavebase.tasks.extraction_references import least_squares, matched_filter
 from wavebase.training.loop import TrainSettings, train
-from wavebase.training.stacks import Member
+from wavebase.training.trainer import TrainState
 
 SHORT = ("T=100", "signal.samples=1000", "signal.duration=9.99", "task.held_out_count=2", "probe.figures=[]")
 
@@ -196,11 +196,11 @@ def test_the_net_and_its_start_are_torchs(layers, bidirectional) -> None:
 
 def test_the_original_has_its_parameters_and_its_first_epoch(composed) -> None:
     cfg = config.parse(composed("experiment=frequency_extraction_original", "task.held_out_count=1"))
-    pieces = build.assemble(cfg)
-    assert sum(p.numel() for p in pieces.net.parameters()) == 69249
+    components = build.build_components(cfg)
+    assert sum(p.numel() for p in components.net.parameters()) == 69249
     losses: list[float] = []
-    member = Member(
-        pieces.net, pieces.task, pieces.trained, pieces.optimizer, lambda step: 1e-4, pieces.settings.clip_norm,
+    member = TrainState(
+        components.net, components.task, components.trained, components.optimizer, lambda step: 1e-4, components.settings.clip_norm,
         cfg.generator("data"), lambda step, values: losses.append(values["loss/train"]), lambda step: None, lambda step: None,
     )  # fmt: skip
     train([member], TrainSettings(steps=1249, batch=32, log_every=1), 10**6, range(1250))
@@ -219,8 +219,8 @@ def test_a_stream_in_pieces_is_the_stream(keys) -> None:
     net = net_of(**keys)
     x = torch.randn(3, 12, 5, generator=seeded(1), dtype=torch.float64)
     whole = net(x)
-    pieces = [net((part, torch.tensor(float(n > 0)))) for n, part in enumerate(x.split(4, 1))]
-    torch.testing.assert_close(torch.cat(pieces, 1), whole)
+    components = [net((part, torch.tensor(float(n > 0)))) for n, part in enumerate(x.split(4, 1))]
+    torch.testing.assert_close(torch.cat(components, 1), whole)
     torch.testing.assert_close(net((x[:, :4], torch.tensor(0.0))), whole[:, :4])  # reset: from rest again
     carried = net((x[:, :4], torch.tensor(1.0)))
     assert (carried - whole[:, :4]).abs().max() > 1e-3
@@ -304,12 +304,12 @@ def test_siblings_of_the_lock_in(composed) -> None:
     errors = {}
     for model in ("lock_in", "lock_in_perturbed", "lock_in_random"):
         cfg = config.parse(composed("experiment=extraction_lock_in", f"model={model}", *SHORT))
-        pieces = build.assemble(cfg)
-        rows, target = pieces.task.held_out["random_phases"]
+        components = build.build_components(cfg)
+        rows, target = components.task.held_out["random_phases"]
         with torch.no_grad():
-            errors[model] = pieces.task.metrics(pieces.net(rows), target)["mean_squared_error_after"]
-        assert set(pieces.net.construction.blocks) == {"gen", "clock", "sum", "hold", "prod"}
-        assert pieces.net.named_weights()["weight_hh_cell"].shape == (36, 36)
+            errors[model] = components.task.metrics(components.net(rows), target)["mean_squared_error_after"]
+        assert set(components.net.construction.blocks) == {"gen", "clock", "sum", "hold", "prod"}
+        assert components.net.named_weights()["weight_hh_cell"].shape == (36, 36)
     assert errors["lock_in"] < 1e-3 < 0.1 < errors["lock_in_random"]
     assert errors["lock_in"] < errors["lock_in_perturbed"]
 

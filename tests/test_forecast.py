@@ -11,7 +11,7 @@ from wavebase.experiment import runner
 from wavebase.experiment.session import parameter_table
 from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters, toeplitz
 from wavebase.records.folder import RunFolder
-from wavebase.recurrence import lstm
+from wavebase.recurrence import cells
 from wavebase.signals.generators import WhiteNoise
 from wavebase.signals.harmonics import Harmonics, sinusoids
 from wavebase.statistics import nmse, paired_difference
@@ -171,7 +171,7 @@ def test_sparse_bayes_climbs_the_likelihood(monkeypatch):
 def test_gru_step_is_torchs():
     cell = torch.nn.GRUCell(3, 5, dtype=F64)
     x, h = torch.randn(4, 3, generator=draws(), dtype=F64), torch.randn(4, 5, generator=draws(), dtype=F64)
-    ours = lstm.gru_step(x, h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    ours = cells.gru_step(x, h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     torch.testing.assert_close(ours, cell(x, h))
 
 

@@ -15,7 +15,7 @@ from wavebase.records.atomic import holder
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import write
 from wavebase.training.interruption import Interrupted, Interruption
-from wavebase.training.workers import forked
+from wavebase.training.workers import run_in_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
@@ -133,17 +133,17 @@ def test_one_that_is_killed_is_told_and_the_others_finish(tmp_path):
 
 def test_results_and_errors_come_back():
     with Interruption() as interruption:
-        assert forked(lambda n: n * n, 3, interruption) == [0, 1, 4]
+        assert run_in_processes(lambda n: n * n, 3, interruption) == [0, 1, 4]
         with pytest.raises(ZeroDivisionError):
-            forked(lambda n: 1 // n, 2, interruption)
+            run_in_processes(lambda n: 1 // n, 2, interruption)
         with pytest.raises(RuntimeError, match="ended with status 3"):
-            forked(lambda n: os._exit(3), 2, interruption)
+            run_in_processes(lambda n: os._exit(3), 2, interruption)
 
         def stop(n):
             raise Interrupted("told") if n else ValueError("other")
 
         with pytest.raises(Interrupted, match="told"):
-            forked(stop, 2, interruption)
+            run_in_processes(stop, 2, interruption)
 
 
 def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):

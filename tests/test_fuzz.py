@@ -19,7 +19,7 @@ import wavebase
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
 from wavebase import console, probe
 from wavebase.constructions import files
-from wavebase.experiment.build import restored
+from wavebase.experiment.build import load_run
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -192,7 +192,7 @@ def test_runs_are_built_again_from_any_configuration(run, data):
         else data.draw(damaged(contents["config.yaml"]))
     )
     (folder / "config.yaml").write_bytes(content)
-    tried(lambda: restored(RunFolder(folder), 0))
+    tried(lambda: load_run(RunFolder(folder), 0))
 
 
 def tried(act):
@@ -223,7 +223,7 @@ def test_checkpoints_hold_anything(run, data):
             ),
             folder / name,
         )
-    tried(lambda: restored(RunFolder(folder), 0))
+    tried(lambda: load_run(RunFolder(folder), 0))
     tried(lambda: list(probe._source(folder).series()))
     tried(lambda: RunFolder(folder).newest_checkpoint())
 

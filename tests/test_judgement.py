@@ -18,7 +18,8 @@ from wavebase.constructions.rivals import delay_line_construction, resonator_con
 from wavebase.experiment import judge
 from wavebase.experiment.judge import judge_run
 from wavebase.models.spectral import random_weights
-from wavebase.records.folder import RecordsError, RunFolder
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder
 
 
 def seeded(seed=0):
@@ -58,8 +59,8 @@ class TestWeights:
         zero = {**start.weights, "readout.weight": torch.zeros_like(start.weights["readout.weight"])}
         assert wavebase.verdict(zero, start).name == "broken"
         assert wavebase.verdict(random_weights(start, seeded()), start).name == "broken"
-        silent = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
-        assert wavebase.verdict(silent, start).name == "broken"
+        limitations = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
+        assert wavebase.verdict(limitations, start).name == "broken"
         nan = {**start.weights, "readout.bias": start.weights["readout.bias"] + torch.nan}
         assert wavebase.verdict(nan, start).name == "diverged"
 

@@ -9,8 +9,9 @@ from torch import optim
 from wavebase.models.spectral import spectral_lstm
 from wavebase.probes.curvature import largest_curvature
 from wavebase.spectrum import power_spectrum
-from wavebase.theory import label_noise
-from wavebase.theory.label_noise import GaussNewton, NoiseLaw, UpdateRule
+from wavebase.theory import gauss_newton, label_noise
+from wavebase.theory.gauss_newton import GaussNewton
+from wavebase.theory.label_noise import NoiseLaw, UpdateRule
 
 NOISE = 0.1
 
@@ -153,14 +154,14 @@ def net_and_signal(T, batch):
 @pytest.mark.parametrize("batch", [20, 300], ids=["fewer rows than parameters", "more"])
 def test_gauss_newton_is_the_hessian_of_an_exact_net(batch):
     net, trained, signal = net_and_signal(3, batch)
-    H = label_noise.gauss_newton(net, trained, signal)
+    H = gauss_newton.gauss_newton(net, trained, signal)
     target = power_spectrum(signal, 3)
     hessian = largest_curvature(
         lambda: torch.nn.functional.mse_loss(net(signal), target), trained.values(), tolerance=1e-9
     )
     assert H.eigenvalues[0].item() == pytest.approx(hessian, rel=1e-6)
     vectors = H.eigenvectors
-    other = label_noise.gauss_newton(net, trained, -signal[:7])
+    other = gauss_newton.gauss_newton(net, trained, -signal[:7])
     law = NoiseLaw.of(H, UpdateRule(1e-3), NOISE, 9, 1.0, H.diagonal, other)
     torch.testing.assert_close(law.seen, other.along(vectors))
     assert vectors.shape == (sum(p.numel() for p in trained.values()), len(H.eigenvalues))
@@ -174,7 +175,7 @@ def test_the_law_holds_for_the_spectral_net():
     net, trained, _ = net_and_signal(T, 1)
     g = torch.Generator().manual_seed(3)
     draw = lambda *shape: 2 * torch.rand(*shape, T, generator=g, dtype=torch.float64) - 1  # noqa: E731
-    H = label_noise.gauss_newton(net, trained, draw(1000))
+    H = gauss_newton.gauss_newton(net, trained, draw(1000))
     rule = UpdateRule(1.0 / H.eigenvalues[0].item())
     predicted = label_noise.stationary_error(H.eigenvalues, rule, NOISE, batch * T)
     held_out = draw(500)

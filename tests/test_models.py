@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from conftest import ROOT, SMALL
-from wavebase.experiment import build, config
-from wavebase.recurrence.lstm import lstm_sequence, lstm_trace
+from wavebase.experiment import build, config, validation
+from wavebase.recurrence.cells import lstm_trace
+from wavebase.recurrence.lstm import lstm_sequence
 
 MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -39,25 +40,25 @@ def native_task(model):
 def test_model_contract(model, dtype, composed, tmp_path):
     node = composed(f"dtype={dtype}", *native_task(model))
     cfg = config.parse(node)
-    pieces = build.assemble(cfg, learning_rate=1e-3)
-    inputs, target = pieces.task.sample_batch(4, cfg.generator("data"))
-    output = pieces.net(inputs)
+    components = build.build_components(cfg, learning_rate=1e-3)
+    inputs, target = components.task.sample_batch(4, cfg.generator("data"))
+    output = components.net(inputs)
     assert output.dtype == getattr(torch, dtype) and len(output) == len(target)
     if isinstance(inputs, tuple):  # shown the truth: a forecaster may predict the horizon only, the target's end
         target = target[..., -output.shape[-1] :]
     assert output.shape == target.shape or not target.is_floating_point(), "only a class may be given by its number"
 
-    pieces.task.loss(output, target).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in pieces.trained.values())
-    assert any(p.grad.any() for p in pieces.trained.values())
+    components.task.loss(output, target).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in components.trained.values())
+    assert any(p.grad.any() for p in components.trained.values())
 
-    torch.save(pieces.net.state_dict(), tmp_path / "net.pt")
-    other = build.assemble(config.parse({**node, "seed": 99}), learning_rate=1e-3)
+    torch.save(components.net.state_dict(), tmp_path / "net.pt")
+    other = build.build_components(config.parse({**node, "seed": 99}), learning_rate=1e-3)
     other.net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(other.net(inputs), output)
 
-    names = set(pieces.net.named_weights())
-    assert names and all(not weight.requires_grad for weight in pieces.net.named_weights().values())
+    names = set(components.net.named_weights())
+    assert names and all(not weight.requires_grad for weight in components.net.named_weights().values())
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -122,7 +123,7 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
         expected = folder.load_checkpoint(step)["weights"]
         for parametrization, rtol in (("raw", 0), ("unit_scaled", 4e-16)):
             words = (*SMALL, f"model.start_from={file}", f"model.parametrization={parametrization}")
-            found = build.assemble(config.parse(composed(*words)), learning_rate=1e-3).net.named_weights()
+            found = build.build_components(config.parse(composed(*words)), learning_rate=1e-3).net.named_weights()
             for name, weight in found.items():
                 torch.testing.assert_close(weight, expected[name], rtol=rtol, atol=0)
             assert not torch.equal(found["hidden_0"], wavebase.spectral_construction(4).weights["hidden_0"])
@@ -130,8 +131,10 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
         (("T=5",), r"must hold weight_ih_input \[35, 1\], got \[28, 1\]"),
         (("model.start_from=none.pt",), "none.pt must be a readable checkpoint"),
     ):
-        with pytest.raises(config.ConfigError, match=complaint):
-            build.assemble(config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3)
+        with pytest.raises(validation.ConfigError, match=complaint):
+            build.build_components(
+                config.parse(composed(*SMALL, f"model.start_from={file}", *words)), learning_rate=1e-3
+            )
 
 
 def test_inputs_of_another_shape_are_refused():

@@ -13,10 +13,11 @@ from wavebase.constructions.spectral import spectral_construction
 from wavebase.experiment import runner
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.records.folder import RunFolder
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 from wavebase.spectrum import power_spectrum
 from wavebase.training.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
-from wavebase.training.stacks import ELEMENTWISE, Member, program
+from wavebase.training.stacks import ELEMENTWISE, program
+from wavebase.training.trainer import TrainState
 
 EVERY = sorted(
     name for name, kind in vars(torch.optim).items()
@@ -114,14 +115,14 @@ def test_a_parameter_without_gradient_is_left_alone_in_a_stack_too(kind, clip_no
         net = Half(start)
         trained = dict(net.named_parameters())
         optimizer = kind(list(trained.values()), lr=0.1, weight_decay=0.5)
-        return Member(net, task, trained, optimizer, CONSTANT, clip_norm, None, None, None, None)
+        return TrainState(net, task, trained, optimizer, CONSTANT, clip_norm, None, None, None, None)
 
     def trained(members):
         together = program(members)
         for step in range(3):
             together.losses([(torch.ones(3, 2), torch.zeros(3, 2))] * len(members))
             together.update(step)
-        together.settle()
+        together.sync_optimizer_state()
         return members
 
     stack, alone = trained([member(1.0), member(2.0)]), [trained([member(start)])[0] for start in (1.0, 2.0)]
@@ -165,7 +166,7 @@ def test_a_closure_reads_the_batch_from_the_state_that_it_began_in(kind):
         loss=lambda output, target: (output - target).square().sum(), residuals=lambda output, target: output - target
     )
     trained = dict(net.named_parameters())
-    alone = program([Member(net, task, trained, kind(net.parameters()), CONSTANT, None, None, None, None, None)])
+    alone = program([TrainState(net, task, trained, kind(net.parameters()), CONSTANT, None, None, None, None, None)])
     begun = [[0.0, 0.0]]
     for step in range(2):
         net.begun.clear()
@@ -261,12 +262,12 @@ def test_residuals_add_up_to_the_loss(task, composed):
         *([f"experiment={experiment[task]}"] if task in experiment else []),
     ]
     cfg = config.parse(composed(*words))
-    pieces = build.assemble(cfg)
-    inputs, target = pieces.task.sample_batch(cfg.train.batch, cfg.generator("data"))
-    output = pieces.net(inputs)
+    components = build.build_components(cfg)
+    inputs, target = components.task.sample_batch(cfg.train.batch, cfg.generator("data"))
+    output = components.net(inputs)
     output = output + 0.1 * torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(0))
-    residuals = pieces.task.residuals(output, target)
-    torch.testing.assert_close(residuals.square().sum(), pieces.task.loss(output, target))
+    residuals = components.task.residuals(output, target)
+    torch.testing.assert_close(residuals.square().sum(), components.task.loss(output, target))
 
 
 def test_who_needs_a_closure():

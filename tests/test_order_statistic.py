@@ -9,10 +9,10 @@ import torch
 
 from test_experiments import EXPERIMENTS, load
 from wavebase.models.relu_rnn import ReluRNN, build
-from wavebase.recurrence.lstm import relu_states
+from wavebase.recurrence.cells import relu_states
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.order_statistic import OrderStatistic, Statistic, answer
-from wavebase.training.loop import schedule_factor
+from wavebase.training.schedule import schedule_factor
 
 
 def task(statistic: Statistic, T: int = 5, **keys) -> OrderStatistic:

@@ -338,8 +338,8 @@ def test_parts_of_weight_space_in_units_belong_to_the_algorithm_not_to_its_gains
         draw = torch.randn(len(unit), generator=seeded(), dtype=torch.float64)
         step[parts[0].live] = parts[0].split(draw)[kind]
         step *= size / step.norm() * unit
-        pieces = step.split([weight.numel() for weight in exact.weights.values()])
-        moved = {n: w + piece.view_as(w) for (n, w), piece in zip(exact.weights.items(), pieces, strict=True)}
+        components = step.split([weight.numel() for weight in exact.weights.values()])
+        moved = {n: w + piece.view_as(w) for (n, w), piece in zip(exact.weights.items(), components, strict=True)}
         with torch.no_grad():
             return (SpectralLSTM(exact, moved)(signal)[:, 0] - wanted[:, 0]).norm().item()
 

@@ -12,7 +12,7 @@ import yaml
 import wavebase
 from conftest import ROOT
 from wavebase import registry
-from wavebase.experiment import config
+from wavebase.experiment import config, validation
 
 GROUPS = tuple(registry.PACKAGES)
 CONF = {
@@ -51,9 +51,9 @@ def test_of_all_that_can_be_reached_only_what_is_registered_is_let_through():
     for name in sorted(everything - set().union(*allowed.values()))[::97]:
         for group in ("model", "signal", "task", "optim"):
             with pytest.raises(
-                config.ConfigError, match=rf"^{group}._target_ must name what is registered for it, got"
+                validation.ConfigError, match=rf"^{group}._target_ must name what is registered for it, got"
             ):
-                config.build({"_target_": name}, group)
+                validation.build({"_target_": name}, group)
 
 
 def test_all_that_conf_names_is_registered_and_little_else():
@@ -74,11 +74,13 @@ def test_a_probe_is_registered_as_one_and_a_figure_as_one():
     for group, first in (("probe.measure", "snapshot"), ("probe.figures", "folder")):
         for name in registry.names(group):
             assert next(iter(inspect.signature(registry.lookup(group, name)).parameters)) == first
-    with pytest.raises(config.ConfigError, match=r"must name what is registered for it, got 'snapshot.snapshot_of'"):
+    with pytest.raises(
+        validation.ConfigError, match=r"must name what is registered for it, got 'snapshot.snapshot_of'"
+    ):
         config.ProbeSettings(measure=["snapshot.snapshot_of"]).functions("measure")
-    with pytest.raises(config.ConfigError, match=r"got 'png'"):
+    with pytest.raises(validation.ConfigError, match=r"got 'png'"):
         config.ProbeSettings(figures=["png"]).functions("figures")
-    with pytest.raises(config.ConfigError, match=r"did you mean train_loss\?"):
+    with pytest.raises(validation.ConfigError, match=r"did you mean train_loss\?"):
         config.ProbeSettings(figures=["train_los"]).functions("figures")
 
 
@@ -91,7 +93,9 @@ def test_every_optimiser_of_torch_can_be_built():
     assert {name for name in registry.names("optim") if name.startswith("torch.")} == expected
     assert len(expected) > 12
     for name in expected:
-        built = config.build({"_target_": name}, "optim", {"params": [torch.nn.Parameter(torch.ones(2, 2))], "lr": 0.1})
+        built = validation.build(
+            {"_target_": name}, "optim", {"params": [torch.nn.Parameter(torch.ones(2, 2))], "lr": 0.1}
+        )
         assert isinstance(built, torch.optim.Optimizer) and built.param_groups[0]["lr"] == 0.1
     for name in (
         "torch.optim.Optimizer",
@@ -99,8 +103,8 @@ def test_every_optimiser_of_torch_can_be_built():
         "torch.optim.sgd.sgd",
         "torch.optim.adam.Adam",
     ):
-        with pytest.raises(config.ConfigError, match="must name what is registered"):
-            config.build({"_target_": name}, "optim", {"params": [], "lr": 0.1})
+        with pytest.raises(validation.ConfigError, match="must name what is registered"):
+            validation.build({"_target_": name}, "optim", {"params": [], "lr": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -110,13 +114,15 @@ def test_every_optimiser_of_torch_can_be_built():
 )  # fmt: skip
 @pytest.mark.parametrize("group", ["model", "signal", "task", "optim"])
 def test_other_names_are_refused_in_one_line(name, group):
-    with pytest.raises(config.ConfigError, match=r"^[^\n]+ must name what is registered for it, got [^\n]*;[^\n]*$"):
-        config.build({"_target_": name}, group)
+    with pytest.raises(
+        validation.ConfigError, match=r"^[^\n]+ must name what is registered for it, got [^\n]*;[^\n]*$"
+    ):
+        validation.build({"_target_": name}, group)
 
 
 def test_a_group_builds_nothing_of_another():
-    with pytest.raises(config.ConfigError, match="must name what is registered"):
-        config.build({"_target_": "wavebase.signals.generators.WhiteNoise"}, "model")
+    with pytest.raises(validation.ConfigError, match="must name what is registered"):
+        validation.build({"_target_": "wavebase.signals.generators.WhiteNoise"}, "model")
 
 
 def test_a_module_of_the_working_directory_is_never_imported(tmp_path, monkeypatch):
@@ -145,6 +151,6 @@ def test_a_decorator_and_a_package_are_all_that_is_needed(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert registry.lookup("model", "trusted_for_test.mine.Mine") is None
     monkeypatch.setitem(registry.PACKAGES, "model", (*registry.PACKAGES["model"], "trusted_for_test"))
-    assert type(config.build({"_target_": "trusted_for_test.mine.Mine"}, "model")).__name__ == "Mine"
+    assert type(validation.build({"_target_": "trusted_for_test.mine.Mine"}, "model")).__name__ == "Mine"
     assert registry.lookup("model", "trusted_for_test.mine.Other") is None
     assert registry.lookup("model", "wavebase.models.stock.build") is not None

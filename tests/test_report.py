@@ -21,7 +21,7 @@ from wavebase.figures import sweeps
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import __main__, write
 from wavebase.report.runs import Run
-from wavebase.report.table import interval
+from wavebase.statistics import median
 
 RATES, SEEDS = (0.1, 0.5, 1.5), range(7)
 STEPS = range(0, 101, 10)
@@ -82,7 +82,7 @@ def rows(file):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 8, 9, 12, 25, 101])
 def test_the_interval_holds_the_median_as_often_as_it_says(n):
-    low, high = interval([float(value) for value in np.random.default_rng(n).permutation(n)])
+    low, high = median([float(value) for value in np.random.default_rng(n).permutation(n)])
     drop = int(low)
     assert high == n - 1 - drop, "as far from one end as from the other"
     covers = 1 - 2 * binom.cdf(drop, n, 0.5)  # the median lies outside if at most `drop` values are on one side

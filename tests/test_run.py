@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import SMALL
 from wavebase.experiment import runner
-from wavebase.records.folder import RecordsError, RunFolder, find_runs
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4")

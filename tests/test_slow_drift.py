@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from wavebase.models.spectral import spectral_lstm
-from wavebase.theory import label_noise, slow_drift
+from wavebase.theory import gauss_newton, slow_drift
 from wavebase.theory.label_noise import UpdateRule
 
 BATCH, PLAIN = 8, UpdateRule(0.1)
@@ -45,7 +45,7 @@ def simulated(rate, momentum, noise, steps, members=20000):
 def test_the_mean_motion_is_the_simulated_one(rate, momentum):
     net, signal = Product(), torch.ones(BATCH, 1, dtype=torch.float64)
     trained = dict(net.named_parameters())
-    H = label_noise.gauss_newton(net, trained, signal)
+    H = gauss_newton.gauss_newton(net, trained, signal)
     third = slow_drift.third_derivatives(net, trained, signal, H.eigenvectors)
     noise, steps = 0.05, 400
     rule = UpdateRule(rate * (1 - momentum), momentum)
@@ -59,7 +59,7 @@ def test_the_mean_motion_is_the_simulated_one(rate, momentum):
 def test_the_drift_begins_from_nothing_and_needs_noise():
     net, signal = Product(), torch.ones(BATCH, 1, dtype=torch.float64)
     trained = dict(net.named_parameters())
-    H = label_noise.gauss_newton(net, trained, signal)
+    H = gauss_newton.gauss_newton(net, trained, signal)
     third = slow_drift.third_derivatives(net, trained, signal, H.eigenvectors)
 
     def go(noise, steps, rule=PLAIN):
@@ -77,7 +77,7 @@ def test_finite_differences_are_the_third_derivatives_of_the_spectral_net():
     net = spectral_lstm(2, dtype=torch.float64)
     trained = {"weight_hh_cell": net.weight_hh_cell, "weight_ih_cell": net.weight_ih_cell}
     signal = 2 * torch.rand(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
-    vectors = label_noise.gauss_newton(net, trained, signal).eigenvectors[:, :3]
+    vectors = gauss_newton.gauss_newton(net, trained, signal).eigenvectors[:, :3]
     found = slow_drift.third_derivatives(net, trained, signal, vectors)
     start = torch.cat([p.detach().flatten() for p in trained.values()])
     sizes = [p.numel() for p in trained.values()]

@@ -10,9 +10,12 @@ from conftest import SMALL
 from wavebase.experiment import build, config, runner, session
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
-from wavebase.training.loop import LearningRate, TrainSettings, train
+from wavebase.training.loop import TrainSettings, train
 from wavebase.training.optimizers import AdamL1
-from wavebase.training.stacks import ELEMENTWISE, Member, program, saved_bytes
+from wavebase.training.schedule import LearningRate
+from wavebase.training.stacking import activation_bytes
+from wavebase.training.stacks import ELEMENTWISE, make_trainer
+from wavebase.training.trainer import TrainState
 
 SWEEP = (
     "T=4",
@@ -172,16 +175,16 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
 def test_memory_of_one_forward_pass_is_measured(composed):
     def member(batch):
         cfg = config.parse(composed("T=4", "probe.curvature=false", "optim.lr=0.1"))
-        pieces = build.assemble(cfg)
-        made = session.Session(cfg, pieces, RunFolder("unused"), None, "", {}, False).member()
-        return made, saved_bytes(made, batch)
+        components = build.build_components(cfg)
+        made = session.Session(cfg, components, RunFolder("unused"), None, "", {}, False).member()
+        return made, activation_bytes(made, batch)
 
     made, small = member(8)
     _, large = member(64)
     # at least the states of every step: batch * steps * units * 8 bytes; and no more than a few dozen such
     states = 56 * 6 * 28 * 8
     assert states < large - small < 40 * states
-    assert program([made]).losses([made.task.sample_batch(8, torch.Generator())]).shape == (1,)
+    assert make_trainer([made]).losses([made.task.sample_batch(8, torch.Generator())]).shape == (1,)
 
 
 class Leaky(torch.nn.Module):
@@ -213,7 +216,7 @@ class Ramp:
 def test_a_carried_state_and_inputs_of_several_tensors_stack():
     def member(seed, net):
         noted = []
-        return Member(
+        return TrainState(
             net, Ramp(), dict(net.named_parameters()), torch.optim.SGD(net.parameters(), 0.01), lambda step: 0.01, None,
             torch.Generator().manual_seed(seed), lambda step, values: noted.append(values["loss/train"]),
             lambda step: None, lambda step: None,
@@ -269,7 +272,7 @@ def test_equal_settings_are_stepped_together(name, clip_norm, monkeypatch):
         optimizer = kind(net.parameters(), lr=rate.base, **OPTIMIZERS[name])
         if n == 4:
             net.bias.data += 1e200  # its squares are not finite
-        return Member(
+        return TrainState(
             net, Sines(), dict(net.named_parameters()), optimizer, rate, clip_norm, torch.Generator().manual_seed(n),
             lambda step, values: None, lambda step: None,
             lambda step: saved.setdefault((key, n), []).append(copy.deepcopy(optimizer.state_dict())),

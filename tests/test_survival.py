@@ -19,7 +19,8 @@ from conftest import SMALL, wait_until
 from kill_fifty import contents, same
 from wavebase.experiment import runner
 from wavebase.records import atomic
-from wavebase.records.folder import Busy, RecordsError, RunFolder, find_runs
+from wavebase.records.atomic import FolderLocked, RecordsError
+from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training.interruption import Interrupted, Interruption
 
 QUICK = (
@@ -286,7 +287,7 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
         if not workers[-1]:
             try:
                 for job in listed:
-                    with contextlib.suppress(Busy):
+                    with contextlib.suppress(FolderLocked):
                         runner.run(job, single=False)
                 os._exit(0)
             finally:
@@ -303,7 +304,7 @@ def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     late = runner._prepare(runner.Job(node, tmp_path / "run", {}), single=False)
     go(node, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(Busy, match="moved on by another process"):
+    with pytest.raises(FolderLocked, match="moved on by another process"):
         late.open()
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and RunFolder(tmp_path / "run").writer() is None
 

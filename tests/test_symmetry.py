@@ -21,7 +21,7 @@ from wavebase.constructions.symmetry import (
     tangent,
 )
 from wavebase.models.spectral import SpectralLSTM, random_weights
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 from wavebase.spectrum import power_spectrum
 
 CONSTRUCTIONS = {"spectral": spectral_construction, **RIVALS}
@@ -181,10 +181,10 @@ class TestLinearRegime:
         sizes = [weight.numel() for weight in construction.weights.values()]
 
         def along(direction):
-            pieces = direction.split(sizes)
+            components = direction.split(sizes)
             tangents = {
                 name: piece.view_as(weight)
-                for (name, weight), piece in zip(construction.weights.items(), pieces, strict=True)
+                for (name, weight), piece in zip(construction.weights.items(), components, strict=True)
             }
 
             def output(weights):

@@ -9,8 +9,8 @@ from wavebase.tasks.power_spectrum import PowerSpectrum
 
 
 def task(**options):
-    probing = torch.Generator().manual_seed(0)
-    return PowerSpectrum(WhiteNoise(), 4, torch.float64, torch.device("cpu"), probing, **options)
+    probe_generator = torch.Generator().manual_seed(0)
+    return PowerSpectrum(WhiteNoise(), 4, torch.float64, torch.device("cpu"), probe_generator, **options)
 
 
 def generator(seed=1):

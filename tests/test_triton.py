@@ -158,7 +158,7 @@ def test_second_derivatives_and_vmap(interpreted, monkeypatch):
         assert max(distance(g[member], w) for g, w in zip(got, wanted, strict=True)) < 1e-12
 
 
-def available(units=7, loop=lstm._plain_sequence, dtype=torch.float32):
+def available(units=7, loop=lstm.plain_sequence, dtype=torch.float32):
     return triton_lstm.available(torch.zeros(2, 3, 1, dtype=dtype), units, True, loop)
 
 
@@ -169,7 +169,7 @@ def test_kernels_are_checked_before_they_are_used(interpreted, caplog):
             torch.vmap(lambda x: (available(5), x)[1])(torch.zeros(2))  # nor is it disturbed by where it is asked
 
     def another_gate(*arguments):
-        return lstm._plain_sequence(*arguments[:-1], "sigmoid")
+        return lstm.plain_sequence(*arguments[:-1], "sigmoid")
 
     with caplog.at_level(logging.WARNING, "wavebase"):
         assert not available(loop=another_gate) and not available(loop=another_gate)

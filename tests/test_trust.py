@@ -18,7 +18,7 @@ import yaml
 from conftest import ROOT, SMALL
 from wavebase import console, probe
 from wavebase.experiment import runner
-from wavebase.records.atomic import RecordsError, holder, open_regular, write_whole
+from wavebase.records.atomic import RecordsError, atomic_write, holder, open_regular
 from wavebase.records.events import Events
 from wavebase.records.folder import RunFolder
 from wavebase.report import __main__
@@ -189,7 +189,7 @@ def put(*path, value):
 HOSTILE = {
     "target": (put("model", value=COMMAND), "model._target_ must name what is registered", None),
     "signal": (put("signal", value=COMMAND), "signal._target_ must name what is registered", None),
-    "module": (put("model", "_target_", value="wavebase.experiment.config.named"), "must name what is registered", None),
+    "module": (put("model", "_target_", value="wavebase.experiment.validation.named"), "must name what is registered", None),
     "optimiser": (put("optim", "_target_", value="torch.nn.modules.linear.Linear"), "must name what is registered", None),
     "probe": (put("probe", "measure", value=["mechanism.np.save"]), "probe.measure must name what is registered", None),
     "figure": (put("probe", "figures", value=["os.system"]), None, None),
@@ -386,9 +386,9 @@ def test_no_link_waits_where_a_file_is_about_to_be_written(unharmed, tmp_path, m
 
     part = tmp_path / f".a.txt.{socket.gethostname()}-{os.getpid()}.part"
     part.symlink_to(unharmed / "secret")
-    write_whole(tmp_path / "a.txt", lambda file: file.write(b"mine"))
+    atomic_write(tmp_path / "a.txt", lambda file: file.write(b"mine"))
     (tmp_path / "b.txt").symlink_to(unharmed / "secret")
-    write_whole(tmp_path / "b.txt", lambda file: file.write(b"mine"))
+    atomic_write(tmp_path / "b.txt", lambda file: file.write(b"mine"))
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text() == "mine"
     assert not (tmp_path / "b.txt").is_symlink()
     monkeypatch.setattr("wavebase.records.events.time.time", lambda: 1.0)
@@ -415,8 +415,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(unharmed, tmp_path):
 
 
 def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
-    console.say(f"{ESCAPE}\ttab\nnext \udcff broken")
-    console.complain(ESCAPE + "\nsecond" + "x" * 5000)
+    console.print_styled(f"{ESCAPE}\ttab\nnext \udcff broken")
+    console.print_error(ESCAPE + "\nsecond" + "x" * 5000)
     out, err = capsys.readouterr()
     assert out == "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202edrow\ttab\nnext \\udcff broken\n"
     assert err.startswith("wavebase: \\x1b]0;owned") and len(err) < 1100 and err.count("\n") == 1

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from wavebase import __version__
-from wavebase.console import complain, explain, say
+from wavebase.console import print_error, print_help, print_styled
 
 USAGE = """usage: wavebase COMMAND [words]
 
@@ -31,22 +31,22 @@ def main() -> None:
     """Run the command that the first word names, with the others as its own."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        explain(USAGE)
+        print_help(USAGE)
         sys.exit(0 if words else 1)
     if words[0] == "--version":
-        say(f"wavebase {__version__}")
+        print_styled(f"wavebase {__version__}")
         sys.exit(0)
     command = COMMANDS.get(words[0])
     if command is None:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "see wavebase --help"
-        complain(f"the command must be one of {', '.join(COMMANDS)}, got {words[0]!r}; {hint}")
+        print_error(f"the command must be one of {', '.join(COMMANDS)}, got {words[0]!r}; {hint}")
         sys.exit(1)
     sys.argv = [f"wavebase {words[0]}", *words[1:]]
     try:
         command()
     except KeyboardInterrupt:  # a run hears it itself, and has saved what it needs
-        complain("interrupted; the same command does it anew")
+        print_error("interrupted; the same command does it anew")
         sys.exit(130)
 
 
@@ -58,7 +58,9 @@ def _of(module: str, **words: bool) -> Callable[[], None]:
 def _findings() -> None:
     script = Path(__file__).parents[2] / "experiments" / "findings.py"
     if not script.is_file():
-        complain(f"the studies must be there, got no {script}; use a clone of the repository, they are not installed")
+        print_error(
+            f"the studies must be there, got no {script}; use a clone of the repository, they are not installed"
+        )
         sys.exit(1)
     runpy.run_path(str(script), run_name="__main__")
 

@@ -29,19 +29,19 @@ def width(stream: TextIO | None = None) -> int:
     return max(columns, 20)
 
 
-def say(text: str) -> None:
-    """Print on standard output, as `shown` there."""
-    print(shown(text, sys.stdout))
+def print_styled(text: str) -> None:
+    """Print on standard output, as `render` there."""
+    print(render(text, sys.stdout))
 
 
-def explain(text: str) -> None:
+def print_help(text: str) -> None:
     """Print a help text on standard output, fitted wherever it goes."""
-    print(fitted(text, width()))
+    print(wrap(text, width()))
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print one line on standard error, marked as ours."""
-    mark = _painted("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
+    mark = colorize("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
     print(f"{mark} {visible(one_line(text), sys.stderr)}", file=sys.stderr)
 
 
@@ -59,16 +59,16 @@ def visible(text: str, stream: TextIO | None = None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def shown(text: str, stream: TextIO) -> str:
+def render(text: str, stream: TextIO) -> str:
     """The text as this stream should get it: with `visible` controls and, on a terminal, fitted to its width and its verdicts
     in colour."""
     text = visible(text, stream)
     if _is_terminal(stream):
-        text = fitted(text, width(stream))
-    return VERDICTS.sub(lambda found: _painted(found[1], COLOURS[found[1]]), text) if _in_colour(stream) else text
+        text = wrap(text, width(stream))
+    return VERDICTS.sub(lambda found: colorize(found[1], COLOURS[found[1]]), text) if _in_colour(stream) else text
 
 
-def fitted(text: str, columns: int) -> str:
+def wrap(text: str, columns: int) -> str:
     """The text with every longer line wrapped between words; a single longer word, such as a path, stays whole.
 
     "name   prose" continues under the prose. A row of a table first gives up its alignment, and continues indented.
@@ -96,11 +96,11 @@ def _wrapped(line: str, columns: int) -> list[str]:
 
 
 class Formatter(logging.Formatter):
-    """Formats log records for standard output, as `shown` there."""
+    """Formats log records for standard output, as `render` there."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line or lines."""
-        return shown(super().format(record), sys.stdout)
+        return render(super().format(record), sys.stdout)
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and end."""
-        complain(f"the words after the command must be known ones, got this: {message}; see --help")
+        print_error(f"the words after the command must be known ones, got this: {message}; see --help")
         sys.exit(1)
 
 
@@ -120,5 +120,5 @@ def _in_colour(stream: TextIO) -> bool:
     return _is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _painted(text: str, code: int) -> str:
+def colorize(text: str, code: int) -> str:
     return f"\033[{code}m{text}\033[0m"

@@ -44,20 +44,20 @@ def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        console.explain(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
+        console.print_help(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
         sys.exit(0 if words else 1)
     try:
-        console.say(probe(Path(words[0]), words[1:], judge))
+        console.print_styled(probe(Path(words[0]), words[1:], judge))
     except (ValueError, OSError) as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        console.complain("interrupted; the same command reads it anew")
+        console.print_error("interrupted; the same command reads it anew")
         sys.exit(130)
     except Exception as error:  # what a file holds can be wrong in ways that no check names
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
-        console.complain(
+        console.print_error(
             f"{words[0]} must hold what wavebase or torch.save wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
         )
         sys.exit(1)
@@ -90,29 +90,31 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from wavebase.analysis.trajectory import RoleThresholds
-    from wavebase.experiment import config
+    from wavebase.experiment import validation
     from wavebase.experiment.judge import judge_run
-    from wavebase.figures import common, spectrum_sheet
-    from wavebase.records.folder import RunFolder, plain, write_whole
+    from wavebase.figures import common, movement, spectrum_sheet
+    from wavebase.records.atomic import atomic_write
+    from wavebase.records.folder import RunFolder
+    from wavebase.records.strict_json import to_json
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"every word after the path must be key=value, got {overrides}; see --help") from error
-    options = config.call(Options, node, "")  # type: ignore[arg-type]
-    thresholds = config.call(RoleThresholds, options.roles, "roles")
+    options = validation.call(Options, node, "")  # type: ignore[arg-type]
+    thresholds = validation.call(RoleThresholds, options.roles, "roles")
     panels = spectrum_sheet.named_panels(options.panels)
     source = _source(path)
     torch.set_num_threads(1)  # matrices of a few dozen units are slower with more
     out = Path(options.out) if options.out else source.out
 
     def save(name: str, content: bytes) -> None:
-        write_whole(out / name, lambda file: file.write(content))
+        atomic_write(out / name, lambda file: file.write(content))
 
     lines, written = [], []
     if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
         judged = judge_run(RunFolder(source.root), source.step)
-        save("verdict.json", json.dumps(plain(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
+        save("verdict.json", json.dumps(to_json(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
         lines.append(judged.table() + "\n")
         written.append("verdict.json")
         if not any(name.startswith("weight_hh") for name in _weights(source.files[source.last])):
@@ -134,12 +136,12 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         lines += [f"{name} of {source.last}", report.table()]
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            save(f"series{suffix}.png", common.png(spectrum_sheet.movement(moved)))
-            lines += spectrum_sheet.movement_table(moved)
+            save(f"series{suffix}.png", common.png(movement.movement(moved)))
+            lines += movement.movement_table(moved)
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
-    save("spectrum.json", json.dumps(plain(results), indent=1, allow_nan=False).encode() + b"\n")
+    save("spectrum.json", json.dumps(to_json(results), indent=1, allow_nan=False).encode() + b"\n")
     return "\n".join([*lines, f"{', '.join([*written, 'spectrum.json', 'spectrum.png'])} in {out}"])
 
 

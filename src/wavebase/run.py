@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import console
 from wavebase.experiment import summary
-from wavebase.records.atomic import Busy, RecordsError
+from wavebase.records.atomic import FolderLocked, RecordsError
 from wavebase.report import callback, write
 
 USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
@@ -48,9 +48,9 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # not that it has looked through the fonts
     failures.clear()
     callback.SweepReport.folder = None
-    status = _told(_start, verbose)
+    status = run_reporting_errors(_start, verbose)
     if callback.SweepReport.folder is not None and any(callback.SweepReport.folder.glob("*/config.yaml")):
-        status = max(status, _told(_report, verbose))
+        status = max(status, run_reporting_errors(_report, verbose))
     os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)
 
@@ -61,7 +61,7 @@ def _start() -> int:
     parser.error = _unknown_words  # type: ignore[method-assign]
     asked = parser.parse_args()
     if asked.help:
-        console.explain(USAGE.format(groups=_groups()))
+        console.print_help(USAGE.format(groups=_groups()))
         return 0
     if asked.cfg == "job" and asked.package is None:
         from wavebase.cli import config_sources
@@ -91,17 +91,17 @@ def _report() -> int:
     return int(write.write(callback.SweepReport.folder) > 0)  # type: ignore[arg-type]
 
 
-def _told(act: Callable[[], int], verbose: str | None) -> int:
+def run_reporting_errors(act: Callable[[], int], verbose: str | None) -> int:
     """The act's exit status; 1 with one line if it raises what concerns the user, 130 if it was interrupted."""
     try:
         return act()
     except KeyboardInterrupt as stop:
-        console.complain(str(stop) or "interrupted")
+        console.print_error(str(stop) or "interrupted")
         return 130
     except Exception as error:
         if verbose not in (None, "0") or not _expected(error):
             raise
-        console.complain(_one_line(error))
+        console.print_error(_one_line(error))
         return 1
 
 
@@ -118,9 +118,9 @@ def job(cfg: DictConfig) -> float | None:
     except Exception as error:
         if single:
             failures.append(error)
-            _remove_if_empty(whereabouts()[0])
+            _remove_if_empty(current_job_folder()[0])
         else:
-            mark_failed(cfg, error, *whereabouts())
+            mark_failed(cfg, error, *current_job_folder())
         return None
 
 
@@ -131,8 +131,8 @@ def session_job(cfg: DictConfig) -> Any:
     Raises:
         ConfigError: if the command line gives both.
     """
-    from wavebase.experiment.config import ConfigError
     from wavebase.experiment.runner import Job
+    from wavebase.experiment.validation import ConfigError
 
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
@@ -143,7 +143,7 @@ def session_job(cfg: DictConfig) -> Any:
                 f"optim.lr or optim.lr_over_boundary must be given, got {rate} and {fraction}; leave out one of them"
             )
         node["optim"]["lr"] = None
-    return Job(node, *whereabouts())
+    return Job(node, *current_job_folder())
 
 
 def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
@@ -151,7 +151,7 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
     line = _one_line(error) if _expected(error) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
     print(console.visible(f"{folder.name}: {line if _expected(error) else details}", sys.stderr), file=sys.stderr)
-    if isinstance(error, Busy):
+    if isinstance(error, FolderLocked):
         return
     failures.append(error)
     try:
@@ -161,7 +161,7 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
         print(console.visible(told, sys.stderr), file=sys.stderr)
 
 
-def whereabouts() -> tuple[Path, dict[str, str]]:
+def current_job_folder() -> tuple[Path, dict[str, str]]:
     """The folder of the job that Hydra is running, and the option chosen in each config group."""
     runtime = HydraConfig.get().runtime
     return Path(runtime.output_dir), {

@@ -22,20 +22,21 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
 
 from wavebase import console
 from wavebase import run as entrypoint
 from wavebase.figures import common
+from wavebase.formatting import text_table
 from wavebase.records import provenance
-from wavebase.records.atomic import write_whole
-from wavebase.records.folder import find_runs, plain
+from wavebase.records.atomic import atomic_write
+from wavebase.records.folder import find_runs
+from wavebase.records.strict_json import to_json
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
 
 FOLDER = Path("outputs/studies")
 # what a study of many short runs needs no more of
-BRIEF = ("probe.figures=[]", "probe.every=1000000", "train.checkpoint_every=1000000", "threads=1")
+FAST_OVERRIDES = ("probe.figures=[]", "probe.every=1000000", "train.checkpoint_every=1000000", "threads=1")
 
 Choice = TypeVar("Choice")
 
@@ -56,8 +57,8 @@ class Size(NamedTuple):
         return {"tiny": tiny, "fast": fast, "full": full}[self.name]
 
     def sweep(self, *overrides: str) -> list[Run]:
-        """The runs of one sweep with `BRIEF` and these overrides, in a folder of their own. A failed run raises."""
-        words = (*BRIEF, *overrides)
+        """The runs of one sweep with `FAST_OVERRIDES` and these overrides, in a folder of their own. A failed run raises."""
+        words = (*FAST_OVERRIDES, *overrides)
         part = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
         return sweep(f"{self.folder.name}/{part}", *words)
 
@@ -69,8 +70,8 @@ class Finding:
 
     title: str
     rows: Sequence[Mapping[str, Any]]
-    says: str
-    silent: str
+    conclusion: str
+    limitations: str
     figure: Figure
 
 
@@ -85,29 +86,29 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     torch.set_num_threads(1)  # as its runs; matrices this small are slower with more
     before = _processor_seconds()
     finding = measure(size)
-    rows = plain([dict(row) for row in finding.rows])
+    rows = to_json([dict(row) for row in finding.rows])
     record = {
         "question": question,
         "command": f"python experiments/{size.study}.py" + ("" if size.name == "fast" else f" --{size.name}"),
         "processor_seconds": max(round(_processor_seconds() - before, 1), _spent(size.folder)),
         "title": finding.title,
         "rows": rows,
-        "says": " ".join(finding.says.split()),
-        "silent": " ".join(finding.silent.split()),
+        "conclusion": " ".join(finding.conclusion.split()),
+        "limitations": " ".join(finding.limitations.split()),
         "versions": provenance.versions(),
         "git": provenance.git_state(),
     }
-    text = json.dumps(plain(record), indent=1, allow_nan=False)
+    text = json.dumps(to_json(record), indent=1, allow_nan=False)
     for name, content in {
         "finding.json": text.encode() + b"\n",
         "table.csv": as_csv(rows),
         "figure.png": common.png(finding.figure),
     }.items():
-        write_whole(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        atomic_write(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     wide = min(console.width(), 80)
-    said = (textwrap.fill(str(record[key]), wide) for key in ("question", "says", "silent"))
-    console.say("\n\n".join([next(said), table(rows), *said]))
-    console.say(
+    said = (textwrap.fill(str(record[key]), wide) for key in ("question", "conclusion", "limitations"))
+    console.print_styled("\n\n".join([next(said), text_table(rows), *said]))
+    console.print_styled(
         f"\n{record['processor_seconds']:.0f} s of processor time; finding.json, table.csv, figure.png in {size.folder}"
     )
 
@@ -173,49 +174,4 @@ def counted(verdicts: Sequence[str]) -> str:
 # ---- intervals, all of 95 % ----
 
 
-def share(successes: int, count: int) -> tuple[float, float, float]:
-    """A share and its interval (Wilson, 1927)."""
-    low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
-    return successes / count, low, high
-
-
-def median(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """The median and its interval from order statistics: no assumption but independence; infinite values are in order.
-
-    With fewer than six values the interval is their range, which holds less than 95 %.
-    """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    n = len(ordered)
-    low = max(int(stats.binom.ppf(0.025, n, 0.5)) - 1, 0)
-    return float(np.median(ordered)), float(ordered[low]), float(ordered[n - 1 - low])
-
-
-def exponent(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """p of y ~ x^p, fitted on logarithms, and its interval (Student's t)."""
-    fit = stats.linregress(np.log(x), np.log(y))
-    reach = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
-    return fit.slope, fit.slope - reach, fit.slope + reach
-
-
 # ---- tables ----
-
-
-def cell(value: Any) -> str:
-    """A number with three digits, anything else as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def brief(value: float) -> str:
-    """A number to one digit, as short as can be: 2e-3."""
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
-
-
-def table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
-    """Rows as text, numbers to the right; as a Markdown table if asked."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
-    if markdown:
-        lines.insert(1, ["---:"] * len(columns))
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

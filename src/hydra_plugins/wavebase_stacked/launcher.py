@@ -36,11 +36,11 @@ class StackedLauncher(BasicLauncher):
             raise HydraException(f"hydra.launcher.processes must be at least 1, got {processes}; use null")
         self.max_stack, self.processes, self.launching = max_stack, processes, False
 
-    def setup(self, **pieces: Any) -> None:
+    def setup(self, **components: Any) -> None:
         """As ever; but a job's configuration, which Hydra composes once to check it and once to run it (0.1 s each), is
         kept from the first time to the second."""
-        super().setup(**pieces)
-        loader = pieces["hydra_context"].config_loader
+        super().setup(**components)
+        loader = components["hydra_context"].config_loader
         compose = loader.load_sweep_config
         checked: dict[tuple[str, ...], list[DictConfig]] = {}
 
@@ -68,7 +68,7 @@ class StackedLauncher(BasicLauncher):
                 collected.append((cfg, run.session_job(cfg)))
                 places.append(len(collected) - 1)
             except Exception as error:
-                run.mark_failed(cfg, error, *run.whereabouts())
+                run.mark_failed(cfg, error, *run.current_job_folder())
                 places.append(None)
 
         own, self.task_function = self.task_function, announce

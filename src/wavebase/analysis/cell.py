@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from wavebase.recurrence.lstm import GATES, GRU_GATES
+from wavebase.recurrence.cells import GATES, GRU_GATES
 
 Array = ArrayLike | torch.Tensor
 Activation = Literal["relu", "tanh", "gru", "lstm", "lstm_signed"]

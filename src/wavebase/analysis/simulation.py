@@ -9,7 +9,7 @@ import torch
 
 from wavebase.analysis.cell import Cell
 from wavebase.analysis.nulls import NULLS
-from wavebase.recurrence.lstm import lstm_trace
+from wavebase.recurrence.cells import lstm_trace
 
 
 @dataclass(frozen=True)

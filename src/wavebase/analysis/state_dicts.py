@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wavebase.analysis.cell import GATES_OF
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 
 TORCH_NAME = re.compile(r"^(?P<prefix>.*?)weight_hh(?P<suffix>_l\d+(?:_reverse)?)?$")
 

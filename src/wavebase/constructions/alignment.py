@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, Construction
 from wavebase.constructions.symmetry import Element, act, identity_element
-from wavebase.recurrence.lstm import GATES, lstm_step
+from wavebase.recurrence.cells import GATES, lstm_step
 
 ROUNDS = 8
 ROUNDING = 1e-9  # in natural units
@@ -159,12 +159,12 @@ class _Search:
         element = Element(match, identity.swap, identity.sign_input, sign)
         element = element.then(self.best_step(element, known.nonzero()[:, 0], known, nobody, stay=True))
         for block in self.blocks:
-            silent = block[~known[block]]
-            if len(silent):
+            limitations = block[~known[block]]
+            if len(limitations):
                 unknown = ~known
-                unknown[silent] = False
-                element = element.then(self.best_step(element, silent, known, known, unknown.nonzero()[:, 0]))
-                known[silent] = True
+                unknown[limitations] = False
+                element = element.then(self.best_step(element, limitations, known, known, unknown.nonzero()[:, 0]))
+                known[limitations] = True
         return element
 
     def descend(self, element: Element) -> Element:

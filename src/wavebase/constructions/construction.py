@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.recurrence.lstm import GATES, InputGate
+from wavebase.recurrence.cells import GATES, InputGate
 
 WEIGHT_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 WEIGHT_NAMES = tuple(f"{kind}_{gate}" for kind in WEIGHT_KINDS for gate in GATES)
@@ -137,7 +137,7 @@ def packed(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return joined | {name: named[name] for name in READOUT_NAMES}
 
 
-class Draft:
+class ConstructionBuilder:
     """Zero weights to write an algorithm into, block by block, keeping the mask of intended entries."""
 
     def __init__(self, blocks: Mapping[str, int], inputs: int = 1):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, unit_scales
-from wavebase.records.atomic import RecordsError, write_whole
+from wavebase.records.atomic import RecordsError, atomic_write
 from wavebase.records.untrusted import parse_json, reason
 
 FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
@@ -58,7 +58,7 @@ def save_construction(construction: Construction, path: str | Path) -> None:
         "format": FORMAT,
     }
     content = save(tensors, about | {"sha256": _digest(tensors, about)})
-    write_whole(Path(path), lambda file: file.write(content))
+    atomic_write(Path(path), lambda file: file.write(content))
 
 
 def load_construction(path: str | Path) -> Construction:

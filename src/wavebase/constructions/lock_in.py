@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from wavebase.constructions.construction import Construction, Draft, unit_scales
+from wavebase.constructions.construction import Construction, ConstructionBuilder, unit_scales
 from wavebase.spectrum import rotation_blocks
 
 PERIOD_TOLERANCE = 0.01  # how far from whole a tone's periods in a window may be
@@ -60,7 +60,9 @@ def lock_in_construction(
         raise ValueError(
             "signal.phase_jitter must leave a tone to lock to, got a jitter whose mean is 0; use less than 1 turn"
         )
-    draft = Draft({"gen": 2 * F + 2, "clock": 2, "sum": 2 * F, "hold": 2 * F, "prod": 2 * F}, inputs=1 + F)
+    draft = ConstructionBuilder(
+        {"gen": 2 * F + 2, "clock": 2, "sum": 2 * F, "hold": 2 * F, "prod": 2 * F}, inputs=1 + F
+    )
     gen, clock, sum_, hold, prod = draft.blocks.values()
     tones, sine = slice(gen.start, gen.start + 2 * F), slice(gen.stop - 1, gen.stop)
     high, pulse = slice(clock.start, clock.start + 1), slice(clock.start + 1, clock.stop)

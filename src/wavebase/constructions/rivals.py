@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from wavebase.constructions.construction import Construction, Draft
+from wavebase.constructions.construction import Construction, ConstructionBuilder
 from wavebase.constructions.spectral import (
     Preset,
     check_arguments,
@@ -76,7 +76,7 @@ def resonator_construction(
     k = override_gains(preset_gains, gains or {})
 
     F = len(chosen)
-    draft = Draft({"clock": 2, "late": 1, "resonator": 2 * F, "prod": 2 * F, "spec": F})
+    draft = ConstructionBuilder({"clock": 2, "late": 1, "resonator": 2 * F, "prod": 2 * F, "spec": F})
     clock, late, resonator, *_ = draft.blocks.values()
     draft.bias("output", slice(0, draft.H), margin)
 
@@ -141,7 +141,7 @@ def delay_line_construction(
     k = override_gains(preset_gains, gains or {})
 
     F = len(chosen)
-    draft = Draft({"delay": T, "prod": 2 * F, "spec": F})
+    draft = ConstructionBuilder({"delay": T, "prod": 2 * F, "spec": F})
     delay = draft.blocks["delay"]
     draft.bias("output", slice(0, draft.H), margin)
     draft.bias("input", delay, margin)
@@ -172,7 +172,12 @@ def delay_line_construction(
 
 
 def _connect_power(
-    draft: Draft, source: slice, rows: Tensor, k: Mapping[str, float], margin: float, pattern: Tensor | None = None
+    draft: ConstructionBuilder,
+    source: slice,
+    rows: Tensor,
+    k: Mapping[str, float],
+    margin: float,
+    pattern: Tensor | None = None,
 ) -> None:
     """prod: squares of the coefficients rows @ h[source], rows [2F, source]; spec: their sums by pairs."""
     prod, spec = draft.blocks["prod"], draft.blocks["spec"]

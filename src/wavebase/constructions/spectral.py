@@ -26,8 +26,8 @@ from typing import Literal
 
 import torch
 
-from wavebase.constructions.construction import Construction, Draft
-from wavebase.recurrence.lstm import InputGate
+from wavebase.constructions.construction import Construction, ConstructionBuilder
+from wavebase.recurrence.cells import InputGate
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 
 Preset = Literal["exact", "trainable"]
@@ -139,7 +139,7 @@ def spectral_construction(
     clock_bin = next((n for n, b in enumerate(chosen) if math.gcd(b, T) == 1), None)
     oscillators = [*chosen, *([1] if clock_bin is None else [])]
     clock = 2 * (F if clock_bin is None else clock_bin)  # its cosine's unit within gen
-    draft = Draft({"gen": 2 * len(oscillators), "sum": 2 * F * pairs, "prod": 2 * F * pairs, "spec": F})
+    draft = ConstructionBuilder({"gen": 2 * len(oscillators), "sum": 2 * F * pairs, "prod": 2 * F * pairs, "spec": F})
     gen, sum_, prod, spec = draft.blocks.values()
     coefficients = slice(gen.start, gen.start + 2 * F)
 
@@ -194,7 +194,7 @@ def spectral_construction(
 
 
 def connect_clock(
-    draft: Draft, gate: str, to: slice, clock: int, a: float, T: int, margin: float, opens: bool = False
+    draft: ConstructionBuilder, gate: str, to: slice, clock: int, a: float, T: int, margin: float, opens: bool = False
 ) -> None:
     """Let a gate close (`opens`: open) at a window's first sample only, from the clock's cosine, unit `clock`, radius a.
 

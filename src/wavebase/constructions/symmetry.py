@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, Construction
-from wavebase.recurrence.lstm import GATES, InputGate
+from wavebase.recurrence.cells import GATES, InputGate
 
 CELL_LINEAR = ("gen", "clock", "late", "resonator", "delay")
 KINDS = (*CELL_LINEAR, "sum", "balance", "pair", "prod", "spec", "bias")

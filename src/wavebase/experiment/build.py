@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from wavebase.constructions.construction import STATE_NAMES
-from wavebase.experiment import config
-from wavebase.experiment.config import ConfigError, RunConfig
+from wavebase.experiment import config, validation
+from wavebase.experiment.config import RunConfig
+from wavebase.experiment.start import measure_curvatures, predicted_noise_error
+from wavebase.experiment.validation import ConfigError
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
-from wavebase.records.folder import RecordsError, RunFolder
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder
 from wavebase.records.untrusted import reason
-from wavebase.theory import boundaries, label_noise
+from wavebase.theory import boundaries
 from wavebase.theory.boundaries import Boundary, Curvatures
 from wavebase.training.optimizers import GaussNewton, needs_closure
 
-FITS = 1e-3  # a start whose loss is under this share of the mean predictor's fits its targets
-MOST_DERIVATIVES = 5e7  # of outputs by parameters: beyond, in 400 MB, what label noise costs is not worked out
 
-
-class Pieces(NamedTuple):
+class Components(NamedTuple):
     """What a configuration builds."""
 
     task: Any
@@ -38,12 +36,12 @@ class Pieces(NamedTuple):
     noise_error: float | None = None  # relative, that label noise alone will cause: see `label_noise.stationary_error`
 
 
-def assemble(
+def build_components(
     cfg: RunConfig,
     learning_rate: float | None = None,
     curvatures: Curvatures = Curvatures(),  # noqa: B008  immutable
     measured: dict[str, Any] | None = None,
-) -> Pieces:
+) -> Components:
     """Build task, net and optimiser; measure the boundary where it is needed, and what label noise will cost.
 
     Args:
@@ -55,12 +53,23 @@ def assemble(
         ConfigError: if something cannot be built, or the optimiser's boundary is asked for and there is none.
     """
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
-    source = config.build(cfg.signal, "signal")
-    context = {"signal": source, "T": cfg.T, "dtype": dtype, "device": device, "probing": cfg.generator("probe")}
+    source = validation.build(cfg.signal, "signal")
+    context = {
+        "signal": source,
+        "T": cfg.T,
+        "dtype": dtype,
+        "device": device,
+        "probe_generator": cfg.generator("probe"),
+    }
     context["lanes"] = cfg.train.batch  # of a task that reads streams side by side
-    task = config.build(cfg.task, "task", context)
-    context = {**task.sizes, "dtype": dtype, "init": cfg.generator("init"), "perturbing": cfg.generator("perturbation")}
-    net = config.build(cfg.model, "model", context).to(device)
+    task = validation.build(cfg.task, "task", context)
+    context = {
+        **task.sizes,
+        "dtype": dtype,
+        "init": cfg.generator("init"),
+        "perturbation_generator": cfg.generator("perturbation"),
+    }
+    net = validation.build(cfg.model, "model", context).to(device)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
     optimizer = _optimizer(rest, settings, list(trained.values()))
@@ -72,7 +81,7 @@ def assemble(
                 f"optim.lr_over_boundary needs an optimiser whose boundary is known ({boundaries.KNOWN}, none with maximize=true), got {type(optimizer).__name__}; give optim.lr instead"
             )
         if cfg.probe.curvature or settings.lr is None:
-            curvatures = _curvatures(net, task, cfg, trained, rule, {} if measured is None else measured)
+            curvatures = measure_curvatures(net, task, cfg, trained, rule, {} if measured is None else measured)
         else:
             curvatures = Curvatures()  # a run alone would not know them
     boundary, begins = Boundary(rule, curvatures), learning_rate is None
@@ -89,11 +98,11 @@ def assemble(
         group["lr"] = learning_rate
     plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
     known = {} if measured is None else measured
-    noise = _noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
-    return Pieces(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
+    noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
+    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
 
 
-def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
+def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
     """A run's configuration and pieces again, the net with the weights of its last checkpoint, or of the `at`-th.
 
     Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
@@ -111,9 +120,9 @@ def restored(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Pieces]:
         raise RecordsError(
             f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
         )
-    pieces = assemble(cfg, rate, curvatures)
-    load_net(pieces.net, state, folder)
-    return cfg, pieces
+    components = build_components(cfg, rate, curvatures)
+    load_net(components.net, state, folder)
+    return cfg, components
 
 
 def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
@@ -126,10 +135,12 @@ def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> Non
         ) from error
 
 
-def snapshot(pieces: Pieces, start: Mapping[str, Tensor], step: int) -> Snapshot:
+def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> Snapshot:
     """The run's net as it now stands, beside the weights that it started with."""
-    rate = pieces.optimizer.param_groups[0]["lr"]
-    return snapshot_of(pieces.net, pieces.task, start, pieces.net.construction, pieces.trained, rate, step)
+    rate = components.optimizer.param_groups[0]["lr"]
+    return snapshot_of(
+        components.net, components.task, start, components.net.construction, components.trained, rate, step
+    )
 
 
 def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:
@@ -144,7 +155,7 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
     patterns = ["*"] if wanted == "all" else [wanted] if isinstance(wanted, str) else wanted
     for pattern in patterns:
         if not fnmatch.filter(everything, pattern):
-            raise ConfigError(config.unknown_key(f"train.parameters={pattern}", pattern, everything))
+            raise ConfigError(validation.unknown_key(f"train.parameters={pattern}", pattern, everything))
     for name, parameter in everything.items():
         chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         state = name in STATE_NAMES
@@ -157,7 +168,7 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
 
 def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained: list[nn.Parameter]) -> Any:
     """The optimiser with the learning rate that is given, else 1."""
-    made = config.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
+    made = validation.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
     if isinstance(made, torch.optim.SparseAdam):
         raise ConfigError("optim._target_ must take dense gradients, got torch.optim.SparseAdam; use torch.optim.Adam")
     return made
@@ -190,88 +201,3 @@ def _check_closure(
                 buffer.copy_(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _curvatures(
-    net: nn.Module,
-    task: Any,
-    cfg: RunConfig,
-    trained: Mapping[str, nn.Parameter],
-    rule: boundaries.Rule | None,
-    measured: dict[str, Any],
-) -> Curvatures:
-    """Curvatures at the start: the Hessian's on a batch of the probes' generator, gradients on the run's own first batches."""
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    data = cfg.generator("data")
-
-    def rested() -> None:  # a net that carries a state has moved on
-        for buffer, value in buffers:
-            buffer.copy_(value)
-
-    def training(step: int) -> Callable[[], Tensor]:
-        def loss() -> Tensor:
-            signal, target = task.sample_batch(cfg.train.batch, data, step)
-            rested()
-            return task.loss(net(signal), target)
-
-        return loss
-
-    try:
-        signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
-        key = f"lambda_max {type(task).__name__} {_digest(net, trained, signal, target)}"
-        # of an adaptive optimiser also what its own gradients depend on
-        own = repr(
-            (key, cfg.optim | {"lr": None, "lr_over_boundary": None}, cfg.task, cfg.train.batch, data.initial_seed())
-        )
-        if rule is not None and rule.preconditioner is not None and own in measured:
-            return measured[own]
-        found = boundaries.measure(
-            rule,
-            lambda: task.loss(net(signal), target),
-            trained.values(),
-            (training(step) for step in range(boundaries.BATCHES)),
-            Curvatures(measured.get(key)),
-        )
-        measured[key], measured[own] = found.lambda_max, found
-        return found
-    except ValueError as error:  # a task of lanes takes no other number
-        raise ConfigError(str(error)) from error
-    finally:
-        rested()
-
-
-def _noise_error(
-    net: nn.Module,
-    task: Any,
-    cfg: RunConfig,
-    trained: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    measured: dict[str, Any],
-) -> float | None:
-    """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
-    sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
-    if not sigma or task.shuffle_targets or task.off_task_steps is not None or net.construction is None:
-        return None
-    try:
-        rule = label_noise.UpdateRule.of(optimizer)
-    except ValueError:
-        return None
-    signal, target = shown[0][: label_noise.enough(shown[1][0].numel())], shown[1]
-    numbers = sum(parameter.numel() for parameter in trained.values())
-    with torch.no_grad():
-        fits = task.loss(net(signal), target[: len(signal)]) <= FITS * task.baselines["mean"]
-    if rule.adaptive or not fits or numbers * signal.shape[0] * target[0].numel() > MOST_DERIVATIVES:
-        return None
-    key = "noise " + _digest(net, trained, signal)
-    if key not in measured:
-        measured[key] = label_noise.gauss_newton(net, trained, signal).eigenvalues
-    return label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
-
-
-def _digest(net: nn.Module, trained: Iterable[str], *tensors: Any) -> str:
-    """What a measurement at a start depends on: the net's numbers, which of them are trained, and the data."""
-    digest = hashlib.sha256(repr((type(net), net.__dict__.get("input_gate"), sorted(trained))).encode())
-    for tensor in (*net.parameters(), *net.buffers(), *tree_leaves(tensors)):
-        digest.update(repr((tensor.dtype, tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import Construction
-from wavebase.experiment.build import load_net, measure, restored, snapshot
+from wavebase.experiment.build import load_net, load_run, measure, snapshot
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
@@ -132,14 +132,14 @@ def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
 
     Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
     """
-    cfg, pieces = restored(folder, 0)
-    begun = {name: weight.clone() for name, weight in pieces.net.named_weights().items()}
+    cfg, components = load_run(folder, 0)
+    begun = {name: weight.clone() for name, weight in components.net.named_weights().items()}
     probes = cfg.probe.functions("measure")
-    start = measure(probes, snapshot(pieces, begun, 0))
+    start = measure(probes, snapshot(components, begun, 0))
     values: dict[int, dict[str, float]] = {}
     for at in folder.checkpoint_steps() if step is None else [step]:
-        load_net(pieces.net, folder.load_checkpoint(at), folder)
-        values[at] = measure(probes, snapshot(pieces, begun, at))
+        load_net(components.net, folder.load_checkpoint(at), folder)
+        values[at] = measure(probes, snapshot(components, begun, at))
     thresholds = cfg.probe.verdict
     verdicts = {step: judge_by_values(start, measured, thresholds) for step, measured in values.items()}
     return Judgement(verdicts, first_failures(values, thresholds), start)

@@ -14,15 +14,15 @@ import torch
 from omegaconf import OmegaConf
 
 from wavebase.experiment import config, summary
-from wavebase.experiment.build import assemble
+from wavebase.experiment.build import build_components
 from wavebase.experiment.session import Session
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence.native import build
 from wavebase.theory import boundaries
 from wavebase.training.interruption import Interrupted, Interruption
 from wavebase.training.loop import Status, train
-from wavebase.training.stacks import saved_bytes
-from wavebase.training.workers import forked
+from wavebase.training.stacking import activation_bytes
+from wavebase.training.workers import run_in_processes
 
 log = logging.getLogger("wavebase")
 
@@ -70,7 +70,7 @@ def run_stacked(
             return _run_stacked(jobs[n::processes], max_stack, failed, interruption, processes)
 
         errors: list[float | None] = [None] * len(jobs)
-        for n, finals in enumerate(forked(part, processes, interruption)):
+        for n, finals in enumerate(run_in_processes(part, processes, interruption)):
             errors[n::processes] = finals
         return errors
 
@@ -146,7 +146,7 @@ def _prepare(
 ) -> Session | dict[str, Any]:
     """Everything up to the first step; or the summary of a finished run. Nothing is written before all is checked.
 
-    until: continue from no later step. measured: at other jobs' starts, see `assemble`."""
+    until: continue from no later step. measured: at other jobs' starts, see `build_components`."""
     cfg = config.parse(job.node)
     text = config_text(job.node)
     folder = RunFolder(job.path if cfg.resume else _unused(job.path))
@@ -162,10 +162,10 @@ def _prepare(
     )
     state = folder.newest_checkpoint(until)
     if state is not None:
-        pieces = assemble(cfg, state["learning_rate"], boundaries.recorded(state))
+        components = build_components(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
-        pieces = assemble(cfg, measured=measured)
-    return Session(cfg, pieces, folder, state, text, job.choices, single)
+        components = build_components(cfg, measured=measured)
+    return Session(cfg, components, folder, state, text, job.choices, single)
 
 
 def _train_and_finish(sessions: list[Session], interruption: Interruption) -> list[float | None]:
@@ -209,12 +209,12 @@ def _train_and_finish(sessions: list[Session], interruption: Interruption) -> li
 
 
 def _members_that_fit(session: Session, sharing: int) -> int:
-    device = next(session.pieces.net.parameters()).device
+    device = next(session.components.net.parameters()).device
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, int(free / sharing / 2 / (1 + 2 * saved_bytes(session.member(), session.cfg.train.batch))))
+    return max(1, int(free / sharing / 2 / (1 + 2 * activation_bytes(session.member(), session.cfg.train.batch))))
 
 
 def config_text(node: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase import console
-from wavebase.experiment.build import Pieces, measure, snapshot
+from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.summary import describe
 from wavebase.figures.common import png
@@ -22,9 +22,11 @@ from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder
-from wavebase.training.loop import LearningRate, Status
+from wavebase.training.loop import Status
 from wavebase.training.optimizers import load_state
-from wavebase.training.stacks import Member, stack_key, stacks_not_because
+from wavebase.training.schedule import LearningRate
+from wavebase.training.stacking import stack_key, unstackable_reason
+from wavebase.training.trainer import TrainState
 
 log = logging.getLogger("wavebase")
 
@@ -35,16 +37,16 @@ class Session:
     def __init__(
         self,
         cfg: RunConfig,
-        pieces: Pieces,
+        components: Components,
         folder: RunFolder,
         state: dict[str, Any] | None,
         text: str,
         choices: Mapping[str, str],
         single: bool,
     ):
-        self.cfg, self.pieces, self.folder, self.choices, self.single = cfg, pieces, folder, choices, single
+        self.cfg, self.components, self.folder, self.choices, self.single = cfg, components, folder, choices, single
         self.began, self.seconds_before = time.monotonic(), 0.0
-        self.start_weights = {name: weight.clone() for name, weight in pieces.net.named_weights().items()}
+        self.start_weights = {name: weight.clone() for name, weight in components.net.named_weights().items()}
         self.before = self._example()
         self.data = cfg.generator("data")
         self.first_step, kept = 0, 0
@@ -52,8 +54,8 @@ class Session:
         self.values: dict[str, float] = {}
         self.start_values: dict[str, float] = {}
         if state is not None:
-            pieces.net.load_state_dict(state["net"])
-            load_state(pieces.optimizer, state["optimizer"])
+            components.net.load_state_dict(state["net"])
+            load_state(components.optimizer, state["optimizer"])
             self.data.set_state(state["data"])
             self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
             self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
@@ -62,12 +64,14 @@ class Session:
         self.probes = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
         self.text, self.kept = text, kept
-        construction = pieces.net.construction
+        construction = components.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
 
     def stack_key(self, number: int) -> Any:
         """What sessions must share to be trained as one program; a net that cannot be stacked shares with none."""
-        reason = getattr(self.pieces.net, "stacks_not_because", None) or stacks_not_because(self.pieces.optimizer)
+        reason = getattr(self.components.net, "stacks_not_because", None) or unstackable_reason(
+            self.components.optimizer
+        )
         if reason:
             log.info("%s runs alone: %s", self.folder.path.name, reason)
             return number
@@ -77,7 +81,7 @@ class Session:
         """Start writing records."""
         self.folder.start(self.text, self.kept)
         try:
-            self.folder.log_text("parameters", self.first_step, parameter_table(self.pieces.net))
+            self.folder.log_text("parameters", self.first_step, parameter_table(self.components.net))
             self._image("weights/weight_hh_cell", self.first_step)
             if self.start_values:
                 self._lay_out()
@@ -85,14 +89,14 @@ class Session:
             self.folder.abandon()
             raise
 
-    def member(self) -> Member:
+    def member(self) -> TrainState:
         """This run as the training loop sees it."""
-        cfg, pieces = self.cfg, self.pieces
-        settings = pieces.settings
+        cfg, components = self.cfg, self.components
+        settings = components.settings
 
-        return Member(
-            net=pieces.net, task=pieces.task, trained=pieces.trained, optimizer=pieces.optimizer,
-            learning_rate=LearningRate(pieces.learning_rate, settings.schedule, cfg.train.steps, settings.warmup),
+        return TrainState(
+            net=components.net, task=components.task, trained=components.trained, optimizer=components.optimizer,
+            learning_rate=LearningRate(components.learning_rate, settings.schedule, cfg.train.steps, settings.warmup),
             clip_norm=settings.clip_norm, data=self.data, record=self.folder.log, observe=self._observe, save=self._save,
         )  # fmt: skip
 
@@ -104,21 +108,21 @@ class Session:
 
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record what they say."""
-        self.values = measure(self.probes, snapshot(self.pieces, self.start_weights, step))
+        self.values = measure(self.probes, snapshot(self.components, self.start_weights, step))
         if step == 0:
-            self.values = {**self.pieces.boundary.values(), **self.values}
-            if self.pieces.noise_error is not None:
-                self.values["noise/predicted_error"] = self.pieces.noise_error
+            self.values = {**self.components.boundary.values(), **self.values}
+            if self.components.noise_error is not None:
+                self.values["noise/predicted_error"] = self.components.noise_error
             self.start_values = dict(self.values)
             self._lay_out()
         self.folder.log(step, {**self.values, **self._references()})
 
     def _references(self) -> dict[str, float]:
         """What the values are to be seen beside: the losses of constant predictions, the curvature that is still stable."""
-        references = {f"baseline/{name}": loss for name, loss in self.pieces.task.baselines.items()}
-        rate = self.pieces.optimizer.param_groups[0]["lr"]
-        if self.pieces.boundary.curvatures.lambda_max is not None or "curvature/lambda_max" in self.values:
-            references |= self.pieces.boundary.reference(rate)
+        references = {f"baseline/{name}": loss for name, loss in self.components.task.baselines.items()}
+        rate = self.components.optimizer.param_groups[0]["lr"]
+        if self.components.boundary.curvatures.lambda_max is not None or "curvature/lambda_max" in self.values:
+            references |= self.components.boundary.reference(rate)
         return references
 
     def _lay_out(self) -> None:
@@ -133,13 +137,13 @@ class Session:
         self.folder.save_checkpoint(
             step,
             {
-                "net": self.pieces.net.state_dict(),
-                "weights": self.pieces.net.named_weights(),
+                "net": self.components.net.state_dict(),
+                "weights": self.components.net.named_weights(),
                 "blocks": layout,
-                "optimizer": self.pieces.optimizer.state_dict(),
+                "optimizer": self.components.optimizer.state_dict(),
                 "data": self.data.get_state(),
-                "learning_rate": self.pieces.learning_rate,
-                "curvatures": self.pieces.boundary.curvatures._asdict(),
+                "learning_rate": self.components.learning_rate,
+                "curvatures": self.components.boundary.curvatures._asdict(),
                 "seconds": self._seconds(),
                 "values": self.values,
                 "start_values": self.start_values,
@@ -149,13 +153,17 @@ class Session:
 
     def finish(self, status: Status, step: int, seconds: float) -> float | None:
         """Judge, draw and write summary.json; returns the final relative error."""
-        cfg, pieces, folder = self.cfg, self.pieces, self.folder
+        cfg, components, folder = self.cfg, self.components, self.folder
         judgement = verdict.judge_run(self.start_values, self.values, cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
-        signal, target = pieces.task.held_out["training"]
+        signal, target = components.task.held_out["training"]
         rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
-        kept = pieces.task.examples(rows) if hasattr(pieces.task, "examples") else {k: v[:4] for k, v in rows.items()}
+        kept = (
+            components.task.examples(rows)
+            if hasattr(components.task, "examples")
+            else {k: v[:4] for k, v in rows.items()}
+        )
         folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
         self._image("weights/weight_hh_cell", step)
         folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
@@ -182,7 +190,7 @@ class Session:
             "loss": {"initial": self.start_values["loss/held_out"], "final": self.values["loss/held_out"]},
             "relative_loss": {"initial": self.start_values["loss/relative"], "final": self.values["loss/relative"]},
             "relative_error": error,
-            "baseline": dict(pieces.task.baselines),
+            "baseline": dict(components.task.baselines),
             "drift": {
                 n.removeprefix("drift/"): v
                 for n, v in self.values.items()
@@ -190,12 +198,12 @@ class Session:
             },
             "watched_weight": judgement.weight,
             "optim": {
-                "lr": pieces.learning_rate,
-                **pieces.boundary.summary(pieces.learning_rate),
+                "lr": components.learning_rate,
+                **components.boundary.summary(components.learning_rate),
             },
             "probes": {"initial": self.start_values, "final": self.values},
-            "parameters": sum(p.numel() for p in pieces.net.parameters()),
-            "device": str(next(pieces.net.parameters()).device),
+            "parameters": sum(p.numel() for p in components.net.parameters()),
+            "device": str(next(components.net.parameters()).device),
             "versions": provenance.versions(),
             "git": provenance.git_state(),
         }
@@ -223,27 +231,27 @@ class Session:
 
     def _hparams(self) -> dict[str, Any]:
         cfg = self.cfg
-        over = self.pieces.boundary.summary(self.pieces.learning_rate)["lr_over_boundary"]
+        over = self.components.boundary.summary(self.components.learning_rate)["lr_over_boundary"]
         return {
             **{group: self.choices.get(group, "") for group in ("model", "signal", "task", "optim")},
             "preset": cfg.model.get("preset", ""),
             "T": cfg.T,
             "seed": cfg.seed,
             "dtype": cfg.dtype,
-            "lr": self.pieces.learning_rate,
+            "lr": self.components.learning_rate,
             "lr_over_boundary": math.nan if over is None else over,
             "steps": cfg.train.steps,
         }
 
     def _image(self, tag: str, step: int) -> None:
-        weights = self.pieces.net.named_weights()
+        weights = self.components.net.named_weights()
         if "weight_hh_cell" in weights and self.figures:
             image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
             self.folder.log_image(tag, step, image)
 
     def _example(self) -> Tensor:
         with torch.no_grad():
-            return self.pieces.net(self.pieces.task.held_out["training"][0])
+            return self.components.net(self.components.task.held_out["training"][0])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wavebase.report.table import number
+from wavebase.formatting import number
 
 
 def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:

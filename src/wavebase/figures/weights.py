@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from wavebase.figures.common import COLOURS, GREY, png
 from wavebase.probes import dynamics
 from wavebase.records.folder import RunFolder
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 from wavebase.registry import registered
 
 

@@ -86,7 +86,7 @@ def build(
     N: int,
     dtype: torch.dtype,
     init: torch.Generator,
-    perturbing: torch.Generator,
+    perturbation_generator: torch.Generator,
     *,
     M: int | None = None,
     tied: bool = False,
@@ -97,7 +97,9 @@ def build(
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
     weights = exact_cosine_weights(N, M, tied, dtype)
-    moved = perturb_frequencies(weights, N, frequency_scale, perturbing)  # its checks hold whatever the start
+    moved = perturb_frequencies(
+        weights, N, frequency_scale, perturbation_generator
+    )  # its checks hold whatever the start
     if start == "perturbed":
         weights = moved
     elif start == "random":

@@ -62,11 +62,11 @@ class LinearPrediction(_Forecaster):
         return torch.cat(forecast, -1)
 
 
-class Pursuit(_Forecaster):
+class OrthogonalMatchingPursuit(_Forecaster):
     """Group orthogonal matching pursuit: period after period, the one whose cosine and sine together take most from the
     residual, each time refitted by ridge regression; it ends for a signal whose residual is within the noise."""
 
-    stacks_not_because = "each signal chooses its own periods by index"
+    unstackable_reason = "each signal chooses its own periods by index"
     pairs: Tensor
     orthonormal: Tensor
 
@@ -161,7 +161,7 @@ class Esprit(_Forecaster):
     The space is that of the singular vectors whose value is over `threshold` of the largest, `order` at most.
     """
 
-    stacks_not_because = "eigenvalues of general matrices have no batching rule"
+    unstackable_reason = "eigenvalues of general matrices have no batching rule"
 
     def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, order: int, threshold: float, ridge: float):
         super().__init__(lookback, horizon, dtype, math.log(ridge))
@@ -237,7 +237,7 @@ def omp(
     noise: float = 0.0,
     atoms: int | None = None,
     ridge: float | None = None,
-) -> Pursuit:
+) -> OrthogonalMatchingPursuit:
     """atoms: greatest number of periods, null: half the lookback. ridge null: 300 noise^2; at least 1e-12, in float32 5.4e-4.
     A signal is done when its residual's root mean square is below 0.9 noise, or 1e-7, in float32 1.2e-5."""
     check_periods(periods)
@@ -245,7 +245,9 @@ def omp(
     if not 1 <= atoms <= lookback // 2:
         raise ValueError(f"model.atoms must lie in 1..{lookback // 2}, half the lookback, got {atoms}; use fewer")
     ridge = _ridge(ridge, 300 * noise**2, 1e-12, dtype)
-    return Pursuit(lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7, _rounding(dtype)))
+    return OrthogonalMatchingPursuit(
+        lookback, horizon, dtype, periods, atoms, ridge, max(0.9 * noise, 1e-7, _rounding(dtype))
+    )
 
 
 @registered

@@ -122,12 +122,12 @@ def build(
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
     net = LearnedPrior(lookback, horizon, periods, stages, width, dtype)
-    silent = [net.readout]
+    limitations = [net.readout]
     for part in (*net.block, *net.correct):
-        silent.append(list(part.children())[-1])
+        limitations.append(list(part.children())[-1])
     for module in net.modules():
         if isinstance(module, nn.Linear):
-            bound = 0.0 if module in silent else module.in_features**-0.5
+            bound = 0.0 if module in limitations else module.in_features**-0.5
             for parameter in module.parameters():
                 draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
                 parameter.data.copy_(draw)

@@ -22,7 +22,7 @@ def build(
     unroll: int,
     dtype: torch.dtype,
     init: torch.Generator,
-    perturbing: torch.Generator,
+    perturbation_generator: torch.Generator,
     *,
     start: Literal["exact", "perturbed", "random"] = "exact",
     input_gate: Literal["tanh"] = "tanh",
@@ -39,7 +39,7 @@ def build(
     construction = lock_in_construction(signal, T, dtype=dtype, eps=eps, margin=margin)
     weights = construction.weights
     if start == "perturbed":
-        weights = perturb(construction, perturbation or Perturbation(), perturbing).weights
+        weights = perturb(construction, perturbation or Perturbation(), perturbation_generator).weights
     elif start == "random":
         weights = random_weights(construction, init, unit_scaled)
     net = StatefulLSTM(

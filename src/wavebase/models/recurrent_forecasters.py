@@ -11,7 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from wavebase.recurrence.lstm import GATES, GRU_GATES, gru_step, lstm_sequence
+from wavebase.recurrence.cells import GATES, GRU_GATES, gru_step
+from wavebase.recurrence.lstm import lstm_sequence
 from wavebase.registry import registered
 
 Inputs = Tensor | tuple[Tensor, Tensor]

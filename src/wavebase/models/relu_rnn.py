@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
-from wavebase.recurrence.lstm import relu_states
+from wavebase.recurrence.cells import relu_states
 from wavebase.registry import registered
 
 

@@ -22,7 +22,8 @@ from wavebase.constructions.rivals import delay_line_construction, resonator_con
 from wavebase.constructions.spectral import Preset, spectral_construction
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, random_theta, unit_key
 from wavebase.records.folder import load_weights
-from wavebase.recurrence.lstm import GATES, InputGate, Trace, join_gates, lstm_sequence, lstm_trace
+from wavebase.recurrence.cells import GATES, InputGate, Trace, lstm_trace
+from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
 
 RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
@@ -171,7 +172,7 @@ def build(
     windows: int,
     dtype: torch.dtype,
     init: torch.Generator,
-    perturbing: torch.Generator,
+    perturbation_generator: torch.Generator,
     *,
     bins: str | list[int] = "full",
     algorithm: Literal["spectral", "resonator", "delay_line"] = "spectral",
@@ -224,7 +225,7 @@ def build(
         construction = pad(construction, hidden_size)
     weights = construction.weights
     if start == "perturbed":
-        weights = perturb(construction, perturbation or Perturbation(), perturbing).weights
+        weights = perturb(construction, perturbation or Perturbation(), perturbation_generator).weights
     elif start == "random":
         weights = random_weights(construction, init, unit_scaled)
     if start_from is not None:

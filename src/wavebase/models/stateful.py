@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from wavebase.constructions.construction import WEIGHT_KINDS, Construction, packed
 from wavebase.models.unit_scaled import UnitScaled
-from wavebase.recurrence.lstm import GATES, InputGate, lstm_sequence
+from wavebase.recurrence.cells import GATES, InputGate
+from wavebase.recurrence.lstm import lstm_sequence
 from wavebase.registry import registered
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import at_window_ends, flushed
-from wavebase.recurrence.lstm import GATES, Trace, lstm_trace
+from wavebase.recurrence.cells import GATES, Trace, lstm_trace
 from wavebase.registry import registered
 
 
@@ -21,7 +21,7 @@ class StockLSTM(nn.Module):
     """
 
     initial_state: Tensor
-    stacks_not_because = "torch.nn.LSTM has no batching rule"
+    unstackable_reason = "torch.nn.LSTM has no batching rule"
 
     def __init__(self, hidden_size: int, outputs: int, T: int, latency: int = 2, dtype: torch.dtype = torch.float64):
         super().__init__()

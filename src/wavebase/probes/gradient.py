@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.probes.snapshot import Snapshot
-from wavebase.recurrence.lstm import GATES
+from wavebase.recurrence.cells import GATES
 from wavebase.registry import registered
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from wavebase.constructions.alignment import Alignment, align, distance
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.symmetry import identity_element
-from wavebase.recurrence.lstm import Trace
+from wavebase.recurrence.cells import Trace
 from wavebase.signals.generators import WhiteNoise
 
 NEAR = 1e-3  # distance to the algorithm under which weights count as they are

@@ -19,7 +19,7 @@ class RecordsError(ValueError):
     """A run folder that cannot be read or written, in one line."""
 
 
-class Busy(RecordsError):
+class FolderLocked(RecordsError):
     """Another process writes this folder, or has moved it on since it was read: it is left to that process."""
 
 
@@ -54,7 +54,7 @@ def _not_regular(path: Path) -> RecordsError:
     return RecordsError(f"{path} must be a file of its own, got {got}; remove it, or use another folder")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that it is either complete or not there, even after a power cut: temporary name, fsync, rename,
     fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +99,8 @@ class Lock:
             self.file.flush()
         except BlockingIOError:
             self.file.close()
-            raise Busy(
-                f"{folder} must be written by one process, got {holder(folder)} writing it; wait until it ends or stop it"
+            raise FolderLocked(
+                f"{folder} must be written by one process, got {lock_owner(folder)} writing it; wait until it ends or stop it"
             ) from None
         except OSError as error:
             self.file.close()
@@ -115,7 +115,7 @@ class Lock:
         self.file.close()
 
 
-def holder(folder: Path) -> str | None:
+def lock_owner(folder: Path) -> str | None:
     """The "process 12 on host" that writes the folder now, or None. Changes nothing."""
     try:
         with open_regular(folder / ".lock", "r+b") as file:

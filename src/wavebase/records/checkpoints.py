@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavebase.records import untrusted
-from wavebase.records.atomic import RecordsError, open_regular, write_whole
+from wavebase.records.atomic import RecordsError, atomic_write, open_regular
 
 if TYPE_CHECKING:  # records are read without it where no weights are: it takes a second to import
     import torch
@@ -20,7 +20,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
     buffer = io.BytesIO()  # torch.save hides the errors of a file
     torch.save(_own_storage(state, {}), buffer)
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -23,24 +23,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from wavebase.records import checkpoints, untrusted
-from wavebase.records.atomic import Busy, Lock, RecordsError, holder, open_regular, remove_parts, write_whole
+from wavebase.records.atomic import (
+    FolderLocked,
+    Lock,
+    RecordsError,
+    atomic_write,
+    lock_owner,
+    open_regular,
+    remove_parts,
+)
 from wavebase.records.events import Events
-
-__all__ = ["Busy", "RecordsError", "RunFolder", "find_runs", "plain", "write_whole"]
+from wavebase.records.strict_json import to_json
 
 log = logging.getLogger("wavebase")
 CHECKPOINT = re.compile(r"step_([0-9]{8,15})\.pt")
-
-
-def plain(value: Any) -> Any:
-    """The value as strict JSON can hold it: numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
 
 
 class RunFolder:
@@ -99,7 +95,7 @@ class RunFolder:
 
     def writer(self) -> str | None:
         """The "process 12 on host" that writes this folder now, or None."""
-        return holder(self.path)
+        return lock_owner(self.path)
 
     def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Every recorded series as (steps, values), by tag; values that were not finite are nan."""
@@ -173,11 +169,11 @@ class RunFolder:
         self._lock = Lock(self.path)
         try:
             if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:
-                raise Busy(
+                raise FolderLocked(
                     f"{self.path} was moved on by another process meanwhile; the same command again continues it"
                 )
             remove_parts(self.path)
-            write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
+            atomic_write(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
             for old in self.path.glob("events.out.tfevents.*"):
                 old.unlink()
             self._digest = hashlib.sha256(self._metrics_bytes(bytes_kept))
@@ -199,7 +195,7 @@ class RunFolder:
         """Record named numbers of one step."""
         assert self._metrics is not None and self._events is not None
         now = time.time()
-        line = json.dumps({"step": step, "seconds": round(now, 3), **plain(dict(values))}, allow_nan=False) + "\n"
+        line = json.dumps({"step": step, "seconds": round(now, 3), **to_json(dict(values))}, allow_nan=False) + "\n"
         self._metrics.write(line.encode())
         self._digest.update(line.encode())
         self._events.scalars(step, values, now)
@@ -239,18 +235,18 @@ class RunFolder:
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write examples.npz."""
-        write_whole(self.path / "examples.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        atomic_write(self.path / "examples.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def save_figure(self, name: str, png: bytes) -> None:
         """Write figures/<name>.png."""
-        write_whole(self.inside("figures") / f"{name}.png", lambda file: file.write(png))
+        atomic_write(self.inside("figures") / f"{name}.png", lambda file: file.write(png))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json and let go of the folder: the last act of a run."""
         self.close()
         marked = {**summary, "config_sha256": _sha256(self.config_bytes())}
-        text = json.dumps(plain(marked), indent=2, allow_nan=False)
-        write_whole(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
+        text = json.dumps(to_json(marked), indent=2, allow_nan=False)
+        atomic_write(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
         self.abandon()
 
     def fail(self, config_yaml: str, summary: Mapping[str, Any]) -> None:
@@ -262,7 +258,7 @@ class RunFolder:
         try:
             if self.finished(config_yaml) is None:
                 if not os.path.lexists(self.path / "config.yaml"):
-                    write_whole(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
+                    atomic_write(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
                 self.finish(summary)
         finally:
             self.abandon()

@@ -25,30 +25,30 @@ def main() -> None:
     """Report on the folder named on the command line. Exit status 1, with one line, if there is nothing to report."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        console.explain(USAGE)
+        console.print_help(USAGE)
         sys.exit(0 if words else 1)
     try:
-        from wavebase.experiment import config
+        from wavebase.experiment import validation
 
         if wrong := [word for word in words[1:] if "=" not in word]:
             raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
-        options = config.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
+        options = validation.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
         write(Path(words[0]), options)
     except BrokenPipeError:  # whoever reads it has seen enough; the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        console.complain(f"the report must be writable, got {error}; free space there or give out=FOLDER")
+        console.print_error(f"the report must be writable, got {error}; free space there or give out=FOLDER")
         sys.exit(1)
     except ValueError as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        console.complain("interrupted; the same command writes the report anew")
+        console.print_error("interrupted; the same command writes the report anew")
         sys.exit(130)
     except Exception as error:  # what a record holds can be wrong in ways that no check names
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
-        console.complain(
+        console.print_error(
             f"{words[0]} must hold runs that wavebase wrote, got {type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
         )
         sys.exit(1)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wavebase import console
-from wavebase.records.folder import RecordsError, RunFolder
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder
 
-REPEATS = (
+NUISANCE_KEYS = (
     "seed",
     "seeds.",
     "model.torch_seed",
@@ -119,14 +120,14 @@ def swept(runs: Iterable[Run]) -> list[str]:
     runs = list(runs)
     cases: dict[str, set[str]] = {}
     for run in runs:
-        settings = sorted((key, str(value)) for key, value in run.config.items() if not key.startswith(REPEATS))
+        settings = sorted((key, str(value)) for key, value in run.config.items() if not key.startswith(NUISANCE_KEYS))
         cases.setdefault(str(run.choices.get("case")), set()).add(str(settings))
     if len(cases) > 1 and "None" not in cases and all(len(settings) == 1 for settings in cases.values()):
         return ["case"]
     chosen = [key for key in GROUPS if len({run.choices.get(key) for run in runs}) > 1]
     varying = []
     for key in sorted({key for run in runs for key in run.config}):
-        if key.startswith(REPEATS):
+        if key.startswith(NUISANCE_KEYS):
             continue
         group = key.split(".")[0]
         # within one choice of its group; a key that differs only because the choice does is already told by it

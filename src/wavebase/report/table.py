@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from typing import Any
 
 from wavebase import console
+from wavebase.formatting import number
 from wavebase.report.runs import Run
+from wavebase.statistics import median
 
 ERROR = "relative_error.final"
 LONGEST_CELL = 32_000  # characters; spreadsheets take 767 more
@@ -22,21 +23,6 @@ COLUMNS = {
     "lr_over_boundary": "optim.lr_over_boundary",
     "seconds": "seconds",
 }
-
-
-def interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The narrowest pair of the n values, as far from each end as the other, that holds the median of what they were
-    drawn from with this confidence.
-
-    Exact for any continuous distribution (the number of values below the median is binomial, p = 1/2). Fewer than 6
-    values cannot give 95 %: then it is their range, whose confidence is 1 - 2^(1 - n).
-    """
-    ordered, n = sorted(values), len(values)
-    drop, tail = 0, 1  # values dropped at each end; 2^n P(at most `drop` of n below the median)
-    while 2 * (drop + 1) < n and 1 - 2 * (tail + math.comb(n, drop + 1)) / 2**n >= confidence:
-        drop += 1
-        tail += math.comb(n, drop)
-    return ordered[drop], ordered[n - 1 - drop]
 
 
 def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
@@ -52,9 +38,8 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
     watched = next((str(run.summary["watched_weight"]) for run in runs if "watched_weight" in run.summary), None)
     for name, path in {**COLUMNS, "drift": f"drift.{watched}", **({} if value == ERROR else {value: value})}.items():
         values = [found for run in runs if (found := run.value(*path.split("."))) is not None]
-        low, high = interval(values) if values else (None, None)
-        line[f"{name}_median"] = statistics.median(values) if values else None
-        line[f"{name}_low"], line[f"{name}_high"] = low, high
+        estimate = median(values) if values else (None, None, None)
+        line[f"{name}_median"], line[f"{name}_low"], line[f"{name}_high"] = estimate
         line[f"{name}_min"], line[f"{name}_max"] = min(values, default=None), max(values, default=None)
     moved = [(run.value("moved", "changed"), run.value("moved", "live")) for run in runs]
     shares = [min(1.0, changed / live) for changed, live in moved if changed is not None and live]
@@ -133,8 +118,3 @@ def _csv_cell(value: Any) -> Any:
     except ValueError:
         return f"'{text}"
     return text
-
-
-def number(value: float | None) -> str:
-    """A number in at most seven characters."""
-    return "-" if value is None else f"{value:.1e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.3g}"

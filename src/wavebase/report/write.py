@@ -37,7 +37,7 @@ def write(root: Path, options: Options | None = None) -> int:
     What cannot be read is named in a line and left out. Raises RecordsError if there is nothing to report, ConfigError
     for an option that no run knows.
     """
-    from wavebase.records.atomic import RecordsError, write_whole
+    from wavebase.records.atomic import RecordsError, atomic_write
     from wavebase.records.folder import find_runs
     from wavebase.report import page
 
@@ -53,7 +53,7 @@ def write(root: Path, options: Options | None = None) -> int:
     pictures = _pictures(groups, swept(ended) if keys is None else keys, options)
     files = {"summary.csv": as_csv(rows), "runs.csv": as_csv([run.flat() for run in runs]), **pictures}
     for name, content in files.items():
-        write_whole(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        atomic_write(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     troubles = {
         "failed": [(str(run.folder.path), run.reason()) for run in runs if run.status == "failed"],
         "unfinished": [
@@ -63,20 +63,20 @@ def write(root: Path, options: Options | None = None) -> int:
     }
     troubles = {kind: [(path, console.one_line(why)) for path, why in lines] for kind, lines in troubles.items()}
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
-    write_whole(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
+    atomic_write(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
     if rows:
-        console.say(table(rows, options.value, console.width()))
+        console.print_styled(table(rows, options.value, console.width()))
     for kind, lines in troubles.items():
         for path, why in lines:
-            console.say(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
+            console.print_styled(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in troubles.items() if lines or kind == "failed")
-    console.say(f"{len(runs)} runs, {counts}; {', '.join([*files, 'report.html'])} in {out}")
+    console.print_styled(f"{len(runs)} runs, {counts}; {', '.join([*files, 'report.html'])} in {out}")
     return len(troubles["failed"])
 
 
 def _checked(options: Options, runs: list[Run]) -> list[str] | None:
     """The keys of the rows, None for the default. Raises ConfigError for a name that no run has."""
-    from wavebase.experiment.config import ConfigError, unknown_key
+    from wavebase.experiment.validation import ConfigError, unknown_key
     from wavebase.report.runs import flatten
 
     names = {name for run in runs for name in (*run.choices, *run.config)}
@@ -103,7 +103,7 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
     if options.tag:
         tags = {tag for members in series.values() for one in members for tag in one}
         if options.tag not in tags:
-            from wavebase.experiment.config import ConfigError, unknown_key
+            from wavebase.experiment.validation import ConfigError, unknown_key
 
             raise ConfigError(unknown_key("tag", options.tag, tags))
         made["learning_curves.png"] = sweeps.learning_curves(series, options.tag)

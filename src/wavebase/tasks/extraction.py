@@ -113,7 +113,7 @@ class Extraction:
         T: int,
         dtype: torch.dtype,
         device: torch.device,
-        probing: torch.Generator,
+        probe_generator: torch.Generator,
         lanes: int,
         *,
         unroll: int = 1,
@@ -162,7 +162,7 @@ class Extraction:
         tones = signal.tones()[self.selected]
         self._seen = seen, tones
         later = signal.mix(np.random.RandomState(test_seed), shift)
-        seeds = torch.randint(2**32, (held_out_count,), generator=probing).tolist()
+        seeds = torch.randint(2**32, (held_out_count,), generator=probe_generator).tolist()
         mixes, drawn = (np.stack(part) for part in zip(*map(self._draw, seeds), strict=True))
         self.held_out = {
             "training": self._pair(test, tones),

@@ -32,7 +32,7 @@ class Forecast:
     weights: of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
     curriculum: training steps over which the greatest number of components rises from the least to the signal's own.
 
-    `held_out["training"]` is one fixed set of held_out_count signals, drawn from `probing` alone; where training is teacher_forced,
+    `held_out["training"]` is one fixed set of held_out_count signals, drawn from `probe_generator` alone; where training is teacher_forced,
     `held_out["teacher_forced"]` asks the same of a net that is shown the truth. `baselines` are the losses of two
     constant predictions: zero, and the mean of each step.
     """
@@ -42,7 +42,7 @@ class Forecast:
         signal: Signal,
         dtype: torch.dtype,
         device: torch.device,
-        probing: torch.Generator,
+        probe_generator: torch.Generator,
         *,
         lookback: int = 100,
         horizon: int = 5,
@@ -74,7 +74,7 @@ class Forecast:
         step = torch.ones_like(h) if weights == "equal" else (1 / h) / (1 / h).mean()
         self.step_weight = step.to(device, dtype)
         self.sizes: dict[str, Any] = {"lookback": lookback, "horizon": horizon}
-        drawn = signal.sample(held_out_count, lookback + horizon, probing, held_out=True).to(device, dtype)
+        drawn = signal.sample(held_out_count, lookback + horizon, probe_generator, held_out=True).to(device, dtype)
         past, future = drawn[:, :lookback], drawn[:, lookback:]
         self.held_out = {"training": Batch(past, future)}
         if training == "teacher_forced":

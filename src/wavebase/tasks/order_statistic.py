@@ -41,7 +41,7 @@ class OrderStatistic:
         T: int,
         dtype: torch.dtype,
         device: torch.device,
-        probing: torch.Generator,
+        probe_generator: torch.Generator,
         *,
         statistic: Statistic = "second_argmax",
         nonnegative: bool = False,
@@ -52,8 +52,8 @@ class OrderStatistic:
         self.signal, self.T, self.statistic, self.nonnegative = signal, T, statistic, nonnegative
         self.dtype, self.device = dtype, device
         self.sizes: dict[str, Any] = {"T": T, "outputs": 1 if statistic == "median" else T}
-        training = self._numbers(held_out_count, probing, held_out=True)
-        uniform = torch.rand(held_out_count, T, generator=probing, dtype=torch.float64)
+        training = self._numbers(held_out_count, probe_generator, held_out=True)
+        uniform = torch.rand(held_out_count, T, generator=probe_generator, dtype=torch.float64)
         sets = {"training": training, "uniform": uniform, "double_amplitude": 2 * training}
         self.held_out = {name: self._batch(x) for name, x in sets.items()}
         self.baselines = self._constant_losses(self.held_out["training"].target)

@@ -35,7 +35,7 @@ class PowerSpectrum:
     the losses of two constant predictions on held_out["training"]: zero, and the mean target of each bin.
 
     What follows concerns training alone; held-out sets never have it.
-    training_count: null draws fresh sequences for every batch; a number draws so many once, from `probing`, and a batch
+    training_count: null draws fresh sequences for every batch; a number draws so many once, from `probe_generator`, and a batch
     takes from them with replacement, or all of them in order where it is at least as large (gradient descent proper).
     label_noise: standard deviation of a normal number added to every target, in units of the targets' rms.
     shuffle_targets: the sequences of a batch exchange their targets at random.
@@ -48,7 +48,7 @@ class PowerSpectrum:
         T: int,
         dtype: torch.dtype,
         device: torch.device,
-        probing: torch.Generator,
+        probe_generator: torch.Generator,
         *,
         bins: str | list[int] = "full",
         normalisation: Literal["power", "power_per_sample", "amplitude_squared"] = "power_per_sample",
@@ -81,7 +81,9 @@ class PowerSpectrum:
             "signal_amplitude": signal.peak,
             "windows": windows,
         }
-        self.held_out = {name: self._batch(x) for name, x in self._probe_signals(held_out_count, probing).items()}
+        self.held_out = {
+            name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
+        }
         self.baselines = self._constant_losses(self.held_out["training"].target)
         if not self.baselines["zero"] > 0:
             raise ValueError(
@@ -90,7 +92,7 @@ class PowerSpectrum:
         self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
-            self.fixed = self._batch(signal.sample(training_count, self.samples, probing))
+            self.fixed = self._batch(signal.sample(training_count, self.samples, probe_generator))
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A batch of the training signal: fresh, or from the fixed sequences; off task as far as the step asks for it."""

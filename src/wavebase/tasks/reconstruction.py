@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 class Reconstruction:
     """Input and target: windows of N = T samples of a signal; loss: mean squared error.
 
-    `held_out` are fixed sets of `held_out_count` windows each, drawn from `probing` alone: the training signal (its
+    `held_out` are fixed sets of `held_out_count` windows each, drawn from `probe_generator` alone: the training signal (its
     held-out part, if it is a recording), and probes that training need not have shown. `baselines` are the losses of
     two constant predictions on held_out["training"]: zero, and the mean of each sample.
     """
@@ -34,7 +34,7 @@ class Reconstruction:
         T: int,
         dtype: torch.dtype,
         device: torch.device,
-        probing: torch.Generator,
+        probe_generator: torch.Generator,
         *,
         held_out_count: int = 512,
     ):
@@ -44,10 +44,10 @@ class Reconstruction:
         self.sizes: dict[str, Any] = {"N": T}
         peak, n = signal.peak, held_out_count
         drawn = {
-            "training": signal.sample(n, T, probing, held_out=True),
-            "white_noise": WhiteNoise(peak).sample(n, T, probing),
-            "impulses": Impulse(peak, spacing=T).sample(n, T, probing),
-            "tones": Tones(peak, T=T, off_bin=False).sample(max(n, T // 2 + 1), T, probing),
+            "training": signal.sample(n, T, probe_generator, held_out=True),
+            "white_noise": WhiteNoise(peak).sample(n, T, probe_generator),
+            "impulses": Impulse(peak, spacing=T).sample(n, T, probe_generator),
+            "tones": Tones(peak, T=T, off_bin=False).sample(max(n, T // 2 + 1), T, probe_generator),
         }
         self.held_out = {name: self._batch(x) for name, x in drawn.items()}
         target = self.held_out["training"].target.double()

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from wavebase.theory.label_noise import GaussNewton, UpdateRule, variances
+from wavebase.theory.gauss_newton import GaussNewton
+from wavebase.theory.label_noise import UpdateRule, variances
 
 AT_ONCE = 64  # nets in one stack
 REACH = 1e-4  # of the finite differences, in trained coordinates, where weights are of order one

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wavebase.training.stacks import Member, program
+from wavebase.training.stacks import make_trainer
+from wavebase.training.trainer import TrainState
 
-Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Status = Literal["done", "diverged", "interrupted"]
 
 
@@ -32,39 +32,8 @@ class TrainSettings:
                 raise ValueError(f"train.{name} must be at least {least}, got {getattr(self, name)}; see conf/train")
 
 
-def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
-    """What multiplies the learning rate at a step: rises linearly over `warmup` steps (step 0 gets 1/(warmup + 1); below
-    1 it is a fraction of `steps`), then stays (constant), falls to 0 at `steps` in a line (linear) or half a cosine
-    (cosine), or falls exponentially to a floor of 1 %, reached halfway (exponential; AlgZoo's recipe)."""
-    if warmup < 1:
-        warmup = round(warmup * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(steps - warmup, 1)
-    return {
-        "constant": 1.0,
-        "linear": 1 - done,
-        "cosine": (1 + math.cos(math.pi * done)) / 2,
-        "exponential": 0.01 ** min(2 * done, 1),
-    }[schedule]
-
-
-@dataclass(frozen=True)
-class LearningRate:
-    """The learning rate of each step; equal where its settings are."""
-
-    base: float
-    schedule: Schedule
-    steps: int
-    warmup: float
-
-    def __call__(self, step: int) -> float:
-        """At a step."""
-        return self.base * schedule_factor(self.schedule, step, self.steps, self.warmup)
-
-
 def train(
-    members: Sequence[Member],
+    members: Sequence[TrainState],
     settings: TrainSettings,
     observe_every: int,
     steps: Iterable[int],
@@ -79,13 +48,13 @@ def train(
     """
     outcome: dict[int, tuple[Status, int]] = {}
     running = list(range(len(members)))
-    together = program(members)
+    together = make_trainer(members)
     for step in steps:
         last = step == settings.steps
         stop = interrupted()
         saving = stop or (step % settings.checkpoint_every == 0 and not last)
         if saving or last:
-            together.settle()
+            together.sync_optimizer_state()
         for n in running:
             if saving:
                 members[n].save(step)
@@ -103,7 +72,7 @@ def train(
             values = losses.tolist()
             finite = all(map(math.isfinite, values))
             if not finite:
-                together.settle()
+                together.sync_optimizer_state()
             for n, value in zip(running, values, strict=True):
                 members[n].record(step, {"loss/train": value, "optim/lr": members[n].learning_rate(step)})
                 if not math.isfinite(value):
@@ -113,5 +82,5 @@ def train(
                 running = [n for n in running if n not in outcome]
                 if not running:
                     break
-                together = program([members[n] for n in running])
+                together = make_trainer([members[n] for n in running])
     return [outcome[n] for n in range(len(members))]

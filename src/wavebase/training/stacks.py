@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map
 
-from wavebase.training.optimizers import AdamL1, GaussNewton, needs_closure
+from wavebase.training.optimizers import AdamL1
+from wavebase.training.trainer import Batch, SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
 
 # optimisers that treat every number of a tensor by itself: those of many nets can be one tensor. Of torch's others Adafactor
 # and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
@@ -23,117 +25,14 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
-Batch = tuple[Any, Tensor]
 
 
-class Task(Protocol):
-    """What training asks of a task."""
-
-    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """The (input, target) of a training step: fresh ones from the generator, or the step's place in a fixed order.
-
-        An input is a tensor or a tuple of tensors, whatever the net's forward takes.
-        """
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """A scalar."""
-
-    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss. Only Gauss-Newton asks; a task whose loss is no such sum has none."""
-
-
-class Member(NamedTuple):
-    """One net under training, and what is to be done with it on the way.
-
-    learning_rate: of a step; members whose functions are equal are stepped together.
-    """
-
-    net: nn.Module
-    task: Task
-    trained: Mapping[str, nn.Parameter]
-    optimizer: optim.Optimizer
-    learning_rate: Callable[[int], float]
-    clip_norm: float | None
-    data: torch.Generator
-    record: Callable[[int, dict[str, float]], None]
-    observe: Callable[[int], None]
-    save: Callable[[int], None]
-
-
-class Program(Protocol):
-    """Members as the loop sees them."""
-
-    def losses(self, batches: Sequence[Batch]) -> Tensor:
-        """Each member's loss [S] on its batch; keeps the gradients for `update`."""
-
-    def update(self, step: int) -> None:
-        """One step of every member's optimiser, along the gradients kept."""
-
-    def settle(self) -> None:
-        """Give every member's optimiser its own state, which it may not have had since the last update."""
-
-
-def program(members: Sequence[Member]) -> Program:
+def make_trainer(members: Sequence[TrainState]) -> Trainer:
     """A run alone as it is, several as a stack. Several must agree in everything but the values of tensors (`stack_key`)."""
-    return Stack(members) if len(members) > 1 else Alone(members[0])
+    return StackedTrainer(members) if len(members) > 1 else SingleTrainer(members[0])
 
 
-class Alone:
-    """One member, by torch's usual means. An optimiser that wants a closure gets one that evaluates the same batch again."""
-
-    def __init__(self, member: Member):
-        self.member = member
-        self.again = needs_closure(member.optimizer)
-
-    def losses(self, batches: Sequence[Batch]) -> Tensor:
-        """See `Program`."""
-        self.batch = batches[0]
-        if self.again:  # a net that carries a state reads the batch from where it now stands, each time
-            self.buffers = [(buffer, buffer.clone()) for buffer in self.member.net.buffers()]
-        return self._evaluate().detach()[None]
-
-    def _evaluate(self) -> Tensor:
-        inputs, target = self.batch
-        loss = self.member.task.loss(self.member.net(inputs), target)
-        self.member.optimizer.zero_grad()
-        loss.backward()
-        return loss
-
-    def _rewind(self) -> None:
-        with torch.no_grad():
-            for buffer, value in self.buffers:
-                buffer.copy_(value)
-
-    def _evaluate_again(self) -> Tensor:
-        self._rewind()
-        return self._evaluate()
-
-    def _residuals(self) -> Tensor:
-        self._rewind()
-        inputs, target = self.batch
-        return self.member.task.residuals(self.member.net(inputs), target)
-
-    def update(self, step: int) -> None:
-        """See `Program`."""
-        member = self.member
-        _set_rate([member.optimizer], member.learning_rate(step))
-        if member.clip_norm is not None:
-            parameters = [parameter for parameter in member.trained.values() if parameter.grad is not None]
-            factor = _clipping([parameter.grad for parameter in parameters], member.clip_norm)  # type: ignore[misc]
-            for parameter in parameters:
-                parameter.grad = parameter.grad * factor  # type: ignore[operator]
-        if isinstance(member.optimizer, GaussNewton):
-            member.optimizer.step(self._residuals)
-        elif self.again:
-            member.optimizer.step(self._evaluate_again)  # type: ignore[arg-type]  # a tensor, as torch says elsewhere
-        else:
-            member.optimizer.step()
-
-    def settle(self) -> None:
-        """See `Program`: nothing to do."""
-
-
-class Stack:
+class StackedTrainer:
     """Members as one program: their parameters become views on storage with a leading stack axis, and the net's own forward
     is batched over it (torch.func.vmap). A net that carries a state from step to step keeps it in buffers and writes them in place.
 
@@ -141,7 +40,7 @@ class Stack:
     without torch's bookkeeping for every member and tensor.
     """
 
-    def __init__(self, members: Sequence[Member]):
+    def __init__(self, members: Sequence[TrainState]):
         _keep_freed_memory()
         ordered = sorted(range(len(members)), key=lambda n: repr(_settings(members[n])))
         self.places = torch.tensor(ordered).argsort()
@@ -163,7 +62,7 @@ class Stack:
         return _Part(self.members[part], part, {name: leaf.detach()[part] for name, leaf in self.leaves.items()})
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
-        """See `Program`."""
+        """See `Trainer`."""
 
         def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
             return self.task.loss(torch.func.functional_call(self.net, {**leaf, **fixed}, (inputs,)), target)
@@ -174,20 +73,20 @@ class Stack:
         return losses.detach()[self.places]
 
     def update(self, step: int) -> None:
-        """See `Program`."""
+        """See `Trainer`."""
         for part in self.parts:
             part.update(step, [None if gradient is None else gradient[part.place] for gradient in self.gradients])
 
-    def settle(self) -> None:
-        """See `Program`."""
+    def sync_optimizer_state(self) -> None:
+        """See `Trainer`."""
         for part in self.parts:
-            part.settle()
+            part.sync_optimizer_state()
 
 
 class _Part:
     """Neighbours in a stack whose optimisers have equal settings, and the one optimiser that steps them."""
 
-    def __init__(self, members: Sequence[Member], place: slice, storage: Mapping[str, Tensor]):
+    def __init__(self, members: Sequence[TrainState], place: slice, storage: Mapping[str, Tensor]):
         self.members, self.place = members, place
         own = members[0].optimizer
         numbers = any(tensor.ndim == 1 for tensor in storage.values())  # no shape to tell them from counts of steps
@@ -209,10 +108,13 @@ class _Part:
     def update(self, step: int, gradients: Sequence[Tensor | None]) -> None:
         """None for a parameter that the loss does not depend on: as in a run alone, it is not decayed either."""
         steppers = [self.optimizer] if self.together else []
-        _set_rate([*steppers, *(member.optimizer for member in self.members)], self.members[0].learning_rate(step))
+        set_rate([*steppers, *(member.optimizer for member in self.members)], self.members[0].learning_rate(step))
         if self.members[0].clip_norm is not None:
             factors = torch.stack(
-                [_clipping([g[n] for g in gradients if g is not None], m.clip_norm) for n, m in enumerate(self.members)]  # type: ignore[arg-type]
+                [
+                    clipping_factor([g[n] for g in gradients if g is not None], m.clip_norm or math.inf)
+                    for n, m in enumerate(self.members)
+                ]
             )
             gradients = [None if g is None else g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
         if self.together:
@@ -225,7 +127,7 @@ class _Part:
                 parameter.grad = None if gradient is None else gradient[n]
             member.optimizer.step()
 
-    def settle(self) -> None:
+    def sync_optimizer_state(self) -> None:
         if not self.together:
             return
         for name, parameter in self.parameters.items():
@@ -237,24 +139,12 @@ class _Part:
                     )
 
 
-def _settings(member: Member) -> tuple[Any, ...]:
+def _settings(member: TrainState) -> tuple[Any, ...]:
     """What members must share to be stepped together."""
     groups = [
         {key: value for key, value in group.items() if key != "params"} for group in member.optimizer.param_groups
     ]
     return type(member.optimizer).__name__, groups, member.learning_rate, member.clip_norm
-
-
-def _set_rate(optimizers: Iterable[optim.Optimizer], rate: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-
-def _clipping(gradients: Sequence[Tensor], most: float) -> Tensor:
-    """What shortens the gradients to the norm `most`. Not in place, as torch's clip_grad_norm_: gradients of two biases
-    that are added may share their storage."""
-    return (most / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)
 
 
 @cache
@@ -265,48 +155,3 @@ def _keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def stack_key(member: Member) -> Hashable:
-    """Members with equal keys can be trained as one stack: same classes, plain attributes and shapes of tensors."""
-    plain = (bool, int, float, str, tuple, type(None), torch.dtype)
-
-    def is_plain(value: object) -> bool:  # a pair of tensors, such as fixed training data, is each member's own
-        return isinstance(value, plain) and (not isinstance(value, tuple) or all(map(is_plain, value)))
-
-    def attributes(thing: object) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if is_plain(v)))
-
-    shapes = tuple(
-        (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
-    )
-    return (
-        type(member.net),
-        attributes(member.net),
-        type(member.task),
-        attributes(member.task),
-        shapes,
-        tuple(member.trained),
-    )
-
-
-def stacks_not_because(optimizer: optim.Optimizer) -> str | None:
-    """Why runs with this optimiser are trained alone, or None."""
-    return f"{type(optimizer).__name__} evaluates a batch several times a step" if needs_closure(optimizer) else None
-
-
-def saved_bytes(member: Member, batch: int) -> int:
-    """Bytes that one forward pass of the member keeps for its backward pass, measured."""
-    sizes: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    generator = torch.Generator().manual_seed(0)
-    inputs, target = member.task.sample_batch(batch, generator)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = member.task.loss(member.net(inputs), target)
-    del loss
-    return sum(sizes.values())

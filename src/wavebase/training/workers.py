@@ -15,7 +15,7 @@ from wavebase.training.interruption import Interrupted, Interruption
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent dies
 
 
-def forked(work: Callable[[int], Any], count: int, interruption: Interruption) -> list[Any]:
+def run_in_processes(work: Callable[[int], Any], count: int, interruption: Interruption) -> list[Any]:
     """work(0), ..., work(count - 1), each in a process of its own; all have ended when this returns or raises. Linux only.
 
     What `interruption` hears is passed on as SIGTERM. Raises Interrupted if a process did; MemoryError for one that was

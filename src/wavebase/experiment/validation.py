@@ -1,0 +1,141 @@
+"""Checked calls: a mapping of settings against the signature of what it is for. Every wrong value ends here in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from hydra.errors import CompactHydraException
+
+from wavebase import registry
+
+
+class ConfigError(CompactHydraException, ValueError):
+    """A configuration that cannot run: one line with what was wanted, what was got, and the remedy."""
+
+
+def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
+    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError.
+
+    where: the group, one of `registry.PACKAGES`; only what is registered for it can be named.
+    """
+    return call(
+        named(where, node.get("_target_"), f"{where}._target_"),
+        {key: value for key, value in node.items() if key != "_target_"},
+        where,
+        context or {},
+    )
+
+
+def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., Any]:
+    """The function or class that is registered for a group under this dotted name (`wavebase.registry`).
+
+    label: the key that named it; root: the part of the name that the key leaves out. Raises ConfigError.
+    """
+    found = registry.lookup(group, path) if isinstance(path, str) else None
+    if found is None:
+        got = path.removeprefix(root) if isinstance(path, str) else path
+        near = difflib.get_close_matches(
+            str(got), [name.removeprefix(root) for name in (*registry.names(group), *registry.MOVED)], 1, 0.6
+        )
+        raise ConfigError(
+            f"{label} must name what is registered for it, got {got!r}; "
+            + (f"did you mean {near[0]}?" if near else f"see conf/{group.partition('.')[0]}")
+        )
+    return found
+
+
+def call(
+    target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None
+) -> Any:
+    """Call `target` with a mapping's values, checked against its signature. Raises ConfigError."""
+    parameters = inspect.signature(target).parameters
+    context = context or {}
+    known = set(parameters) - set(context)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    arguments = {}
+    for key, value in node.items():
+        label = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(unknown_key(label, str(key), known))
+        arguments[key] = fit(value, hints.get(key, Any), label)
+    for name, parameter in parameters.items():
+        if name in context:
+            arguments[name] = context[name]
+        elif name not in arguments and parameter.default is parameter.empty:
+            if context:  # not a key of the group: something that a task of another kind would have given
+                raise ConfigError(
+                    f"{where} needs {name!r}, got a task that does not give it; choose another task= or {where}="
+                )
+            raise ConfigError(f"{where or 'config'}.{name} must be given, got nothing; see conf/{where}")
+    try:
+        return target(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def unknown_key(label: str, key: str, known: Iterable[str]) -> str:
+    """The one line for a key that nobody reads, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, 1, 0.5)
+    return f"{label} must be a known key, got {key!r}; " + (
+        f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+    )
+
+
+def fit(value: Any, hint: Any, label: str) -> Any:
+    """The value as the annotation wants it, or ConfigError."""
+    if hint is Any or hint is inspect.Parameter.empty:
+        return value
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            try:
+                return fit(value, option, label)
+            except ConfigError as error:
+                # a mapping meant for a dataclass deserves that dataclass's own complaint
+                if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
+                    raise error
+        raise ConfigError(f"{label} must be {_words(hint)}, got {value!r}; see conf/")
+    if origin is Literal:
+        if value not in options:
+            near = difflib.get_close_matches(str(value), map(str, options), 1, 0.5)
+            raise ConfigError(
+                f"{label} must be one of {', '.join(map(str, options))}, got {value!r}; use {near[0] if near else options[0]}"
+            )
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return call(typing.cast(type, hint), value, label)
+    if origin in (list, Sequence) and isinstance(value, list | tuple):
+        return [fit(item, options[0], f"{label}[{n}]") for n, item in enumerate(value)]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(fit(item, options[0], f"{label}[{n}]") for n, item in enumerate(value))
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: fit(item, options[1], f"{label}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if isinstance(plain, type) and isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
+        return value
+    raise ConfigError(f"{label} must be {_words(hint)}, got {value!r}; see conf/")
+
+
+def _words(hint: Any) -> str:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_words(option) for option in options)
+    names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) in (list, Sequence, tuple):
+        return "a list"
+    return "a mapping" if typing.get_origin(hint) in (dict, Mapping) or dataclasses.is_dataclass(hint) else str(hint)
