@@ -18,9 +18,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from wavebase.cli.names import conf_folder
 from wavebase.experiment import build, runner
 from wavebase.experiment.config import parse
-from wavebase.run import conf_folder
 
 
 def bare_loop(components: build.Components, node: dict) -> float:

@@ -23,10 +23,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from wavebase.cli.names import conf_folder
 from wavebase.experiment import runner
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder, find_runs
-from wavebase.run import conf_folder
 
 SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", "seed=range(0,16)", "T=8", "threads=1")
 LAUNCHERS = {

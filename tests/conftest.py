@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from wavebase import run
+from wavebase.cli import names, run
 from wavebase.experiment import runner
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def composed():
 
     def resolve(*overrides):
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
+        with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
             return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
 
     return resolve

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wavebase import run
+from wavebase.cli import names
 from wavebase.experiment import runner
 from wavebase.records.folder import RunFolder
 
@@ -40,7 +40,7 @@ SETTINGS = (
 def configurations():
     """The resolved configurations of two runs that differ in their seeds."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
         return [OmegaConf.to_container(compose("config", [*SETTINGS, f"seed={seed}"]), resolve=True) for seed in (0, 1)]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import wavebase
-from wavebase import probe
 from wavebase.analysis import modes, nonnormality, nulls, readout, rotations, simulation, trajectory
 from wavebase.analysis.cell import make_cell
 from wavebase.analysis.state_dicts import layers
+from wavebase.cli import probe
 from wavebase.recurrence.cells import GATES
 
 # columns of the readout of AlgZoo's 432-parameter second-argmax net, rounded as published

@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from wavebase import run
+from wavebase.cli import errors, names, run
 from wavebase.records.folder import RunFolder
 
 # what is wrong is drawn after these, and may contradict them
@@ -27,12 +27,12 @@ GROUPS = ("model", "signal", "task", "optim", "probe", "train", "experiment")
 
 def known():
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
-        return run._leaves(compose("config"))
+    with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
+        return errors._leaves(compose("config"))
 
 
 KEYS = [key for key in known() if not key.startswith("hydra")]
-OPTIONS = {group: [file.stem for file in (run.conf_folder() / group).glob("*.yaml")] for group in GROUPS}
+OPTIONS = {group: [file.stem for file in (names.conf_folder() / group).glob("*.yaml")] for group in GROUPS}
 OPTIONS["experiment"].remove("first_look")  # a sweep, whose failures are its report's to tell
 WRONG = """-1 0 1 2 3 0.5 -0.5 1e-300 1e300 1e400 nan inf -inf null true false ??? [] [0] [1,2] [a] {} {a:1} ${T} ${nope}
 ${ a 'a" [1, text spectral tanh exact 1000000000000 99999999999999999999999 os.system torch.nn.Linear torch.optim.SGD
@@ -65,9 +65,9 @@ def overrides(draw):
 @st.composite
 def breakages(draw):
     """A file of conf/ and what becomes of its text."""
-    files = sorted(str(file.relative_to(run.conf_folder())) for file in run.conf_folder().rglob("*.yaml"))
+    files = sorted(str(file.relative_to(names.conf_folder())) for file in names.conf_folder().rglob("*.yaml"))
     name = draw(st.sampled_from([f for f in files if not f.startswith("experiment")]) | st.just("config.yaml"))
-    lines = (run.conf_folder() / name).read_text().splitlines()
+    lines = (names.conf_folder() / name).read_text().splitlines()
     at = draw(st.integers(0, len(lines) - 1))
     kind = draw(st.sampled_from(["lost", "twice", "indented", "cut", "value", "garbage", "empty"]))
     if kind == "lost":
@@ -119,7 +119,7 @@ def test_anything_wrong_ends_in_a_run_or_in_one_line(tmp_path_factory, words, br
     here.mkdir()
     surroundings = {}
     if breakage is not None:
-        shutil.copytree(run.conf_folder(), conf)
+        shutil.copytree(names.conf_folder(), conf)
         (conf / breakage[0]).write_bytes(breakage[1])
         surroundings = {"WAVEBASE_CONF": str(conf)}
     note(f"words {words}, file {breakage}")

@@ -15,7 +15,8 @@ import pytest
 
 from conftest import HANG, wait_until
 from wavebase import __main__ as entry
-from wavebase import __version__, console, probe, run
+from wavebase import __version__, console, run
+from wavebase.cli import names, probe
 from wavebase.report import write
 
 RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")
@@ -206,5 +207,5 @@ class TestFitting:
 
 def test_groups_of_the_help_are_those_of_conf():
     assert {line.split("=")[0] for line in run._groups().splitlines()} == {
-        f.name for f in run.conf_folder().iterdir() if f.is_dir()
+        f.name for f in names.conf_folder().iterdir() if f.is_dir()
     }

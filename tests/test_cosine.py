@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from scipy import fft
 from torch.func import functional_call, grad, stack_module_state, vmap
 
+from wavebase.cli.names import conf_folder
 from wavebase.constructions.cosine import exact_cosine_weights, perturb_frequencies, random_cosine_weights
 from wavebase.experiment import config, validation
 from wavebase.experiment.build import build_components
@@ -22,7 +23,6 @@ from wavebase.models.cosine import CosineTransform, build, cosine_transform
 from wavebase.probes import cosine as probes
 from wavebase.probes.curvature import largest_curvature
 from wavebase.probes.snapshot import Snapshot
-from wavebase.run import conf_folder
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import cosine_basis, dct_frequencies
 from wavebase.tasks.reconstruction import Reconstruction

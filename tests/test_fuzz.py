@@ -17,7 +17,8 @@ from safetensors.torch import save
 
 import wavebase
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
-from wavebase import console, probe
+from wavebase import console
+from wavebase.cli import probe
 from wavebase.constructions import files
 from wavebase.experiment.build import load_run
 from wavebase.models.spectral import SpectralLSTM

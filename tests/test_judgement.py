@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import wavebase
-from wavebase import probe
+from wavebase.cli import probe
 from wavebase.constructions import controls, symmetry
 from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from conftest import ROOT, SMALL
-from wavebase import console, probe
+from wavebase import console
+from wavebase.cli import probe
 from wavebase.experiment import runner
 from wavebase.records.atomic import RecordsError, atomic_write, holder, open_regular
 from wavebase.records.events import Events
@@ -72,10 +73,10 @@ def good(tmp_path_factory):
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from wavebase import run
+    from wavebase.cli import names
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
         node = OmegaConf.to_container(compose("config", [*SMALL, "model.bins=[0,1]"]), resolve=True)
     folder = tmp_path_factory.mktemp("good") / "run"
     runner.run(runner.Job(node, folder, {"model": "spectral"}), single=False)

@@ -66,10 +66,10 @@ def _findings() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
-    "run": _of("wavebase.run"),
+    "run": _of("wavebase.cli.run"),
     "report": _of("wavebase.report.__main__"),
-    "probe": _of("wavebase.probe"),
-    "analyze": _of("wavebase.probe", judge=False),
+    "probe": _of("wavebase.cli.probe"),
+    "analyze": _of("wavebase.cli.probe", judge=False),
     "findings": _findings,
 }
 

@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wavebase import console
-from wavebase import run as entrypoint
+from wavebase.cli.run import main as run_command
 from wavebase.figures import common
 from wavebase.formatting import text_table
 from wavebase.records import provenance
@@ -149,7 +149,7 @@ def _launch(words: Sequence[str], log: Path) -> None:
     sys.argv = ["wavebase.run", *words]
     torch.set_num_threads(1)  # a forked process must not use the pool of threads of its parent
     with log.open("w") as file, contextlib.redirect_stdout(file):
-        entrypoint.main()
+        run_command()
 
 
 def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:

@@ -57,7 +57,7 @@ class StackedLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their return values are the final relative errors, as those of single runs."""
-        from wavebase import run
+        from wavebase.cli import jobs
         from wavebase.experiment import runner
 
         collected: list[tuple[DictConfig, runner.Job]] = []
@@ -65,14 +65,14 @@ class StackedLauncher(BasicLauncher):
 
         def announce(cfg: DictConfig) -> None:
             try:
-                collected.append((cfg, run.session_job(cfg)))
+                collected.append((cfg, jobs.prepare_job(cfg)))
                 places.append(len(collected) - 1)
             except Exception as error:
-                run.mark_failed(cfg, error, *run.current_job_folder())
+                jobs.mark_failed(cfg, error, *jobs.current_job_folder())
                 places.append(None)
 
         own, self.task_function = self.task_function, announce
-        if getattr(own, "__module__", "") != "wavebase.run":
+        if getattr(own, "__module__", "") != "wavebase.cli.jobs":
             raise HydraException(
                 "hydra/launcher=stacked runs wavebase.run only, got another program; use hydra/launcher=basic"
             )
@@ -85,14 +85,14 @@ class StackedLauncher(BasicLauncher):
         failures = multiprocessing.Value("i", 0)  # the jobs may run in forked processes
 
         def failed(job: Any, error: Exception) -> None:
-            run.mark_failed(configs[id(job)], error, job.path, job.choices)
-            failures.value = len(run.failures)
+            jobs.mark_failed(configs[id(job)], error, job.path, job.choices)
+            failures.value = len(jobs.failures)
 
         wanted = [job for _, job in collected]
         processes = self.processes or runner.usable_processes(wanted)
         errors = runner.run_stacked(wanted, self.max_stack, failed, processes)
-        if failures.value and not run.failures:
-            run.failures.append(HydraException("a job of another process failed, and said why"))
+        if failures.value and not jobs.failures:
+            jobs.failures.append(HydraException("a job of another process failed, and said why"))
         for done, place in zip(returns, places, strict=True):
             done.return_value = None if place is None else errors[place]
         return returns

@@ -38,10 +38,10 @@ class StackTask:
 
     def __call__(self, cfg: DictConfig) -> list[Any]:
         """The final relative errors of the part's jobs."""
-        from wavebase import run
+        from wavebase.cli import jobs
 
         stacked = StackedLauncher(self.size, processes=1)  # the launcher of the parts has the others
-        stacked.setup(hydra_context=self.hydra_context, task_function=run.job, config=self.config)
+        stacked.setup(hydra_context=self.hydra_context, task_function=jobs.job, config=self.config)
         return [done.return_value for done in stacked.launch(self.parts[HydraConfig.get().job.num], 0)]
 
 
@@ -56,7 +56,7 @@ class StacksSweeper(BasicSweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Give the chosen launcher the task of a whole part. Raises HydraException for another program's task."""
-        if getattr(task_function, "__module__", "") != "wavebase.run":
+        if getattr(task_function, "__module__", "") != "wavebase.cli.jobs":
             raise HydraException("hydra/sweeper=stacks runs wavebase.run only, got another program; use basic")
         task = StackTask(self.size, hydra_context, config)
         super().setup(hydra_context=hydra_context, task_function=task, config=config)
