@@ -15,8 +15,8 @@ import pytest
 
 from conftest import HANG, wait_until
 from wavebase import __main__ as entry
-from wavebase import __version__, console, run
-from wavebase.cli import names, probe
+from wavebase import __version__, console
+from wavebase.cli import names, probe, run
 from wavebase.report import write
 
 RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")

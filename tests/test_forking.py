@@ -9,11 +9,10 @@ import sys
 import pytest
 
 from conftest import HANG, SMALL, wait_until
-from wavebase.experiment import runner
+from wavebase.experiment import runner, summary
 from wavebase.probes import curvature
-from wavebase.records.atomic import holder
+from wavebase.records.atomic import lock_owner
 from wavebase.records.folder import RunFolder, find_runs
-from wavebase.report import write
 from wavebase.training.interruption import Interrupted, Interruption
 from wavebase.training.workers import run_in_processes
 
@@ -52,7 +51,11 @@ def started(folder, *words, program=("-m", "wavebase.run")):
 
 def writers(folder):
     """The processes that write runs of the sweep."""
-    return {int(holder(path.parent).split()[1]) for path in folder.glob("sweep/*/config.yaml") if holder(path.parent)}
+    return {
+        int(lock_owner(path.parent).split()[1])
+        for path in folder.glob("sweep/*/config.yaml")
+        if lock_owner(path.parent)
+    }
 
 
 def test_processes_change_no_number(cli, tmp_path):
@@ -80,7 +83,7 @@ def test_a_failure_that_left_nothing_behind_is_a_failure_all_the_same(cli, monke
     def full(*given):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(write, "mark_failed", full)
+    monkeypatch.setattr(summary, "mark_failed", full)
     assert cli("-m", *STACKED, *SMALL, "T=4,1,5", "model=perturbed")[0] == 1
     assert [run.summary()["status"] for run in find_runs(tmp_path / "sweep")] == ["done", "done"]
 

@@ -10,7 +10,7 @@ import pytest
 
 import sweep_two_hundred
 from conftest import HANG, SMALL, wait_until
-from wavebase.records.atomic import holder
+from wavebase.records.atomic import lock_owner
 from wavebase.records.folder import find_runs
 
 
@@ -77,7 +77,7 @@ def test_a_preempted_job_is_requeued_and_continues(tmp_path):
     process = sweep(tmp_path, "hydra/launcher=submitit_local", *words, "seed=0")
     wait_until(lambda: list(tmp_path.glob("sweep/*/checkpoints/step_00000200.pt")), process)
     (folder,) = (file.parent for file in tmp_path.glob("sweep/*/config.yaml"))
-    os.kill(int(holder(folder).split()[1]), signal.SIGUSR2)  # what a cluster sends before it takes a machine away
+    os.kill(int(lock_owner(folder).split()[1]), signal.SIGUSR2)  # what a cluster sends before it takes a machine away
     status, out, err = ended(process)
     assert status == 0 and "1 runs, 0 failed" in out, out + err
     said = "".join(file.read_text() for file in tmp_path.rglob("*_log.*"))

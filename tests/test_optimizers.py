@@ -16,7 +16,7 @@ from wavebase.records.folder import RunFolder
 from wavebase.recurrence.cells import GATES
 from wavebase.spectrum import power_spectrum
 from wavebase.training.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
-from wavebase.training.stacks import ELEMENTWISE, program
+from wavebase.training.stacks import ELEMENTWISE, make_trainer
 from wavebase.training.trainer import TrainState
 
 EVERY = sorted(
@@ -118,7 +118,7 @@ def test_a_parameter_without_gradient_is_left_alone_in_a_stack_too(kind, clip_no
         return TrainState(net, task, trained, optimizer, CONSTANT, clip_norm, None, None, None, None)
 
     def trained(members):
-        together = program(members)
+        together = make_trainer(members)
         for step in range(3):
             together.losses([(torch.ones(3, 2), torch.zeros(3, 2))] * len(members))
             together.update(step)
@@ -166,7 +166,9 @@ def test_a_closure_reads_the_batch_from_the_state_that_it_began_in(kind):
         loss=lambda output, target: (output - target).square().sum(), residuals=lambda output, target: output - target
     )
     trained = dict(net.named_parameters())
-    alone = program([TrainState(net, task, trained, kind(net.parameters()), CONSTANT, None, None, None, None, None)])
+    alone = make_trainer(
+        [TrainState(net, task, trained, kind(net.parameters()), CONSTANT, None, None, None, None, None)]
+    )
     begun = [[0.0, 0.0]]
     for step in range(2):
         net.begun.clear()

@@ -54,7 +54,7 @@ def test_files_that_the_sources_name_are_there():
         if name[:4] == "src/"
         for found in named.findall(text)
     }
-    assert ("src/wavebase/native/vector.hpp", "tests/test_recurrence.py") in said
+    assert ("src/wavebase/recurrence/native/vector.hpp", "tests/test_recurrence.py") in said
     assert {pair for pair in said if pair[1] not in patterns and not (ROOT / pair[1]).exists()} == set()
 
 

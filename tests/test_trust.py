@@ -19,7 +19,7 @@ from conftest import ROOT, SMALL
 from wavebase import console
 from wavebase.cli import probe
 from wavebase.experiment import runner
-from wavebase.records.atomic import RecordsError, atomic_write, holder, open_regular
+from wavebase.records.atomic import RecordsError, atomic_write, lock_owner, open_regular
 from wavebase.records.events import Events
 from wavebase.records.folder import RunFolder
 from wavebase.report import __main__
@@ -379,7 +379,7 @@ def test_a_run_writes_through_no_link(name, composed, unharmed, tmp_path):
         return
     with pytest.raises(RecordsError, match=rf"{name} must be a (file|folder) of its own, got a link; remove it"):
         go()
-    assert holder(folder) is None
+    assert lock_owner(folder) is None
 
 
 def test_no_link_waits_where_a_file_is_about_to_be_written(unharmed, tmp_path, monkeypatch):
@@ -412,7 +412,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(unharmed, tmp_path):
         open_regular(tmp_path.__class__("/dev/null"), "rb")
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nothing", "rb")
-    assert holder(tmp_path) is None
+    assert lock_owner(tmp_path) is None
 
 
 def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
