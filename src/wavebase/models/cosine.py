@@ -15,11 +15,12 @@ from wavebase.constructions.cosine import (
     perturb_frequencies,
     random_cosine_weights,
 )
+from wavebase.models.base import NamedModel
 from wavebase.registry import registered
 from wavebase.spectrum import cosine_basis, sample_amplitudes
 
 
-class CosineTransform(nn.Module):
+class CosineTransform(NamedModel):
     """y = synthesise(analyse(x)) with trainable frequencies and four trainable amplitudes, for windows of N samples.
 
     Maps [batch, N] to [batch, N]. weights: by name, see `constructions.cosine`; they become its parameters. Inputs are
@@ -35,7 +36,6 @@ class CosineTransform(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], N: int):
         super().__init__()
         self.N, self.tied = N, OFFSETS[1] not in weights
-        self.construction = None  # no cell, so no blocks and no mask
         for name in (*OFFSETS[: 1 if self.tied else 2], *AMPLITUDES):
             self.register_parameter(name, nn.Parameter(weights[name].clone()))
 
@@ -51,10 +51,6 @@ class CosineTransform(nn.Module):
     def synthesise(self, coefficients: Tensor) -> Tensor:
         """Signal y: [batch, M] to [batch, N]. At the exact start the orthonormal DCT-II."""
         return self._synthesise(coefficients.to(self.offset_analysis.dtype), self._synthesis_basis())
-
-    def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, detached."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def _analyse(self, signal: Tensor, basis: Tensor) -> Tensor:
         if signal.ndim != 2 or signal.shape[1] != self.N:

@@ -13,24 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.models import toeplitz
+from wavebase.models.base import NamedModel
 from wavebase.models.linear_forecasters import check_periods
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
 
-class _Forecaster(nn.Module):
+class _Forecaster(NamedModel):
     """What they share: sizes, one parameter, names."""
-
-    construction = None
 
     def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, logarithm: float):
         super().__init__()
         self.lookback, self.horizon = lookback, horizon
         self.logarithm = nn.Parameter(torch.tensor(logarithm, dtype=dtype))
-
-    def named_weights(self) -> dict[str, Tensor]:
-        """Its one parameter, detached."""
-        return {"logarithm": self.logarithm.detach()}
 
 
 class LinearPrediction(_Forecaster):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.models import toeplitz
+from wavebase.models.base import NamedModel, draw_uniform
 from wavebase.models.linear_forecasters import check_periods
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
@@ -21,7 +22,7 @@ from wavebase.signals.harmonics import sinusoids
 LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it, and more need more
 
 
-class LearnedPrior(nn.Module):
+class LearnedPrior(NamedModel):
     """Sparse Bayes, unrolled and learned. At every stage: a power gamma_p for each period and one for the noise; the
     exact solution C^-1 x under them; what it says about every period (matched power q_p = |D_p^T C^-1 x|^2 and the
     posterior amplitude gamma_p^2 q_p); a residual block that reads this and corrects the logarithms of all powers. The
@@ -31,7 +32,6 @@ class LearnedPrior(nn.Module):
     dictionary. With the right powers it would be the forecaster that knows the true periods.
     """
 
-    construction = None
     past_atoms: Tensor
     cosines: Tensor
 
@@ -98,10 +98,6 @@ class LearnedPrior(nn.Module):
             return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)
         return toeplitz.solve(column, past), correlation
 
-    def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by name, detached."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
-
 
 @registered
 def build(
@@ -122,15 +118,13 @@ def build(
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
     net = LearnedPrior(lookback, horizon, periods, stages, width, dtype)
-    limitations = [net.readout]
+    zero_at_start = [net.readout]
     for part in (*net.block, *net.correct):
-        limitations.append(list(part.children())[-1])
+        zero_at_start.append(list(part.children())[-1])
     for module in net.modules():
         if isinstance(module, nn.Linear):
-            bound = 0.0 if module in limitations else module.in_features**-0.5
-            for parameter in module.parameters():
-                draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-                parameter.data.copy_(draw)
+            bound = 0.0 if module in zero_at_start else module.in_features**-0.5
+            draw_uniform(module, bound, init)
     if weights is not None:
         run = RunFolder(Path(weights))
         steps = run.checkpoint_steps()

@@ -7,15 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavebase.models.base import NamedModel
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
 
-class LinearForecaster(nn.Module):
+class LinearForecaster(NamedModel):
     """y = W x: [batch, lookback] to [batch, horizon]. W, `weight`, [horizon, lookback], starts at a known forecaster and
     may be trained away from it."""
-
-    construction = None
 
     def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float64):
         super().__init__()
@@ -24,10 +23,6 @@ class LinearForecaster(nn.Module):
     def forward(self, past: Tensor) -> Tensor:
         """[batch, lookback] to [batch, horizon]."""
         return past.to(self.weight.dtype) @ self.weight.mT
-
-    def named_weights(self) -> dict[str, Tensor]:
-        """Its one weight, detached."""
-        return {"weight": self.weight.detach()}
 
 
 @registered

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from wavebase.models.base import draw_uniform
 from wavebase.recurrence.cells import GATES, GRU_GATES, gru_step
 from wavebase.recurrence.lstm import lstm_sequence
 from wavebase.registry import registered
@@ -198,9 +199,7 @@ def _started(net: nn.Module, init: torch.Generator) -> None:
     for module in net.modules():
         if isinstance(module, nn.Linear | _Cell):
             bound = (module.in_features if isinstance(module, nn.Linear) else module.hidden_size) ** -0.5
-            for parameter in module.parameters():
-                draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-                parameter.data.copy_(draw)
+            draw_uniform(module, bound, init)
 
 
 @registered

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
+from wavebase.models.base import draw_uniform
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
 from wavebase.recurrence.cells import relu_states
 from wavebase.registry import registered
@@ -81,8 +82,5 @@ def build(
     if unit_scaled:
         raise ValueError("model.parametrization must be raw or auto with start=random, got unit_scaled; use auto")
     net = ReluRNN(hidden_size, outputs, dtype)
-    bound = hidden_size**-0.5
-    for parameter in net.parameters():
-        draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-        parameter.data.copy_(draw)
+    draw_uniform(net, hidden_size**-0.5, init)
     return net

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
+from wavebase.models.base import draw_uniform
 from wavebase.models.spectral import at_window_ends, flushed
 from wavebase.recurrence.cells import GATES, Trace, lstm_trace
 from wavebase.registry import registered
@@ -99,8 +100,5 @@ def build(
     if start == "exact":
         net.load(construction)
         return net
-    bound = units**-0.5
-    for parameter in net.parameters():
-        draw = torch.rand(parameter.shape, generator=init, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-        parameter.data.copy_(draw)
+    draw_uniform(net, units**-0.5, init)
     return net

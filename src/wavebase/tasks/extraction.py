@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,20 +12,7 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals.jittered_mix import JitteredMix
 from wavebase.tasks import extraction_references as references
-
-
-class Batch(NamedTuple):
-    """input: (rows [lanes, unroll, 1 + F], keep, 1 or 0: whether the state is carried on); target [lanes, unroll, 1]."""
-
-    input: tuple[Tensor, Tensor]
-    target: Tensor
-
-
-class Pair(NamedTuple):
-    """Whole sequences: input [rows, steps, 1 + F], target [rows, steps, 1]."""
-
-    input: Tensor
-    target: Tensor
+from wavebase.tasks.base import Batch, SquaredErrorTask
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ class Lanes:
 
 
 @registered
-class Extraction:
+class Extraction(SquaredErrorTask):
     """Input: a sample of the mix and the selector, one-hot; target: the clean tone selected, with its own phase.
 
     signal: `JitteredMix` of F tones. selected: which of them are asked for, by number (null: all). T: samples of the
@@ -171,7 +158,7 @@ class Extraction:
             "random_phases": self._pair(mixes, drawn),
             "stream": self._pair(test, tones, self.whole),
         }
-        self._epoch: tuple[tuple[int, int] | None, Pair] = (None, self.held_out["seen"])
+        self._epoch: tuple[tuple[int, int] | None, Batch] = (None, self.held_out["seen"])
         self.baselines = {name: whole for name, (whole, _) in self.reference_errors("training").items()}
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
@@ -187,14 +174,6 @@ class Extraction:
         now = slice(part * self.unroll, (part + 1) * self.unroll)
         rows, target = (tensor[:, now] for tensor in self._epoch[1])
         return Batch((rows, torch.tensor(float(part > 0), dtype=self.dtype, device=self.device)), target)
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error."""
-        return torch.nn.functional.mse_loss(output, target)
-
-    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss."""
-        return (output - target) / output.numel() ** 0.5
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and
@@ -255,7 +234,7 @@ class Extraction:
             phases = np.tile(phases, share) if lanes.layout == "strided" else np.repeat(phases, share, 1)
         return self.signal.mix(random, phases=phases), self.signal.tones(phases=phases)[self.selected]
 
-    def _pair(self, mix: np.ndarray, tones: np.ndarray, lanes: Lanes | None = None) -> Pair:
+    def _pair(self, mix: np.ndarray, tones: np.ndarray, lanes: Lanes | None = None) -> Batch:
         """Mixes [..., samples] and their tones [..., tones, samples] as rows."""
         lanes = lanes or self.lanes
         target = torch.from_numpy(tones)
@@ -263,4 +242,4 @@ class Extraction:
         channels = [torch.from_numpy(mix)[..., None, :].expand_as(target)]
         channels += [which[:, None].expand_as(target) for which in one_hot]
         rows, target = lanes.rows(torch.stack(channels)).movedim(0, -1), lanes.rows(target)[..., None]
-        return Pair(*(part.flatten(0, -3).to(self.device, self.dtype).contiguous() for part in (rows, target)))
+        return Batch(*(part.flatten(0, -3).to(self.device, self.dtype).contiguous() for part in (rows, target)))

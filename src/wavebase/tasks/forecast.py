@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,14 +11,7 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.statistics import nmse
-
-
-class Batch(NamedTuple):
-    """input: past [batch, lookback], or, teacher-forced, (past, future [batch, horizon]); target: what is to come,
-    [batch, horizon], or, teacher-forced, every sample but the first, [batch, lookback + horizon - 1]."""
-
-    input: Any
-    target: Tensor
+from wavebase.tasks.base import Batch, require_at_least
 
 
 @registered
@@ -53,16 +46,9 @@ class Forecast:
         held_out_count: int = 2000,
     ):
         least = {"lookback": 2, "horizon": 1, "curriculum": 0, "held_out_count": 2}
-        for name, value in (
-            ("lookback", lookback),
-            ("horizon", horizon),
-            ("held_out_count", held_out_count),
-            ("curriculum", curriculum),
-        ):
-            if value < least[name]:
-                raise ValueError(
-                    f"task.{name} must be at least {least[name]}, got {value}; see conf/task/forecast.yaml"
-                )
+        require_at_least(
+            least, lookback=lookback, horizon=horizon, curriculum=curriculum, held_out_count=held_out_count
+        )
         if (target == "clean" or curriculum) and not hasattr(signal, "draw"):
             raise ValueError(
                 "task.target=clean and task.curriculum need a signal that knows its components, got another; use signal=harmonics"
@@ -118,6 +104,17 @@ class Forecast:
         if steps == self.horizon:
             errors = errors * self.step_weight**0.5
         return errors / errors.numel() ** 0.5
+
+    def check_output(self, output: Tensor, target: Tensor) -> None:
+        """Check that the output is the target, or its last steps.
+
+        Raises:
+            ValueError: For another shape.
+        """
+        if output.ndim != 2 or len(output) != len(target) or not self.horizon <= output.shape[1] <= target.shape[1]:
+            raise ValueError(
+                f"the model's output must be {list(target.shape)} or its last {self.horizon} steps or more, got {list(output.shape)}; choose another model="
+            )
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """nmse = sum (output - target)^2 / sum target^2, a ratio of sums over signals and steps, with the ends of its

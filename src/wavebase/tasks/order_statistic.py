@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from wavebase.registry import registered
 from wavebase.signals import Signal
+from wavebase.tasks.base import Batch, constant_losses, require_at_least
 
 Statistic = Literal["second_argmax", "argmax", "argmedian", "median"]
-
-
-class Batch(NamedTuple):
-    """input [batch, n] in the run's dtype; target [batch] (a position, int64) or [batch, 1] (the median)."""
-
-    input: Tensor
-    target: Tensor
 
 
 @registered
@@ -47,8 +41,7 @@ class OrderStatistic:
         nonnegative: bool = False,
         held_out_count: int = 8192,
     ):
-        if held_out_count < 2:
-            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 8192")
+        require_at_least({"held_out_count": 2}, held_out_count=held_out_count)
         self.signal, self.T, self.statistic, self.nonnegative = signal, T, statistic, nonnegative
         self.dtype, self.device = dtype, device
         self.sizes: dict[str, Any] = {"T": T, "outputs": 1 if statistic == "median" else T}
@@ -67,6 +60,16 @@ class OrderStatistic:
         if self.statistic == "median":
             return torch.nn.functional.mse_loss(output, target)
         return torch.nn.functional.cross_entropy(output, target)
+
+    def check_output(self, output: Tensor, target: Tensor) -> None:
+        """Check that the output is one number a sequence for the median, else one logit a position.
+
+        Raises:
+            ValueError: For another shape.
+        """
+        shape = [len(target), self.sizes["outputs"]]
+        if list(output.shape) != shape:
+            raise ValueError(f"the model's output must be {shape}, got {list(output.shape)}; choose another model=")
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error and, for positions, accuracy.
@@ -92,8 +95,7 @@ class OrderStatistic:
 
     def _constant_losses(self, target: Tensor) -> dict[str, float]:
         if self.statistic == "median":
-            target = target.double()
-            return {"zero": target.square().mean().item(), "mean": target.var(correction=0).item()}
+            return constant_losses(target)
         share = torch.bincount(target, minlength=self.T).double() / len(target)
         return {"zero": math.log(self.T), "mean": -torch.special.xlogy(share, share).sum().item()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +12,7 @@ from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 from wavebase.spectrum import normalisation_factor, power_spectrum, resolve_bins
-
-
-class Batch(NamedTuple):
-    """input [batch, samples] and target [batch, windows, bins], both in the run's dtype and on its device."""
-
-    input: Tensor
-    target: Tensor
+from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relative_errors, require_at_least
 
 
 def stream_windows(T: int) -> int:
@@ -27,7 +21,7 @@ def stream_windows(T: int) -> int:
 
 
 @registered
-class PowerSpectrum:
+class PowerSpectrum(SquaredErrorTask):
     """Input: `windows` windows of T samples of a signal; target: their power spectra; loss: mean squared error.
 
     `held_out` are fixed sets of `held_out_count` sequences each, drawn from `probe_generator` alone: the training
@@ -59,10 +53,7 @@ class PowerSpectrum:
         shuffle_targets: bool = False,
         off_task_steps: int | None = None,
     ):
-        if windows < 1:
-            raise ValueError(f"task.windows must be at least 1, got {windows}; use 1")
-        if held_out_count < 2:
-            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 64")
+        require_at_least({"windows": 1, "held_out_count": 2}, windows=windows, held_out_count=held_out_count)
         if training_count is not None and training_count < 1:
             raise ValueError(
                 f"task.training_count must be at least 1, got {training_count}; use null for fresh sequences"
@@ -84,7 +75,7 @@ class PowerSpectrum:
         self.held_out = {
             name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
         }
-        self.baselines = self._constant_losses(self.held_out["training"].target)
+        self.baselines = constant_losses(self.held_out["training"].target.flatten(0, 1))
         if not self.baselines["zero"] > 0:
             raise ValueError(
                 "signal must not be silent where it is held out, got zeros only; use another signal or part"
@@ -107,19 +98,9 @@ class PowerSpectrum:
             target = target + self.label_noise * self.baselines["zero"] ** 0.5 * noise
         return Batch(drawn.input, target)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error over sequences, windows and bins, in the normalisation's units squared."""
-        return torch.nn.functional.mse_loss(output, target)
-
-    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss."""
-        return (output - target) / output.numel() ** 0.5
-
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, and the same for the worst single window."""
-        difference, size = (output - target).double().norm(dim=-1), target.double().norm(dim=-1)
-        worst = (difference / size.clamp_min(torch.finfo(torch.float64).tiny)).max()
-        return {"relative_error": (difference.norm() / size.norm()).item(), "worst_window_error": worst.item()}
+        return relative_errors(output, target)
 
     def _draw(self, batch: int, generator: torch.Generator) -> Batch:
         if self.fixed is None:
@@ -149,8 +130,3 @@ class PowerSpectrum:
             "two_windows": WhiteNoise(peak).sample(count, 2 * self.T, generator),
             "stream": WhiteNoise(peak).sample(min(count, 16), self.T * stream_windows(self.T), generator),
         }
-
-    @staticmethod
-    def _constant_losses(target: Tensor) -> dict[str, float]:
-        target = target.double()
-        return {"zero": target.square().mean().item(), "mean": (target - target.mean((0, 1))).square().mean().item()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,17 +10,11 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
-
-
-class Batch(NamedTuple):
-    """input and target [batch, N], the same, in the run's dtype and on its device."""
-
-    input: Tensor
-    target: Tensor
+from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relative_errors, require_at_least
 
 
 @registered
-class Reconstruction:
+class Reconstruction(SquaredErrorTask):
     """Input and target: windows of N = T samples of a signal; loss: mean squared error.
 
     `held_out` are fixed sets of `held_out_count` windows each, drawn from `probe_generator` alone: the training signal (its
@@ -38,8 +32,7 @@ class Reconstruction:
         *,
         held_out_count: int = 512,
     ):
-        if held_out_count < 2:
-            raise ValueError(f"task.held_out_count must be at least 2, got {held_out_count}; use 512")
+        require_at_least({"held_out_count": 2}, held_out_count=held_out_count)
         self.signal, self.N, self.dtype, self.device = signal, T, dtype, device
         self.sizes: dict[str, Any] = {"N": T}
         peak, n = signal.peak, held_out_count
@@ -50,33 +43,16 @@ class Reconstruction:
             "tones": Tones(peak, T=T, off_bin=False).sample(max(n, T // 2 + 1), T, probe_generator),
         }
         self.held_out = {name: self._batch(x) for name, x in drawn.items()}
-        target = self.held_out["training"].target.double()
-        self.baselines = {
-            "zero": target.square().mean().item(),
-            "mean": (target - target.mean(0)).square().mean().item(),
-        }
+        self.baselines = constant_losses(self.held_out["training"].target)
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A fresh batch of the training signal."""
         return self._batch(self.signal.sample(batch, self.N, generator))
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error over windows and samples, in the signal's units squared."""
-        return torch.nn.functional.mse_loss(output, target)
-
-    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss."""
-        return (output - target) / output.numel() ** 0.5
-
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target||_F / ||target||_F, the same for the worst window, and mean_squared_error."""
-        difference, size = (output - target).double(), target.double().norm(dim=-1)
-        worst = (difference.norm(dim=-1) / size.clamp_min(torch.finfo(torch.float64).tiny)).max()
-        return {
-            "relative_error": (difference.norm() / size.norm()).item(),
-            "worst_window_error": worst.item(),
-            "mean_squared_error": difference.square().mean().item(),
-        }
+        squared = (output - target).double().square().mean().item()
+        return {**relative_errors(output, target), "mean_squared_error": squared}
 
     def _batch(self, signal: Tensor) -> Batch:
         x = signal.to(self.device, self.dtype)  # rounded once: the target is what the net sees

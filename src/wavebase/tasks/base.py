@@ -1,0 +1,107 @@
+"""What the training loop, the probes and the verdict rely on in a task, and what most tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """input: whatever the model's forward takes, a tensor or a tuple of tensors; target: a tensor. Both are in the run's
+    dtype and on its device."""
+
+    input: Any
+    target: Tensor
+
+
+class Task(Protocol):
+    """A stream of (input, target) pairs, a loss, and the numbers that a model is judged by.
+
+    Attributes:
+        sizes: What a model's builder may ask for by parameter name, such as `T` or `horizon`.
+        held_out: Fixed batches by name, drawn from the probes' generator alone. "training" is always there: fresh data
+            of the training distribution.
+        baselines: Losses of constant predictions on held_out["training"]: "zero", and "mean", the best constant.
+
+    A task may also have `residuals(output, target)`, numbers whose squares add up to the loss (Gauss-Newton needs them);
+    `examples(rows)`, what a run stores for its figures; and `check_output(output, target)`, which replaces the rule that
+    both have one shape.
+    """
+
+    sizes: Mapping[str, Any]
+    held_out: Mapping[str, Batch]
+    baselines: Mapping[str, float]
+
+    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
+        """Return the batch of a training step: fresh from the generator, or the step's place in a fixed order."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar that training minimises."""
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
+        """Return named numbers; "relative_error" is always among them and is 1 for a model that has learned nothing."""
+
+
+class SquaredErrorTask:
+    """A task whose loss is the mean squared error. Output and target have one shape."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean squared error over all numbers of the batch, in the target's units squared."""
+        return torch.nn.functional.mse_loss(output, target)
+
+    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return numbers whose squares add up to the loss."""
+        return (output - target) / output.numel() ** 0.5
+
+
+def relative_errors(output: Tensor, target: Tensor) -> dict[str, float]:
+    """Compare an output with its target.
+
+    Args:
+        output, target: Equal shapes [..., numbers].
+
+    Returns:
+        relative_error, ||output - target|| / ||target|| over everything; worst_window_error, the same for the row of
+        numbers that is worst.
+    """
+    difference, size = (output - target).double().norm(dim=-1), target.double().norm(dim=-1)
+    worst = (difference / size.clamp_min(torch.finfo(torch.float64).tiny)).max()
+    return {"relative_error": (difference.norm() / size.norm()).item(), "worst_window_error": worst.item()}
+
+
+def constant_losses(target: Tensor) -> dict[str, float]:
+    """Return the mean squared errors of two constant predictions: zero, and the target's mean over the first axis."""
+    target = target.double()
+    zero, mean = target.square().mean().item(), (target - target.mean(0)).square().mean().item()
+    return {"zero": zero, "mean": mean}
+
+
+def require_at_least(least: Mapping[str, int], **values: int) -> None:
+    """Check settings of a task's configuration.
+
+    Raises:
+        ValueError: For the first value below its bound.
+    """
+    for name, value in values.items():
+        if value < least[name]:
+            raise ValueError(f"task.{name} must be at least {least[name]}, got {value}; use {least[name]} or more")
+
+
+def check_output(task: Task, output: Any, target: Tensor) -> None:
+    """Check that a model's output is what the task compares with its target.
+
+    Raises:
+        ValueError: If it is not a tensor, or has another shape and the task has no `check_output` of its own.
+    """
+    own = getattr(task, "check_output", None)
+    if own is not None:
+        own(output, target)
+    elif not isinstance(output, Tensor):
+        raise ValueError(f"the model's output must be a tensor, got {type(output).__name__}; choose another model=")
+    elif output.shape != target.shape:
+        raise ValueError(
+            f"the model's output must have the target's shape {list(target.shape)}, got {list(output.shape)}; choose another model= or task="
+        )
