@@ -64,9 +64,9 @@ def row(label: str, found: Run) -> str:
 def spectral() -> str:
     exact, perturbed, random = (run("spectral", model=name) for name in ("spectral", "perturbed", "random"))
     baseline, noise = exact.summary["baseline"], exact.value("label_noise", "expected_error")
-    expected = "" if noise is None else f"The noise alone explains an error of {noise:.2g}. "
+    expected = "" if noise is None else f"Noise alone explains an error of {noise:.2g}. "
     count = exact.summary["moved"]
-    return f"""Training takes {exact.summary["steps"]} steps at half the stability boundary, with label noise of a tenth of the targets' size.
+    return f"""{exact.summary["steps"]} steps at half the stability boundary, with label noise of a tenth of the targets' size:
 
 | start | relative error before | after | verdict |
 |---|---|---|---|
@@ -76,13 +76,13 @@ def spectral() -> str:
 | predicting the mean | {(baseline["mean"] / baseline["zero"]) ** 0.5:.2g} | | |
 | predicting zero | 1 | | |
 
-{expected}In the exact net {min(count["changed"], count["live"])} of the {count["live"]} weights that have a gradient moved."""
+{expected}In the exact net {min(count["changed"], count["live"])} of {count["live"]} weights with a gradient moved."""
 
 
 def cosine() -> str:
     exact, off = (run("cosine", model__start=start) for start in ("exact", "perturbed"))
     scale = off.setting("model.frequency_scale")
-    return f"""Training takes {exact.summary["steps"]} steps. The error is that of the reconstruction.
+    return f"""Reconstruction, {exact.summary["steps"]} steps:
 
 | start | relative error before | after | verdict |
 |---|---|---|---|
@@ -111,8 +111,7 @@ def forecast() -> str:
     found = {label: run("forecast", model=name) for name, label in FORECASTERS.items()}
     net = found["MLP and GRU"]
     rows = "\n".join(f"| {label} | {each.value('metrics', 'nmse'):.3g} |" for label, each in found.items())
-    return f"""The error is the squared error over the next {net.setting("task.horizon")} samples, divided by the signal's power. The MLP and GRU
-trained for {net.summary["steps"]} steps.
+    return f"""Squared error over the next {net.setting("task.horizon")} samples, divided by the signal's power (MLP and GRU: after {net.summary["steps"]} steps):
 
 | forecast | error |
 |---|---|
