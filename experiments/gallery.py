@@ -1,8 +1,8 @@
-"""What do the five systems show? Runs each one's commands (finished runs are not run again) and fills the marked part of
-README.md from the records: commands, a picture and a line of result, with zero or a classical answer beside it.
+"""What do the five systems show? Runs the commands of each system (finished runs are skipped) and fills the marked part of
+README.md from the records: commands, a picture, and results beside the zero output or a classical answer.
 
     python experiments/gallery.py           outputs/gallery, README.md, docs/pictures/gallery_*.png
-    python experiments/gallery.py --tiny    a test: two steps of the least, all of it below outputs/gallery_tiny
+    python experiments/gallery.py --tiny    a test: two steps of tiny nets, written to outputs/gallery_tiny
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ BEGIN, END = "<!-- make gallery writes from here -->\n", "<!-- to here -->"
 
 
 class System(NamedTuple):
-    """title; page: of docs/, its picture is gallery_<page>.png; commands, and what makes each of them tiny; result: what
-    the records say; picture: a file of theirs below outputs/gallery, or a figure drawn from them."""
+    """One section of the gallery.
+
+    page: the name of its page in docs/; its picture is gallery_<page>.png. commands: each with the overrides that make it
+    tiny. result: Markdown made from the records. picture: a file below outputs/gallery, or a figure drawn from the records.
+    """
 
     title: str
     page: str
@@ -55,50 +58,71 @@ def run(name: str, **settings: Any) -> Run:
     return only
 
 
-def moved(found: Run) -> str:
-    """Relative error at the start and at the end, and the verdict."""
+def row(label: str, found: Run) -> str:
+    """A table's row: label, relative error at the start and at the end, verdict."""
     start, end = (found.value("relative_error", when) for when in ("initial", "final"))
-    return f"{start:.2g} → {'not finite' if end is None else f'{end:.2g}'} ({found.verdict})"
+    return f"| {label} | {start:.2g} | {'not finite' if end is None else f'{end:.2g}'} | {found.verdict} |"
 
 
 def spectral() -> str:
     exact, perturbed, random = (run("spectral", model=name) for name in ("spectral", "perturbed", "random"))
     baseline, noise = exact.summary["baseline"], exact.value("label_noise", "expected_error")
-    expected = "" if noise is None else f", where the noise alone explains {noise:.2g}"
+    expected = "" if noise is None else f"Noise alone explains an error of {noise:.2g}. "
     count = exact.summary["moved"]
-    return f"""Relative error in {exact.summary["steps"]} steps at half the boundary, with label noise of a tenth of the targets' size: exact
-start {moved(exact)}{expected}, and {min(count["changed"], count["live"])} of {count["live"]} weights with a gradient moved; every weight moved by 1 % {moved(perturbed)}; random start
-{moved(random)}; predicting the mean {(baseline["mean"] / baseline["zero"]) ** 0.5:.2g}, zero 1."""
+    return f"""{exact.summary["steps"]} steps at half the stability boundary, with label noise of a tenth of the targets' size:
+
+| start | relative error before | after | verdict |
+|---|---|---|---|
+{row("exact", exact)}
+{row("every weight moved by 1 %", perturbed)}
+{row("random", random)}
+| predicting the mean | {(baseline["mean"] / baseline["zero"]) ** 0.5:.2g} | | |
+| predicting zero | 1 | | |
+
+{expected}In the exact net {min(count["changed"], count["live"])} of {count["live"]} weights with a gradient moved."""
 
 
 def cosine() -> str:
     exact, off = (run("cosine", model__start=start) for start in ("exact", "perturbed"))
     scale = off.setting("model.frequency_scale")
-    return f"""Relative error of the reconstruction in {exact.summary["steps"]} steps: exact DCT {moved(exact)}; frequencies up to
-{scale:g} of a bin off {moved(off)}; zero 1."""
+    return f"""Reconstruction, {exact.summary["steps"]} steps:
+
+| start | relative error before | after | verdict |
+|---|---|---|---|
+{row("exact DCT", exact)}
+{row(f"frequencies off by up to {scale:g} of a bin", off)}
+| predicting zero | 1 | | |"""
 
 
 def extraction() -> str:
     found = run("extraction")
     known = {name: f"{value:.2g}" for name, value in found.summary["baseline"].items()}
-    return f"""Mean squared error after {found.summary["steps"]} steps {found.value("metrics", "mean_squared_error"):.2g} (the start of
-the stream aside, {found.value("metrics", "mean_squared_error_after"):.2g}); least squares, which is told the frequencies, {known["least_squares"]}, a matched
-filter {known["matched_filter"]}, the best answer without memory {known["memoryless"]}, zero {known["zero"]}."""
+    return f"""| answer | mean squared error |
+|---|---|
+| the net after {found.summary["steps"]} steps | {found.value("metrics", "mean_squared_error"):.2g} |
+| the same, without the start of the stream | {found.value("metrics", "mean_squared_error_after"):.2g} |
+| least squares that knows the frequencies | {known["least_squares"]} |
+| matched filter | {known["matched_filter"]} |
+| best answer without memory | {known["memoryless"]} |
+| zero | {known["zero"]} |"""
 
 
 FORECASTERS = {"zero": "zero", "dft": "the DFT's continuation", "linear_prediction": "linear prediction", "sparse_bayes": "sparse Bayes", "mlp_gru": "MLP and GRU"}  # fmt: skip
 
 
 def forecast() -> str:
-    found = {words: run("forecast", model=name) for name, words in FORECASTERS.items()}
-    said = [f"{words} {each.value('metrics', 'nmse'):.3g}" for words, each in found.items()]
+    found = {label: run("forecast", model=name) for name, label in FORECASTERS.items()}
     net = found["MLP and GRU"]
-    return f"""Squared error of {net.setting("task.horizon")} samples ahead over the signal's power: {", ".join(said)}
-after {net.summary["steps"]} steps."""
+    rows = "\n".join(f"| {label} | {each.value('metrics', 'nmse'):.3g} |" for label, each in found.items())
+    return f"""Squared error over the next {net.setting("task.horizon")} samples, divided by the signal's power (MLP and GRU: after {net.summary["steps"]} steps):
+
+| forecast | error |
+|---|---|
+{rows}"""
 
 
 def forecasts() -> Figure:
-    """One held-out signal with every forecast, and everybody's errors with their 95 % intervals."""
+    """One held-out signal with every forecast, and all errors with their 95 % intervals."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     for place, (name, words) in enumerate(FORECASTERS.items()):
@@ -142,10 +166,19 @@ def quantities() -> tuple[dict[str, Any], dict[str, Any]]:
 def reading() -> str:
     net = run("reading")
     layer, read = quantities()
-    said = [f"{words} {read[name]['value']:.2f} (random nets {null['low']:.2f} to {null['high']:.2f}, p = {null['p_value']:.2g})"
-            for name, words in SAID.items() for null in read[name]["nulls"][:1]]  # fmt: skip
-    return f"""A ReLU net of {layer["hidden_size"]} units trained for {net.summary["steps"]} steps names the second largest of {net.setting("T")} numbers
-with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.setting("T"):.2g}): {", ".join(said)}; {len(layer["flagged"])} of {len(read)} quantities have p <= 0.05."""
+    rows = "\n".join(
+        f"| {label} | {read[name]['value']:.2f} | {null['low']:.2f} to {null['high']:.2f} | {null['p_value']:.2g} |"
+        for name, label in SAID.items()
+        for null in read[name]["nulls"][:1]
+    )
+    return f"""A ReLU net of {layer["hidden_size"]} units, trained for {net.summary["steps"]} steps, names the second largest of {net.setting("T")} numbers
+with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.setting("T"):.2g}).
+
+| quantity | this net | random nets | p |
+|---|---|---|---|
+{rows}
+
+Of {len(read)} quantities {len(layer["flagged"])} have p <= 0.05."""
 
 
 def nulls() -> Figure:
@@ -224,8 +257,9 @@ def section(system: System) -> str:
     small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)  # half the size
     atomic_write(Path(name), lambda file: small.save(file, "png"))
     commands = "\n".join(f"wavebase {command}" for command in system.commands)
-    result = textwrap.fill(
-        f"{' '.join(system.result().split())} [More](docs/{system.page}.md).", 120, break_long_words=False
+    result = "\n\n".join(
+        part if part.startswith("|") else textwrap.fill(part, 120, break_long_words=False)
+        for part in f"{system.result()}\n\n[More](docs/{system.page}.md)".split("\n\n")
     )
     return f"\n### {system.title}\n\n```\n{commands}\n```\n\n{result}\n\n![{system.title}]({name})\n"
 
@@ -240,7 +274,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     parser = console.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
-    parser.add_argument("--tiny", action="store_true", help="a test: two steps of the least, in outputs/gallery_tiny")
+    parser.add_argument("--tiny", action="store_true", help="a test: two steps of tiny nets, in outputs/gallery_tiny")
     tiny = parser.parse_args().tiny
     torch.set_num_threads(1)  # as its runs
     filled("")  # a page without its marks is found before minutes are spent

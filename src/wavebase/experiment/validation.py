@@ -7,12 +7,16 @@ import difflib
 import inspect
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from hydra.errors import CompactHydraException
 
 from wavebase import registry
+
+# parameters that builders of version 0.1 take, by what they are called now
+RENAMED = {"probing": "probe_generator", "perturbing": "perturbation_generator"}
 
 
 class ConfigError(CompactHydraException, ValueError):
@@ -55,7 +59,11 @@ def call(
 ) -> Any:
     """Call `target` with a mapping's values, checked against its signature. Raises ConfigError."""
     parameters = inspect.signature(target).parameters
-    context = context or {}
+    context = dict(context or {})
+    for old, new in RENAMED.items():
+        if old in parameters and new in context:
+            warnings.warn(f"{target.__name__} takes {old}, which is called {new} now", DeprecationWarning, stacklevel=2)
+            context[old] = context[new]
     known = set(parameters) - set(context)
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     arguments = {}
