@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from wavebase.cli.names import conf_folder
-from wavebase.experiment import runner
+from wavebase.experiment import runner, stacked
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder, find_runs
 
@@ -87,10 +87,10 @@ def memory(members: int) -> float:
         raise error
 
     with tempfile.TemporaryDirectory() as folder:
-        runner.run_stacked([job("tiny", "T=3", "train.batch=1")], 1, failed)
+        stacked.run_stacked([job("tiny", "T=3", "train.batch=1")], 1, failed)
         stack = [job(str(seed), "T=8", f"seed={seed}") for seed in range(members)]
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        runner.run_stacked(stack, members, failed)
+        stacked.run_stacked(stack, members, failed)
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wavebase.cli import names
-from wavebase.experiment import runner
+from wavebase.experiment import runner, stacked
 from wavebase.records.folder import RunFolder
 
 TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git")  # and who commits meanwhile
@@ -67,7 +67,7 @@ def ran(nodes, folder):
     if len(listed) == 1:
         runner.run(listed[0], single=False)
     else:
-        runner.run_stacked(listed, 64, refuse)
+        stacked.run_stacked(listed, 64, refuse)
 
 
 def ends(pid, seconds):

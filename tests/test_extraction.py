@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wavebase.constructions.lock_in import lock_in_construction
-from wavebase.experiment import build, config, runner
+from wavebase.experiment import build, config, runner, stacked
 from wavebase.models import lock_in, stateful
 from wavebase.models.stateful import StatefulLSTM
 from wavebase.records.folder import RunFolder
@@ -266,7 +266,7 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
             [runner.Job(composed(*base, kind, c), tmp_path / kind / where / c, {}) for c in changes]
             for where in ("a", "b")
         ]
-        finals = runner.run_stacked(listed[0], 64, refuse)
+        finals = stacked.run_stacked(listed[0], 64, refuse)
         for job, final in zip(listed[1], finals, strict=True):
             assert runner.run(job, single=False) == pytest.approx(final, rel=1e-6)
         assert len(set(finals)) == len(changes)

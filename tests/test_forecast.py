@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from test_stacks import SWEEP, listed, numbers, refuse
-from wavebase.experiment import runner
+from wavebase.experiment import runner, stacked
 from wavebase.experiment.session import parameter_table
 from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters, toeplitz
 from wavebase.records.folder import RunFolder
@@ -219,7 +219,7 @@ def test_forecasters_train_as_a_stack(model, composed, tmp_path):
         model, ()
     )
     settings = [(*base, *small, f"seed={seed}") for seed in (0, 1)]
-    finals = runner.run_stacked(listed(composed, tmp_path / "together", *settings), 64, refuse)
+    finals = stacked.run_stacked(listed(composed, tmp_path / "together", *settings), 64, refuse)
     for n, (alone, final) in enumerate(zip(listed(composed, tmp_path / "alone", *settings), finals, strict=True)):
         assert runner.run(alone, single=False) == pytest.approx(final, rel=1e-6)
         ours, theirs = numbers(RunFolder(tmp_path / "together" / str(n))), numbers(RunFolder(alone.path))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import HANG, SMALL, wait_until
-from wavebase.experiment import runner, summary
+from wavebase.experiment import runner, stacked, summary
 from wavebase.probes import curvature
 from wavebase.records.atomic import lock_owner
 from wavebase.records.folder import RunFolder, find_runs
@@ -164,7 +164,7 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     ]  # fmt: skip
     settings.append((*words, "optim.lr=0.1", "seed=0", "model=random", "probe.curvature=false"))
     listed = [runner.Job(composed(*each), tmp_path / str(n), {}) for n, each in enumerate(settings)]
-    runner.run_stacked(listed, 64, refuse)
+    stacked.run_stacked(listed, 64, refuse)
     assert len(measured) == 2, "two seeds, whatever the rate and the probe"
     measured.clear()
     adaptive = [
@@ -174,7 +174,7 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     more = [
         runner.Job(composed(*each), tmp_path / f"adam{n}", {}) for n, each in enumerate([settings[0][:-1], *adaptive])
     ]
-    runner.run_stacked(more, 64, refuse)
+    stacked.run_stacked(more, 64, refuse)
     assert len(measured) == 1 + 2 * 2, "lambda_max once for all optimisers, two preconditioned curvatures for each eps"
     optim = [RunFolder(job.path).summary()["optim"] for job in more]
     assert len({each["lambda_max"] for each in optim}) == 1

@@ -10,7 +10,7 @@ import torch
 from conftest import SMALL
 from wavebase.constructions.alignment import natural_units
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.experiment import runner
+from wavebase.experiment import runner, stacked
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence.cells import GATES
@@ -139,7 +139,7 @@ def CONSTANT(step):
 def test_several_evaluations_of_a_batch_cannot_be_stacked(composed, tmp_path, caplog):
     listed = [runner.Job(composed(*WORDS, "optim=lbfgs", f"seed={n}"), tmp_path / str(n), {}) for n in range(2)]
     with caplog.at_level("INFO", "wavebase"):
-        finals = runner.run_stacked(listed, 8, None)
+        finals = stacked.run_stacked(listed, 8, None)
     assert "LBFGS evaluates a batch several times a step" in caplog.text and all(0 < final < 1 for final in finals)
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from conftest import SMALL
-from wavebase.experiment import build, config, runner, session
+from wavebase.experiment import build, config, runner, session, stacked
 from wavebase.records.folder import RunFolder, find_runs
+from wavebase.tasks.power_spectrum import PowerSpectrum
 from wavebase.training import interruption
 from wavebase.training.loop import TrainSettings, train
 from wavebase.training.optimizers import AdamL1
@@ -66,7 +67,7 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
     """After 200 steps in float64, within 1e-6 relative: what docs/sweeps.md promises."""
     settings = [(*SWEEP, *base, "train.steps=200", change) for change in changes]
     together = listed(composed, tmp_path / "together", *settings)
-    finals = runner.run_stacked(together, 64, refuse)
+    finals = stacked.run_stacked(together, 64, refuse)
     for job, alone, final in zip(together, listed(composed, tmp_path / "alone", *settings), finals, strict=True):
         assert runner.run(alone, single=False) == pytest.approx(final, rel=1e-6) and final < 0.9, "a zero output has 1"
         one, two = RunFolder(job.path), RunFolder(alone.path)
@@ -87,12 +88,12 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
 def test_one_program_is_really_one(composed, tmp_path, caplog):
     settings = [(*SMALL, "model=perturbed", f"seed={seed}") for seed in range(5)] + [(*SMALL, "model=lstm")]
     with caplog.at_level("INFO", "wavebase"):
-        runner.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
+        stacked.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
-        "training 4 of 6 jobs as one program",
-        "training 1 of 6 jobs as one program",
-        "training 1 of 6 jobs as one program",
+        "training 4 jobs as one program, 0 of 6 done",
+        "training 1 jobs as one program, 4 of 6 done",
+        "training 1 jobs as one program, 5 of 6 done",
     ]
     assert any("runs alone: torch.nn.LSTM has no batching rule" in line for line in said)
 
@@ -100,14 +101,66 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
 def test_training_sets_of_their_own_do_not_keep_members_apart(composed, tmp_path, caplog):
     settings = [(*SWEEP, "train.steps=1", "task.training_count=8", f"seeds.probe={n}") for n in range(2)]
     with caplog.at_level("INFO", "wavebase"):
-        runner.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
-    assert "training 2 of 2 jobs as one program" in caplog.text
+        stacked.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
+    assert "training 2 jobs as one program" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["first loss", "a probe", "a figure"])
+def test_a_member_that_raises_fails_alone(place, composed, tmp_path, monkeypatch):
+    settings = [(*SMALL, "model=perturbed", "probe.figures=[train_loss]", f"seed={seed}") for seed in range(4)]
+    jobs = listed(composed, tmp_path, *settings)
+    failed = []
+
+    def broken(inner, culprit):
+        def act(*given, **named):
+            if culprit(*given):
+                raise ZeroDivisionError("planted")
+            return inner(*given, **named)
+
+        return act
+
+    if place == "first loss":
+        draws = PowerSpectrum.sample_batch
+        bad = config.parse(jobs[2].node).generator("data").initial_seed()
+        monkeypatch.setattr(
+            PowerSpectrum, "sample_batch", broken(draws, lambda _, __, data, *a: data.initial_seed() == bad)
+        )
+    elif place == "a probe":
+        observe = session.Session._observe
+        monkeypatch.setattr(
+            session.Session, "_observe", broken(observe, lambda one, step: one.cfg.seed == 2 and step > 0)
+        )
+    else:
+        finish = session.Session.finish
+        monkeypatch.setattr(session.Session, "finish", broken(finish, lambda one, *a: one.cfg.seed == 2))
+    finals = stacked.run_stacked(jobs, 64, lambda job, error: failed.append((job.node["seed"], str(error))))
+    assert failed == [(2, "planted")] and [final is None for final in finals] == [False, False, True, False]
+    assert [RunFolder(job.path).summary() is None for job in jobs] == [False, False, True, False]
+    monkeypatch.undo()
+    assert None not in stacked.run_stacked(jobs, 64, refuse), "the same command goes on"
+
+
+def test_jobs_are_built_as_they_are_trained(composed, tmp_path, monkeypatch):
+    """What a kill can lose, and what memory holds, is a few stacks, however many jobs there are."""
+    waiting = []
+    train = stacked._Part._train
+
+    def watched(part, stack):
+        waiting.append(len(stack) + sum(map(len, part.waiting.values())))
+        return train(part, stack)
+
+    monkeypatch.setattr(stacked._Part, "_train", watched)
+    settings = [
+        (*SMALL, "model=perturbed", "train.steps=1", f"train.batch={4 + n % 7}", f"seed={n}") for n in range(30)
+    ]
+    stacked.run_stacked(listed(composed, tmp_path, *settings), 2, refuse)
+    assert len(waiting) > 14 and max(waiting) <= stacked.MOST_WAITING * 2
 
 
 def test_a_member_that_diverges_stops_alone(composed, tmp_path):
     base = (*SWEEP, "model=random", "train.steps=20", "train.log_every=1", "probe.curvature=false")
     settings = [(*base, "optim.lr=0.1"), (*base, "optim.lr=1e300"), (*base, "optim.lr=0.1", "seed=1")]
-    runner.run_stacked(listed(composed, tmp_path / "a", *settings), 64, refuse)
+    stacked.run_stacked(listed(composed, tmp_path / "a", *settings), 64, refuse)
     summaries = [RunFolder(tmp_path / "a" / str(n)).summary() for n in range(3)]
     assert [s["status"] for s in summaries] == ["done", "diverged", "done"] and summaries[1]["steps"] < 20
     runner.run(listed(composed, tmp_path / "b", settings[2])[0], single=False)
@@ -165,9 +218,9 @@ def test_interrupted_stacks_continue(composed, tmp_path, monkeypatch):
         answers = iter([False] * 6 + [True])
         patch.setattr(interruption.Interruption, "__call__", lambda self: next(answers, False))
         with pytest.raises(interruption.Interrupted, match="step 6"):
-            runner.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
-    runner.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
-    runner.run_stacked(listed(composed, tmp_path / "whole", *settings), 64, refuse)
+            stacked.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    stacked.run_stacked(listed(composed, tmp_path / "cut", *settings), 64, refuse)
+    stacked.run_stacked(listed(composed, tmp_path / "whole", *settings), 64, refuse)
     for n in range(2):
         assert numbers(RunFolder(tmp_path / "cut" / str(n))) == numbers(RunFolder(tmp_path / "whole" / str(n)))
 
@@ -176,7 +229,7 @@ def test_memory_of_one_forward_pass_is_measured(composed):
     def member(batch):
         cfg = config.parse(composed("T=4", "probe.curvature=false", "optim.lr=0.1"))
         components = build.build_components(cfg)
-        made = session.Session(cfg, components, RunFolder("unused"), None, "", {}, False).member()
+        made = session.Session(cfg, components, RunFolder("unused"), None, "", {}, False).train_state()
         return made, activation_bytes(made, batch)
 
     made, small = member(8)
@@ -227,8 +280,8 @@ def test_a_carried_state_and_inputs_of_several_tensors_stack():
     for made, _ in alone:
         train([made], settings, 100, range(7))
     train([made for made, _ in together], settings, 100, range(7))
-    for (one, losses), (other, stacked) in zip(alone, together, strict=True):
-        assert losses == pytest.approx(stacked, rel=1e-6) and losses[0] > 0.1
+    for (one, losses), (other, others) in zip(alone, together, strict=True):
+        assert losses == pytest.approx(others, rel=1e-6) and losses[0] > 0.1
         assert torch.allclose(one.net.state, other.net.state) and one.net.state.min() > 1
         assert torch.allclose(one.net.gain, other.net.gain) and (one.net.gain != 1).all()
 

@@ -17,7 +17,7 @@ import torch
 import kill_fifty
 from conftest import SMALL, wait_until
 from kill_fifty import contents, same
-from wavebase.experiment import runner
+from wavebase.experiment import runner, stacked
 from wavebase.records import atomic
 from wavebase.records.atomic import FolderLocked, RecordsError
 from wavebase.records.folder import RunFolder, find_runs
@@ -203,7 +203,7 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
     listed = [
         runner.Job(composed(*QUICK, "model=perturbed", f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in (0, 1)
     ]
-    runner.run_stacked(listed, 64, kill_fifty.refuse)
+    stacked.run_stacked(listed, 64, kill_fifty.refuse)
     whole = [contents(job.path) for job in listed]
     for job in listed:
         (job.path / "summary.json").unlink()
@@ -211,8 +211,8 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
         (listed[1].path / "checkpoints" / f"step_{step:08d}.pt").unlink()
     (listed[0].path / "checkpoints" / "step_00000006.pt").unlink()
     with caplog.at_level("INFO", "wavebase"):
-        runner.run_stacked(listed, 64, kill_fifty.refuse)
-    assert "training 2 of 2 jobs as one program" in caplog.text
+        stacked.run_stacked(listed, 64, kill_fifty.refuse)
+    assert "training 2 jobs as one program" in caplog.text
     assert [same(before, contents(job.path)) for before, job in zip(whole, listed, strict=True)] == [None, None]
 
 
@@ -222,9 +222,9 @@ def test_an_interrupted_stack_keeps_the_result_of_a_member_that_had_diverged(com
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="was interrupted at step 5"):
         answers = iter([False] * 5)
         patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
-        runner.run_stacked(listed, 64, kill_fifty.refuse)
+        stacked.run_stacked(listed, 64, kill_fifty.refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "interrupted"]
-    runner.run_stacked(listed, 64, kill_fifty.refuse)
+    stacked.run_stacked(listed, 64, kill_fifty.refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "done"]
 
 
@@ -301,7 +301,7 @@ def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
 
 def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     node = composed(*QUICK)
-    late = runner._prepare(runner.Job(node, tmp_path / "run", {}), single=False)
+    late = runner.prepare(runner.Job(node, tmp_path / "run", {}), single=False)
     go(node, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(FolderLocked, match="moved on by another process"):

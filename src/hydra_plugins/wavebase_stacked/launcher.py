@@ -58,7 +58,7 @@ class StackedLauncher(BasicLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their return values are the final relative errors, as those of single runs."""
         from wavebase.cli import jobs
-        from wavebase.experiment import runner
+        from wavebase.experiment import runner, stacked
 
         collected: list[tuple[DictConfig, runner.Job]] = []
         places: list[int | None] = []
@@ -89,8 +89,8 @@ class StackedLauncher(BasicLauncher):
             failures.value = len(jobs.failures)
 
         wanted = [job for _, job in collected]
-        processes = self.processes or runner.usable_processes(wanted)
-        errors = runner.run_stacked(wanted, self.max_stack, failed, processes)
+        processes = self.processes or stacked.usable_processes(wanted)
+        errors = stacked.run_stacked(wanted, self.max_stack, failed, processes)
         if failures.value and not jobs.failures:
             jobs.failures.append(HydraException("a job of another process failed, and said why"))
         for done, place in zip(returns, places, strict=True):
