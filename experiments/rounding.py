@@ -1,5 +1,5 @@
 """How many digits does an exact algorithm need, and does training restore them? Expected: float32 costs 1e-7, bfloat16 a percent;
-8 bits a weight are enough in unit-scaled coordinates but not in raw ones; descent repairs the function of what is left.
+8 bits per weight are enough in unit-scaled coordinates but not in raw ones; descent repairs the function of what is left.
 
     python experiments/rounding.py [--full]
 """
