@@ -127,7 +127,7 @@ def measure(size: study.Size) -> study.Finding:
     says = f"""Gains, exactness and dtype drop out of the dynamics. SGD at half the boundary of each start, one seed, label noise {NOISE}. The rates differ by {spread:.1g} among the starts
     of a T. Of {len(exact)} runs whose tanh are linear, {met} stay within {SAME:g} of the exact float64 run, in the error at all
     recorded steps up to {last} and in the drift of {WATCHED} in its units. The largest difference is {double:.1g} in float64 and
-    {exact[wide]:.1g} of all ({wide[1]}, T = {wide[0]}). From {LOOSE} (a start with an error of 1e-3)
+    {exact[wide]:.1g} over all ({wide[1]}, T = {wide[0]}). From {LOOSE} (a start with an error of 1e-3)
     {"; ".join(f"at T = {T} the error differs by at most {e:.1%}, the drift by {d:.1%}" for T, (e, d) in loose.items())}
     ({"within" if max(max(p) for p in loose.values()) <= NEAR else "beyond"} the expected {NEAR:.0%})."""
     silent = """One seed for each T: other seeds have other noise, and the same agreement would follow. Drift is that of one matrix. Much

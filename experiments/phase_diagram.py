@@ -112,7 +112,7 @@ def measure(size: study.Size) -> study.Finding:
 
     with_decay = f", {min(decayed):.2f} to {max(decayed):.2f} times with it" if decayed else ""
     says = f"""{steps} steps of SGD from the exact start, T = {T}, {seeds} seeds in each cell. Below the boundary the measured error
-    (rms over the second half) is {min(ratios):.2f} to {max(ratios):.2f} times the law's without decay{with_decay}. Verdicts below the boundary:
+    (rms over the second half) is {min(ratios):.2f} to {max(ratios):.2f} times the law's prediction without decay{with_decay}. Verdicts below the boundary:
     without decay {told(stable)}; at the largest decay, {max(decays):g}, {told(under)}. Above the boundary: {told(beyond)}."""
     silent = f"""The law describes small steps about the exact net: it omits slow drift, and its boundary is that of the start. {steps} steps
     are too short for the later effects of a small decay and of slow drift. With {seeds} seeds an interval is their range."""
