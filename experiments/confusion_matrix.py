@@ -1,5 +1,5 @@
-"""Does the verdict know an algorithm that was kept from one that was not? Expected: of nets whose truth is known beforehand at
-least 97 % are read right; no net within 1e-3 of the algorithm and with its mechanism intact is called drifted or broken.
+"""Can the verdict tell an algorithm that was kept from one that was not? Expected: at least 97 % of nets whose truth is known
+are read right, and no net within 1e-3 of the algorithm and with an intact mechanism is called drifted or broken.
 
 Weights made by hand are judged as they are, trained nets against the exact construction. Seeds from 100 on make the table,
 seeds below 100 were used to choose the thresholds. `experiments/verdict_pairs.py` asks whether gains and dtype matter.
@@ -293,7 +293,7 @@ def calibration(size: study.Size) -> str:
         bound = getattr(Thresholds(), threshold)
         kept, gone = (min(found[0]), max(found[1])) if threshold == "interchange" else (max(found[0]), min(found[1]))
         words.append(f"{threshold} {bound:g} (kept {kept:.2g}, changed {gone:.2g})")
-    return f"On {len(seeds)} seeds below {FIRST}: {', '.join(words)}."
+    return f"Thresholds, and what kept and changed nets reach on {len(seeds)} seeds below {FIRST}: {', '.join(words)}."
 
 
 def picture(wanted: dict[str, set[str]], found: dict[str, list[str]]) -> Figure:
@@ -352,12 +352,12 @@ def measure(size: study.Size) -> study.Finding:
         for label, names in found.items()
     ]
     unmoved = sum(label != "nothing to learn" and name == "unmoved" for label, names in found.items() for name in names)
-    conclusion = f"""Read right: {accuracy[0]:.3f} of {len(answers)} nets (95 % interval {accuracy[1]:.3f} to {accuracy[2]:.3f}). Of {len(intact)}
-        nets within 1e-3 of the algorithm and with their mechanism intact {sum(net.name in LOST for net in intact)} were called drifted or
-        broken; {unmoved} were falsely called unmoved; of {len(named)} nets with one oscillator changed {sum(named)} verdicts name
-        its bin. {calibration(size)}"""
-    limitations = """Controls are cases that are clear beforehand. Between them (rows without a right answer: a displacement of a few
-        thousandths to a few hundredths of every weight's unit) there is no truth to compare with, and the thresholds decide."""
+    conclusion = f"""{accuracy[0]:.3f} of {len(answers)} nets are read right (95 % interval {accuracy[1]:.3f} to {accuracy[2]:.3f}). Of
+        {len(intact)} nets within 1e-3 of the algorithm and with an intact mechanism,
+        {sum(net.name in LOST for net in intact)} are called drifted or broken; {unmoved} are falsely called unmoved. Of {len(named)}
+        verdicts on nets with one changed oscillator, {sum(named)} name its bin. {calibration(size)}"""
+    limitations = """Controls are clear cases. Between them (rows without a right answer: every weight displaced by a few thousandths to
+        a few hundredths of its unit) no truth is known, and the thresholds decide."""
     return study.Finding("How far the verdict can be trusted", rows, conclusion, limitations, picture(wanted, found))
 
 

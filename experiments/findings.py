@@ -1,8 +1,8 @@
-"""What did the studies find? Runs each (finished runs are not run again) and makes docs/findings.md of what they left.
+"""What did the studies find? Run each (finished runs are not run again) and make docs/findings.md from their findings.
 
     python experiments/findings.py [--full] [--parallel 2] [--read]
 
---read runs nothing; it makes the page of the findings that are there.
+--read runs nothing; it makes the page from the stored findings.
 """
 
 import json
@@ -38,11 +38,11 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 HEAD = """# Findings
 
-Made by `make findings` from the records of the studies in `experiments/`; every number below is one that a study wrote
-into its `finding.json`. Intervals are of 95 %: Wilson's for shares, order statistics' for medians, Student's t for exponents.
-Errors are relative, ||P_hat - P|| / ||P||: predicting zero has 1. Losses are given over the mean predictor's. Nets start at the
-exact algorithm and train unit-scaled coordinates unless a row says raw; distances are in those coordinates. The verdicts
-and their thresholds are in `conf/probe/default.yaml` and `src/wavebase/probes/verdict.py`.
+Made by `make findings` from the records of the studies in `experiments/`: each study writes its numbers to its `finding.json`.
+Intervals are 95 %: Wilson's for proportions, order statistics for medians, Student's t for exponents. Errors are relative,
+||P_hat - P|| / ||P||; predicting zero has 1. Losses are relative to the mean predictor's. Nets start at the exact algorithm and
+train unit-scaled coordinates unless a row says raw; distances are in those coordinates. The verdicts and their thresholds are in
+`conf/probe/default.yaml` and `src/wavebase/probes/verdict.py`.
 """
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser = console.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the full presets: hours")
     parser.add_argument("--parallel", type=int, default=2, help="studies at a time")
-    parser.add_argument("--read", action="store_true", help="run nothing: the findings that are there")
+    parser.add_argument("--read", action="store_true", help="run nothing: use the stored findings")
     chosen = parser.parse_args()
     if chosen.parallel < 1:
         parser.error(f"--parallel must be at least 1, got {chosen.parallel}")

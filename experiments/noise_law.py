@@ -1,5 +1,5 @@
-"""How precisely does training keep an exact algorithm under label noise? Expected: as precisely as a law says beforehand, to
-3 %, from the curvature at the start alone, for every T, rate and noise; and for momentum, Adam and decay while steps are small.
+"""How precisely does training keep an exact algorithm under label noise? Expected: a law predicts the error to 3 % from the
+curvature at the start alone, for every T, rate and noise, and for momentum, Adam and decay while steps are small.
 
     python experiments/noise_law.py [--full]
 """
@@ -132,14 +132,13 @@ def texts(rows: list[dict], plain: int, seeds: int, steps: int) -> tuple[str, st
     held = [row for row in rows[plain:] if abs(row["ratio"] - 1) <= 0.05]
     failed = [row for row in rows[plain:] if not abs(row["ratio"] - 1) <= 0.05]
     named = "; ".join(f"{row['optimiser']} ({row['ratio']:.2f})" for row in failed) or "none"
-    conclusion = f"""The law has no fitted number: curvature at the start, rate, noise, batch. Plain descent, over {len({row["T"] for row in rows})} windows,
-    rates and noises: predicted over measured is {min(found):.3f} to {max(found):.3f}, within 3 % in {sum(abs(r - 1) <= 0.03 for r in found)} of {plain} settings,
-    median {np.median(found):.3f} ({seeds} seeds each, intervals of the rows by Student's t). Its extensions hold to 5 % for {len(held)} of {len(rows) - plain} other
-    settings: {"; ".join(f"{row['optimiser']} ({row['ratio']:.2f})" for row in held) or "none"}. They fail for: {named}."""
-    limitations = f"""The law is linear in the distance from the fit and holds S, p and the eigenvectors at the start: it does not see the slow drift
-    along directions without curvature ({steps} to {3 * steps} steps are short for that), decay along them, nor the
-    scatter of what an adaptive optimiser divides by.
-    Errors are of 128 held-out sequences, and the prediction is for these."""
+    conclusion = f"""The law has no fitted number, only curvature at the start, rate, noise and batch. For plain descent over
+    {len({row["T"] for row in rows})} windows, rates and noises, predicted over measured is {min(found):.3f} to {max(found):.3f}, within 3 % in
+    {sum(abs(r - 1) <= 0.03 for r in found)} of {plain} settings, median {np.median(found):.3f} ({seeds} seeds each, intervals by Student's t).
+    The extensions hold to 5 % for {len(held)} of {len(rows) - plain} other settings and fail for: {named}."""
+    limitations = f"""The law is linear in the distance from the fit and keeps S, p and the eigenvectors of the start. It omits the slow drift
+    along directions without curvature ({steps} to {3 * steps} steps are short for that), decay along them, and the
+    scatter of an adaptive optimiser's divisor. Errors are on 128 held-out sequences, and the prediction is for these."""
     return conclusion, limitations
 
 

@@ -1,5 +1,5 @@
-"""Do gains, exactness and dtype change how an exact net trains? Expected: in unit-scaled coordinates not at all. As long as
-every tanh is linear there is one training dynamics, and starts from 2^-27 to 2^-12, in float64 and float32, share it.
+"""Do gains, exactness and dtype change how an exact net trains? Expected: not in unit-scaled coordinates. While every tanh is
+linear, starts from eps 2^-27 to 2^-12, in float64 and float32, share one training dynamics.
 
     python experiments/one_dynamics.py [--full]
 """
@@ -125,15 +125,14 @@ def measure(size: study.Size) -> study.Finding:
     double = max(value for key, value in exact.items() if not key[1].endswith("float32"))
     met = sum(value <= SAME for value in exact.values())
     spread = max(max(values) / min(values) - 1 for values in rates.values())
-    conclusion = f"""SGD at half the boundary of each start, one seed, label noise {NOISE}; the rates so found differ by {spread:.1g} among the starts of
-    a T. Of {len(exact)} runs from starts whose tanh are linear {met} stay within {SAME:g} of the exact float64 one, in the error at all recorded
-    steps up to {last} and in the drift of {WATCHED} in its units; in float64 the widest is {double:.1g} apart, of all {wide[1]} at
-    T = {wide[0]}, {exact[wide]:.1g}. From {LOOSE} (a start with an error of 1e-3)
-    {"; ".join(f"at T = {T} the error is at most {e:.1%} apart, the drift {d:.1%}" for T, (e, d) in loose.items())}
-    ({"within" if max(max(p) for p in loose.values()) <= NEAR else "beyond"} the {NEAR:.0%} that were expected). So gains, exactness and dtype drop
-    out of the dynamics."""
-    limitations = """One seed a T: other seeds have other noise, and the same agreement would follow. Drift is that of one matrix; long after,
-    when weights have moved far, tanh need not stay linear."""
+    conclusion = f"""Gains, exactness and dtype drop out of the dynamics. SGD at half the boundary of each start, one seed, label noise {NOISE}. The rates differ by {spread:.1g} among the starts
+    of a T. Of {len(exact)} runs whose tanh are linear, {met} stay within {SAME:g} of the exact float64 run, in the error at all
+    recorded steps up to {last} and in the drift of {WATCHED} in its units. The largest difference is {double:.1g} in float64 and
+    {exact[wide]:.1g} over all ({wide[1]}, T = {wide[0]}). From {LOOSE} (a start with an error of 1e-3)
+    {"; ".join(f"at T = {T} the error differs by at most {e:.1%}, the drift by {d:.1%}" for T, (e, d) in loose.items())}
+    ({"within" if max(max(p) for p in loose.values()) <= NEAR else "beyond"} the expected {NEAR:.0%})."""
+    limitations = """One seed for each T: other seeds have other noise, and the same agreement would follow. Drift is that of one matrix. Much
+    later, when the weights have moved far, tanh need not stay linear."""
     return study.Finding("One dynamics", rows, conclusion, limitations, figure)
 
 

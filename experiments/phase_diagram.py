@@ -1,5 +1,5 @@
-"""What becomes of an exact algorithm under label noise, a rate and weight decay? Expected: below the boundary the error is what
-the law of label noise says, and the algorithm is kept; decay adds a bias that the law knows; above the boundary it breaks.
+"""What becomes of an exact algorithm under label noise, a rate and weight decay? Expected: below the boundary the error follows
+the law of label noise and the algorithm is kept; decay adds a bias that the law includes; above the boundary the algorithm breaks.
 
     python experiments/phase_diagram.py [--full]
 """
@@ -112,12 +112,12 @@ def measure(size: study.Size) -> study.Finding:
     def told(counts: Counter) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
-    with_decay = f"; with decay {min(decayed):.2f} to {max(decayed):.2f} times" if decayed else ""
-    conclusion = f"""{steps} steps of SGD from the exact start, T = {T}, {seeds} seeds a cell. Below the boundary and without decay the measured error
-    (an rms over the second half) is {min(ratios):.2f} to {max(ratios):.2f} times what the law predicts{with_decay}. Verdicts there: {told(stable)};
-    at the largest decay, {max(decays):g}: {told(under)}; above the boundary: {told(beyond)}."""
-    limitations = f"""The law is that of small steps about the exact net: it knows no slow drift, and its boundary is that of the start. {steps} steps
-    are short: what decay of a small weight and slow drift do later is not seen. With {seeds} seeds an interval is their range."""
+    with_decay = f", {min(decayed):.2f} to {max(decayed):.2f} times with it" if decayed else ""
+    conclusion = f"""{steps} steps of SGD from the exact start, T = {T}, {seeds} seeds in each cell. Below the boundary the measured error
+    (rms over the second half) is {min(ratios):.2f} to {max(ratios):.2f} times the law's prediction without decay{with_decay}. Verdicts below the boundary:
+    without decay {told(stable)}; at the largest decay, {max(decays):g}, {told(under)}. Above the boundary: {told(beyond)}."""
+    limitations = f"""The law describes small steps about the exact net: it omits slow drift, and its boundary is that of the start. {steps} steps
+    are too short for the later effects of a small decay and of slow drift. With {seeds} seeds an interval is their range."""
     return study.Finding("Noise, rate and decay", rows, conclusion, limitations, figure)
 
 

@@ -1,6 +1,6 @@
 """What does an optimiser repair of a displaced algorithm: the function, or the structure too? Expected: the function, from as far
-as 0.1 and to as many digits as the optimiser's order allows; not what one window of training does not show, the stream,
-what leaked between blocks, the place in weight space.
+as 0.1 and to as many digits as the optimiser's order allows; not the stream, leakage between blocks and the place in weight
+space, which one window of training does not show.
 
     python experiments/repair.py [--full]
 """
@@ -149,29 +149,20 @@ def measure(size: study.Size) -> study.Finding:
     for ax in (left, right):
         ax.grid(alpha=0.25)
 
-    def change(name: str, kind: str, distance: float, what: str = "error") -> str:
-        (before, *_), (after, *_) = found[name, kind, distance][what]
+    def change(name: str, what: str) -> str:
+        (before, *_), (after, *_) = found[name, EVERYWHERE, shown][what]
         return f"{before:.1g} to {after:.1g}"
 
-    repaired = "; ".join(
-        f"{name} {', '.join(f'{change(name, EVERYWHERE, d)} from {d:g}' for d in far)}" for name in names
-    )
     structure = "; ".join(
-        f"{name} stream {change(name, EVERYWHERE, shown, 'stream')}, without leakage {change(name, EVERYWHERE, shown, 'masked')}, "
-        f"distance {change(name, EVERYWHERE, shown, 'distance')}"
+        f"{name} stream {change(name, 'stream')}, without leakage {change(name, 'masked')}, distance {change(name, 'distance')}"
         for name in names
     )
-    by_part = "; ".join(
-        f"{kind} {change('SGD', kind, d, 'error')} at {d:g} (distance {change('SGD', kind, d, 'distance')})"
-        for name, kind, d in found
-        if name == "SGD" and kind != EVERYWHERE
-    )
-    conclusion = f"""Of {len(parts.live)} weights {int(parts.live.sum())} are felt; {len(parts.visible)} directions are visible, {len(parts.gauge)} more are symmetries. Medians of {seeds} displacements,
-    errors before and after training. All weights displaced: {repaired}. What one window does not show, at {shown:g}: {structure}.
-    Within the parts, by SGD: {by_part}. Descent repairs the function that it is shown, not the algorithm."""
-    limitations = f"""Distances are relative, in unit-scaled coordinates, before the nearest symmetric copy is looked for; parts are those of first
-    order. SGD and momentum have half their boundary at the displaced start, Adam 1e-3; L-BFGS and Gauss-Newton take few,
-    dear steps on a fixed set, so steps do not compare. With {seeds} displacements each an interval is their range."""
+    conclusion = f"""Descent repairs the function that it is shown, not the algorithm. Of {len(parts.live)} weights {int(parts.live.sum())} have a gradient; {len(parts.visible)} directions are visible, {len(parts.gauge)} more are
+    symmetries. The table gives medians of {seeds} displacements: the error before (was) and after training (error), of all weights and, by SGD,
+    within one part. Before and after, from {shown:g}, of what one window does not show: {structure}."""
+    limitations = f"""Distances are relative, in unit-scaled coordinates, before the nearest symmetric copy is sought; parts are those of first
+    order. SGD and momentum have half their boundary at the displaced start, Adam 1e-3. L-BFGS and Gauss-Newton take few,
+    expensive steps on a fixed set, so steps do not compare. With {seeds} displacements an interval is their range."""
     return study.Finding("What is repaired", rows, conclusion, limitations, figure)
 
 

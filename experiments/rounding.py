@@ -1,5 +1,5 @@
-"""How many digits does an exact algorithm need, and does training give them back? Expected: float32 costs 1e-7, bfloat16 a percent;
-8 bits a weight are enough in unit-scaled coordinates and not in raw ones; descent repairs the function of what is left.
+"""How many digits does an exact algorithm need, and does training restore them? Expected: float32 costs 1e-7, bfloat16 a percent;
+8 bits per weight are enough in unit-scaled coordinates but not in raw ones; descent repairs the function of what is left.
 
     python experiments/rounding.py [--full]
 """
@@ -70,7 +70,7 @@ def measure(size: study.Size) -> study.Finding:
                 for when, tag in (("initial", "error/training"), ("final", "error/training"), ("final", "error/stream"))
             )
             streaming = errors(members, "initial", "error/stream")[0]
-            found[T, label] = before[0], after, streaming, stream[0], verdicts[label]
+            found[T, label] = before[0], after[0], stream[0]
             rows.append(
                 {
                     "T": T,
@@ -88,7 +88,7 @@ def measure(size: study.Size) -> study.Finding:
     for n, (T, colour) in enumerate(zip(lengths, common.COLOURS, strict=False)):
         x = place + 0.2 * (n - (len(lengths) - 1) / 2)
         begin, end = (np.array([f(*found[T, label]) for label in chosen]).clip(1e-17, 1e2) for f in
-                      (lambda before, *_: before, lambda _, after, *rest: after[0]))  # fmt: skip
+                      (lambda before, *_: before, lambda _, after, *rest: after))  # fmt: skip
         ax.vlines(x, begin, end, color=colour, linewidth=1)
         ax.plot(x, begin, "x", color=colour, label=f"T = {T}, rounded")
         ax.plot(x, end, "o", color=colour, label=f"T = {T}, trained")
@@ -97,19 +97,13 @@ def measure(size: study.Size) -> study.Finding:
     ax.set(yscale="log", ylabel="relative error, one window")
     ax.grid(alpha=0.25)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    told = "; ".join(
-        f"{label} {', '.join(f'{found[T, label][0]:.1g} ({found[T, label][4]}), trained {found[T, label][1][0]:.1g}' for T in lengths)}"
-        for label in chosen
-    )
-    streams = "; ".join(
-        f"{label} {', '.join(f'{found[T, label][2]:.1g} to {found[T, label][3]:.1g}' for T in lengths)}"
-        for label in chosen
-    )
-    conclusion = f"""Exact float64 weights, rounded, then {steps} steps of SGD at half the boundary there, fresh data, no noise; errors at
-    T = {", ".join(map(str, lengths))}, medians of {seeds} seeds (predicting zero: 1): {told}. On a stream of windows, before and after: {streams}."""
-    limitations = """Only the stored weights are rounded; the arithmetic stays in float64. At T = 4 all weights but those of saturated gates are powers of two,
-    so that float32 and bfloat16 change nothing there. A grid is one a tensor, its end the largest
-    weight: finer ones exist. Verdicts in brackets are of the rounded net; seeds are of the training data, for rounding has none."""
+    streams = "; ".join(f"{label} {', '.join(f'{found[T, label][2]:.1g}' for T in lengths)}" for label in chosen)
+    conclusion = f"""Exact float64 weights are rounded, then trained for {steps} steps of SGD at half the boundary there, on fresh data
+    without noise. The table gives errors (medians of {seeds} seeds, predicting zero: 1) and verdicts of the rounded net and after training. Errors
+    on a stream of windows after training, at T = {", ".join(map(str, lengths))}: {streams}."""
+    limitations = """Only the stored weights are rounded; the arithmetic stays in float64. At T = 4 all weights but those of saturated gates are
+    powers of two, so float32 and bfloat16 change nothing there. Each tensor has one grid that ends at its largest weight; finer
+    ones exist. Seeds are of the training data; rounding has none."""
     return study.Finding("Rounded weights", rows, conclusion, limitations, figure)
 
 

@@ -1,5 +1,5 @@
-"""How exact is the written spectrum? Expected: to rounding at any T once every tanh stays within the dtype's linearity
-bound; above it the error grows as eps^2; never over the bound that theory gives; along a stream only roundings add up.
+"""How exact is the written spectrum? Expected: exact to rounding at any T while every tanh stays within the dtype's linearity
+bound; above it an error that grows as eps^2 and stays below the theoretical bound; along a stream only rounding adds up.
 
     python experiments/spectral_exactness.py [--full]
 """
@@ -81,12 +81,12 @@ def measure(size: study.Size) -> study.Finding:
     slack = np.median([r["bound"] / r["in its unit"] for r in checked])
     worst = {d: max(row["error"] for row in rows if row["dtype"] == d) for d in DTYPES}
     growth = max(row["error"] / max(row["first window"], np.finfo(row["dtype"]).eps) for row in rows)
-    conclusion = f"""At the exact preset the largest relative error over T = {lengths[0]} to {lengths[-1]} is {worst["float64"]:.1e} in
+    conclusion = f"""With the exact preset the largest relative error over T = {lengths[0]} to {lengths[-1]} is {worst["float64"]:.1e} in
     float64 and {worst["float32"]:.1e} in float32 (predicting zero: 1). Above the linearity bound the error grows as eps to
-    the power {slope[0]:.3f} ({slope[1]:.3f} to {slope[2]:.3f}). Of {len(checked)} settings with a finite bound {over} lie over
-    it. The worst of {WINDOWS} windows in a row is at most {growth:.1f} times the first (or the dtype's eps, if that is larger)."""
-    limitations = f"""The bound is a worst case over inputs: white noise stays under it by a factor of {slack:.0f} (median), so it is
-    safe, not sharp. Streams are {WINDOWS} windows long here; roundings of the rotations add up in longer ones."""
+    the power {slope[0]:.3f} ({slope[1]:.3f} to {slope[2]:.3f}). Of {len(checked)} settings with a finite bound, {over} exceed
+    it. The worst of {WINDOWS} windows in a row has at most {growth:.1f} times the error of the first (or the dtype's eps, if larger)."""
+    limitations = f"""The bound is a worst case over inputs: white noise stays below it by a factor of {slack:.0f} (median), so it is
+    safe, not sharp. Streams have {WINDOWS} windows; in longer ones the rounding of the rotations adds up."""
     return study.Finding("Exactness", rows, conclusion, limitations, figure)
 
 

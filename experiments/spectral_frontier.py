@@ -1,5 +1,5 @@
-"""What does exactness cost in curvature? Expected: in raw weights everything (lambda_max rises as the error falls), in
-unit-scaled coordinates nothing: there lambda_max is a number that belongs to T, whatever the gains and the error.
+"""What does exactness cost in curvature? Expected: in raw weights lambda_max rises as the error falls; in unit-scaled coordinates
+it depends on T alone, not on the gains or the error.
 
     python experiments/spectral_frontier.py [--full]
 """
@@ -91,12 +91,7 @@ def measure(size: study.Size) -> study.Finding:
     ax.set_ylabel("lambda_max of the loss / mean predictor's")
     ax.grid(alpha=0.25)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    told = "; ".join(
-        f"""at T = {T} {middle:.0f}, the same within {apart[T, "eps to 2^-5"]:.2%} for all eps, within {apart[T, "random gains"]:.2%} for
-        {count} random gains, {loose:.0f} at trainable gains ({apart[T, "trainable"]:.1%} away), and {full:.0f} if each of a gate's two biases
-        had the whole unit of their sum, not 1/sqrt(2) of it"""
-        for T, (middle, loose, full) in found.items()
-    )
+    whole = ", ".join(f"{full:.0f} at T = {T}" for T, (*_, full) in found.items())
     law = ", ".join(f"{s:.4f} ({low:.4f} to {high:.4f}) at T = {T}" for T, (s, low, high) in slopes.items())
     growth = ""
     if len(lengths) > 3:
@@ -104,11 +99,12 @@ def measure(size: study.Size) -> study.Finding:
         growth = f" It grows as T to the power {p:.2f} ({low:.2f} to {high:.2f})."
     named = [v for label, values in raw.items() if label != "random gains" for v in values]
     decades = [np.log10(max(v) / min(v)) for v in (named, [*named, *raw["random gains"]])]
-    conclusion = f"""In raw weights lambda_max spans {decades[0]:.1f} decades from trainable gains to eps 2^-27, {decades[1]:.1f} with random gains, and goes as eps to the power {law}. Unit-scaled it is, {told}.{growth}
-    So the curvature of an exact net is that of raw weights, not of the algorithm."""
-    limitations = f"""Curvature is that of the loss at the start, on {WINDOWS} windows of white noise; errors are on {WINDOWS} others. Gains whose
-    tanh are far from linear are another net, and have another curvature. A small lambda_max does not say that training finds the
-    algorithm, only that it can stay at ordinary rates."""
+    conclusion = f"""The curvature of an exact net is a property of raw weights, not of the algorithm. In raw weights lambda_max spans {decades[0]:.1f} decades from trainable gains to eps 2^-27, {decades[1]:.1f} with random gains,
+    and goes as eps to the power {law}. In unit-scaled coordinates all starts of a T agree within {max(apart.values()):.2%}.{growth}
+    With a whole unit for each of a gate's two biases, not 1/sqrt(2) of it, lambda_max would be {whole}."""
+    limitations = f"""Curvature is that of the loss at the start, on {WINDOWS} windows of white noise; errors are on {WINDOWS} others. Gains
+    far outside tanh's linear range make another net with another curvature. A small lambda_max does not mean that training finds
+    the algorithm, only that the algorithm can stay at ordinary rates."""
     return study.Finding("Curvature is in the coordinates", rows, conclusion, limitations, figure)
 
 

@@ -1,6 +1,6 @@
-"""Three exact algorithms for one function: which survives training, what lies between them, and does training go from one to
-another? Expected: in their own units all survive label noise under SGD as the law says, high barriers lie between them, and
-none becomes another.
+"""Of three exact algorithms for one function, which survives training, what lies between them, and does training lead from one to
+another? Expected: in their own units all survive label noise under SGD as the law predicts, high barriers lie between them,
+and none becomes another.
 
     python experiments/spectral_rivals.py [--full]
 """
@@ -119,19 +119,14 @@ def measure(size: study.Size) -> study.Finding:
         f"{one} to {other} {curves['aligned'].max():.2g} ({curves['as written'].max():.2g} before alignment)"
         for (one, other), curves in barriers.items()
     )
-    kept = "; ".join(
-        f"{label}: " + ", ".join("{} {:.2f} ({:.2f} to {:.2f})".format(name, *survival[label, name]) for name in nets)
-        for label in settings
-    )
-    conclusion = f"""Largest error on the straight line between two exact nets of {units} units (predicting zero: 1): {walls}. An algorithm
-    survives where every error, on white noise, impulses, tones, other amplitudes and two windows in a row, stays within the
-    verdict's bounds for {steps} steps; shares of {seeds} seeds, {kept}. Of {len(settings) * len(nets) * seeds} trained nets {moved} ended nearer to a
-    rival than to their start."""
     verdicts = "; ".join(f"{name} with {label} {counts}" for (label, name), counts in named.items())
-    conclusion += f" Verdicts: {verdicts}."
-    limitations = """A straight line is not the easiest path, and a barrier on it does not show that no flat path exists. SGD has half the
-    boundary of each algorithm, Adam 1e-3 for all, both label noise of 0.1. Own and rival are distances to the start and to the
-    nearer rival, relative, each in that algorithm's units; oscillators are read in the first algorithm only."""
+    conclusion = f"""Largest error on the straight line between two exact nets of {units} units (predicting zero: 1): {walls}. An algorithm
+    survives if every error (white noise, impulses, tones, other amplitudes, two windows in a row) stays within the verdict's
+    bounds for {steps} steps; the table gives proportions of {seeds} seeds. Of {len(settings) * len(nets) * seeds} trained nets {moved} ended nearer
+    to a rival than to their start. Verdicts: {verdicts}."""
+    limitations = """A straight line is not the easiest path, so a barrier on it does not exclude a flat path. SGD has half the boundary of
+    each algorithm, Adam 1e-3 for all, both label noise of 0.1. Own and rival are relative distances to the start and to the nearer
+    rival, each in that algorithm's units. Oscillators are read in the first algorithm only."""
     return study.Finding("Three algorithms for one function", rows, conclusion, limitations, figure)
 
 

@@ -1,4 +1,4 @@
-"""Does the verdict depend on the gains, or on the dtype? Expected: one verdict for each pair of nets that compute one function with
+"""Does the verdict depend on the gains or the dtype? Expected: one verdict for each pair of nets that compute one function with
 other gains or in float32 and are displaced or trained alike.
 
 Gains are random, whole powers of two or not, with every argument of a tanh between 2^-27 and 2^-12, where tanh is linear. Alike:
@@ -137,12 +137,12 @@ def measure(size: study.Size) -> study.Finding:
     ax.set(xlabel="measured / bound, exact float64 gains", ylabel="measured / bound, the other net")
     ax.legend(fontsize=8, frameon=False)
     verdicts = study.counted([first for first, *_ in pairs])
-    conclusion = f"""One verdict in {sum(same)} of {len(pairs)} pairs ({len(by_hand)} displaced by 1e-5 to 0.3 of every unit, {len(trained)}
-        trained with label noise): {verdicts}. The table gives the largest relative difference of each measured value,
-        of nets that were kept (preserved or deformed) and of the others."""
-    limitations = """Gains beyond the linear regime are another function, and no pair: a net that is broken or drifted far can leave that regime
-        with one choice of gains and not with another, so that its numbers differ. A value that lies within rounding of its bound
-        can fall on either side of it; numbers over ten times their bound are left out of the table."""
+    conclusion = f"""{sum(same)} of {len(pairs)} pairs have one verdict ({len(by_hand)} displaced by 1e-5 to 0.3 of every unit, {len(trained)}
+        trained with label noise): {verdicts}. The table gives the largest relative difference of each measured value, for nets that
+        were kept (preserved or deformed) and for the rest."""
+    limitations = """Gains beyond the linear regime make another function and no pair. A net that is broken or has drifted far can leave that
+        regime with one choice of gains and not with another, so its numbers differ. A value within rounding of its bound can fall
+        on either side of it. The table omits numbers over ten times their bound."""
     return study.Finding("Gains and dtype do not enter the verdict", rows, conclusion, limitations, figure)
 
 
