@@ -130,6 +130,8 @@ def test_plain_names_with_a_prefix_are_layers_in_the_order_of_the_file(tmp_path:
             assert np.array_equal(getattr(layer, name), arrays[f"{part}_{given}"])
     assert encoder.w_out is None and np.array_equal(decoder.w_out, arrays["fc_w"])
     assert len(radii(read_weights(tmp_path / "net.npz"))) == 6
+    with pytest.raises(ValueError, match="must hold a recurrent layer"):
+        layers({"raw_hh": np.eye(H)})
 
 
 def test_a_checkpoint_gives_its_net_and_not_its_optimiser(tmp_path: Path) -> None:
@@ -138,6 +140,7 @@ def test_a_checkpoint_gives_its_net_and_not_its_optimiser(tmp_path: Path) -> Non
     net(torch.ones(2, INPUTS))[0].sum().backward()
     optimiser.step()
     parts = {"step": 7, "optimizer_state": optimiser.state_dict()}
+    parts["config"] = {"sizes": [INPUTS, H]}
     torch.save({**parts, "model_state": net.state_dict()}, tmp_path / "one.pt")
     same(read_weights(tmp_path / "one.pt"), net.state_dict())
     readout = torch.nn.Linear(H, OUTPUTS).state_dict()

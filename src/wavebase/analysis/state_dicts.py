@@ -13,9 +13,8 @@ import torch
 from wavebase.analysis.cell import GATES_OF
 from wavebase.recurrence import GATES
 
-NAME = re.compile(
-    r"^(?P<prefix>.*?)(?P<stem>weight|w)_hh(?P<suffix>_l\d+(?:_reverse)?)?$"
-)  # of torch's and of plain layers
+# of torch's layers, and of plain ones
+NAME = re.compile(r"^(?P<prefix>.*?)(?P<stem>weight|(?<![A-Za-z0-9])w)_hh(?P<suffix>_l\d+(?:_reverse)?)?$")
 
 
 def is_recurrent(name: str) -> bool:

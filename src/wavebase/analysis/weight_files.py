@@ -24,7 +24,7 @@ REMEDIES = {
     ".h5": _KERAS,
     ".hdf5": _KERAS,
     ".keras": _KERAS,
-}  # docs/reading_spectra.md has both in full
+}  # in full: docs/reading_spectra.md
 REPEATED = ("_flat_weights",)  # torch.nn.LSTM lists its parameters a second time
 
 
@@ -118,7 +118,9 @@ def _net(found: Mapping[str, Any]) -> Mapping[str, Any]:
     parts = {
         key: value
         for key, value in found.items()
-        if isinstance(value, Mapping) and "param_groups" not in value and any(_named(value))  # that is an optimiser's
+        if isinstance(value, Mapping)
+        and "param_groups" not in value  # an optimiser's
+        and any(isinstance(array, np.ndarray | torch.Tensor) for _, array in _named(value))
     }
     return next(iter(parts.values())) if len(parts) == 1 else parts or found
 
