@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import save_file
 from scipy.io import wavfile
 
 import test_experiments
@@ -64,6 +65,7 @@ ELSEWHERE = {
     "python experiments/screenshots.py": "needs a browser and writes docs/pictures: tests/test_dashboard.py tries its photographer",
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
+    "python experiments/public_nets.py FOLDER": "needs the package index: tests/test_weight_files.py runs it on a package of its own",
     "make docs": "needs the package index; CI begins with it",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
@@ -170,6 +172,7 @@ class Reader:
         generator = torch.Generator().manual_seed(0)
         wavfile.write("FILE.wav", 8000, (torch.rand(4096, generator=generator) * 20000 - 10000).short().numpy())
         torch.save(torch.nn.RNN(1, 8).state_dict(), "weights.pt")
+        save_file(torch.nn.GRU(1, 4).state_dict(), "net.safetensors")
         draw = np.random.default_rng(0)
         np.savez(
             "arrays.npz",

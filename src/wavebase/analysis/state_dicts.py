@@ -1,4 +1,4 @@
-"""Recurrent layers in somebody's weights, by their names: torch's own modules and this house's."""
+"""Recurrent layers in somebody's weights, by their names: torch's own modules, and wavebase's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import torch
 from wavebase.analysis.cell import GATES_OF
 from wavebase.recurrence.cells import GATES
 
-TORCH_NAME = re.compile(r"^(?P<prefix>.*?)weight_hh(?P<suffix>_l\d+(?:_reverse)?)?$")
+# of torch's layers, and of plain ones
+NAME = re.compile(r"^(?P<prefix>.*?)(?P<stem>weight|(?<![A-Za-z0-9])w)_hh(?P<suffix>_l\d+(?:_reverse)?)?$")
+
+
+def is_recurrent(name: str) -> bool:
+    """Whether an array of this name is a recurrent matrix, or one gate of it."""
+    return bool(NAME.match(name)) or any(name.endswith(f"weight_hh_{gate}") for gate in (*GATES, *GATES_OF["gru"]))
 
 
 @dataclass(frozen=True)
@@ -36,19 +42,21 @@ class Layer:
 
 
 def layers(weights: Mapping[str, Any], activation: str | None = None) -> list[Layer]:
-    """Every recurrent layer in a mapping from name to array or tensor, in order of name.
+    """Every recurrent layer in a mapping from name to array or tensor, in the mapping's order.
 
-    Known names: torch.nn.RNN, GRU, LSTM and their cells (`<prefix>weight_hh_l0`, ..., `_reverse`, `weight_hh`); one matrix
-    a gate (`weight_hh_cell`, ...); and the plain arrays w_hh, w_ih, w_out. The readout is the one matrix [n, H] left that
+    Known names: torch.nn.RNN, GRU, LSTM and their cells (`<prefix>weight_hh_l0`, ..., `_reverse`, `weight_hh`); the same
+    with w and b for weight and bias (`encoder_w_hh`, `encoder_b_ih`); one matrix a gate (`weight_hh_cell`, ...); and the
+    plain arrays w_hh, w_ih, w_out. The readout is the one matrix [n, H] left that
     is not another layer's, preferably named readout, out, linear, fc, head or decoder, and reads the last layer.
     activation: of plain nets and LSTMs with a tanh input gate, whose names do not tell. Raises ValueError if there is none.
     """
     found: list[Layer] = []
     names = set(weights)
     if "w_hh" in weights:
-        pick = {key: weights.get(key) for key in ("bias_ih", "bias_hh", "hidden_0", "cell_0")}
+        pick = {key: weights.get(key) for key in ("hidden_0", "cell_0")}
+        pick |= {f"bias_{end}": weights.get(f"bias_{end}", weights.get(f"b_{end}")) for end in ("ih", "hh")}
         return [Layer("w_hh", activation, weights["w_hh"], weights.get("w_ih"), w_out=weights.get("w_out"), **pick)]
-    for name in sorted(names):
+    for name in weights:
         for gates, kind in ((GATES, "lstm"), (GATES_OF["gru"], "gru")):
             if name.endswith(f"weight_hh_{gates[0]}"):
                 prefix = name.removesuffix(f"weight_hh_{gates[0]}")
@@ -62,12 +70,13 @@ def layers(weights: Mapping[str, Any], activation: str | None = None) -> list[La
                     for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
                 }
                 found.append(_layer(weights, prefix + "weight_hh", activation or kind, prefix, parts))
-        match = TORCH_NAME.match(name)
+        match = NAME.match(name)
         if match:
-            prefix, suffix = match["prefix"], match["suffix"] or ""
+            prefix, suffix, w = match["prefix"], match["suffix"] or "", match["stem"]
             parts = {
-                part: weights.get(f"{prefix}{part}{suffix}")
-                for part in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
+                f"{part}_{end}": weights.get(f"{prefix}{stem}_{end}{suffix}")
+                for part, stem in (("weight", w), ("bias", "bias" if w == "weight" else "b"))
+                for end in ("hh", "ih")
             }
             found.append(_layer(weights, name, activation, prefix, parts))
     if not found:
@@ -105,7 +114,7 @@ def _readout(weights: Mapping[str, Any], found: list[Layer]) -> Any:
     """The matrix that reads the last layer, None if no name or shape tells."""
     hidden = found[-1].w_hh
     H = np.shape(next(iter(hidden.values())) if isinstance(hidden, Mapping) else hidden)[-1]
-    own = ("weight_hh", "weight_ih", "bias_", "hidden_0", "cell_0")
+    own = ("weight_hh", "weight_ih", "w_hh", "w_ih", "bias_", "hidden_0", "cell_0")
     candidates = [
         name
         for name, value in weights.items()

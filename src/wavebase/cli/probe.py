@@ -1,4 +1,4 @@
-"""Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
+"""Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE`.
 
 Of a run's folder or checkpoint: the verdict at every checkpoint and the step at which each condition first failed
 (verdict.json). Of recurrent weights: every quantity beside its nulls (spectrum.json, spectrum.png), and over a run's
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
 
-PATH         a run's folder, a folder of step_*.pt files, a checkpoint, or weights in FILE.npz, FILE.pt, FILE.pth (names of torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs)
+PATH         a run's folder, a folder of step_*.pt files, a checkpoint, or weights in a file: .pt .pth .ckpt .bin (torch.save), .jit .ts (TorchScript), .safetensors, .npz, .pkl .pickle (numpy arrays); names as torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs
 activation=  relu, tanh, gru, lstm or lstm_signed, where the names do not tell (relu for a plain net)
 samples=256  Gaussian inputs that a net is read on where the file brings none
 steps=       their length (as long, and as large, as the signals of its run; else 10, of unit variance)
@@ -90,6 +89,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from wavebase.analysis.trajectory import RoleThresholds
+    from wavebase.analysis.weight_files import read_weights
     from wavebase.experiment import validation
     from wavebase.experiment.judge import judge_run
     from wavebase.figures import common, movement, spectrum_sheet
@@ -117,7 +117,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         save("verdict.json", json.dumps(to_json(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
         lines.append(judged.table() + "\n")
         written.append("verdict.json")
-        if not any(name.startswith("weight_hh") for name in _weights(source.files[source.last])):
+        if not any(name.startswith("weight_hh") for name in read_weights(source.files[source.last])):
             return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
     reports: dict[str, dict[str, Report]] = {}
     for label, weights in source.series():
@@ -168,10 +168,13 @@ class Source:
 
     def series(self) -> Any:
         """(label, weights) of every file."""
-        return ((label, _weights(file)) for label, file in self.files.items())
+        from wavebase.analysis.weight_files import read_weights
+
+        return ((label, read_weights(file)) for label, file in self.files.items())
 
 
 def _source(path: Path) -> Source:
+    from wavebase.analysis.weight_files import check_suffix
     from wavebase.records.folder import RunFolder
 
     if path.is_dir():
@@ -183,10 +186,7 @@ def _source(path: Path) -> Source:
             )
         root, out = path, path
     elif path.is_file():
-        if path.suffix not in (".pt", ".pth", ".npz"):
-            raise ValueError(
-                f"the file must end in .pt, .pth or .npz, got {path.name}; save the state_dict with torch.save"
-            )
+        check_suffix(path)
         files, out = {path.stem: path.resolve()}, path.parent / f"{path.stem}_spectrum"
         root = (
             path.parent.parent if path.parent.name == "checkpoints" else path
@@ -204,42 +204,6 @@ def _source(path: Path) -> Source:
         if os.path.lexists(root / "examples.npz"):
             example = RunFolder(root).examples().get("signal")
     return Source(files, root, out, config, example)
-
-
-def _weights(file: Path) -> Mapping[str, Any]:
-    """The mapping from name to array of a file, out of the containers that checkpoints wrap it in."""
-    import numpy as np
-    import torch
-
-    from wavebase.records import checkpoints, untrusted
-    from wavebase.records.atomic import RecordsError, open_regular
-
-    try:
-        with open_regular(file, "rb") as opened:
-            if zipfile.is_zipfile(opened):
-                untrusted.check_archive(opened, unpacked=untrusted.MOST_ARRAYS)
-            opened.seek(0)
-            if file.suffix == ".npz":
-                with np.load(opened, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            found = torch.load(opened, weights_only=True, map_location="cpu")
-        checkpoints.check_tensors(found)
-    except RecordsError:
-        raise
-    except Exception as error:  # numpy and torch raise many kinds for a broken file; all mean the same to the user
-        library, reason = "numpy" if file.suffix == ".npz" else "torch", (str(error).splitlines() or [""])[0]
-        raise ValueError(
-            f"{file} must be readable weights, got what {library} cannot read ({type(error).__name__}: {reason[:120]}); save a state_dict with torch.save"
-        ) from error
-    for key in ("weights", "state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-            break
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"{file} must hold a mapping from name to tensor, got {type(found).__name__}; save a state_dict"
-        )
-    return found
 
 
 def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: Any, quick: bool) -> dict[str, Report]:
