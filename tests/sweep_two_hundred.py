@@ -40,7 +40,7 @@ SETTINGS = (
 # the sweep cannot be over before it is killed, however fast the machine
 HOLD = """
 import os, time
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 def held(self, summary, finish=RunFolder.finish):
     def done():
         return sum('"status": "done"' in file.read_text() for file in self.path.parent.glob("*/summary.json"))

@@ -26,7 +26,7 @@ HELD = """
 import time
 from pathlib import Path
 from wavebase import run
-from wavebase.records import RunFolder
+from wavebase.records.folder import RunFolder
 def held(self, step, state, save=RunFolder.save_checkpoint):
     while step >= 40 and not Path("go").exists():
         time.sleep(0.02)

@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from wavebase.renamed import install
+
+install()
 __version__ = "0.1.0"
 
 _PUBLIC = {

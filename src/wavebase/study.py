@@ -31,6 +31,7 @@ from wavebase.records import provenance
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
 from wavebase.records.strict_json import to_json
+from wavebase.renamed import old_names
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
 
@@ -175,3 +176,6 @@ def counted(verdicts: Sequence[str]) -> str:
 
 
 # ---- tables ----
+
+
+__getattr__ = old_names("study")
