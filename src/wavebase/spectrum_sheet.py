@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from wavebase.analysis.nonnormality import pseudospectrum
 from wavebase.analysis.nulls import Quantity
-from wavebase.analysis.report import Report, number
+from wavebase.analysis.report import Report
+from wavebase.analysis.report_text import number
 from wavebase.figures import COLOURS, GREY
 
 PSEUDOSPECTRUM_UNITS = 128
