@@ -47,7 +47,7 @@ def main() -> None:
     failures.clear()
     report.SweepReport.folder = None
     status = _told(_start, verbose)
-    if report.SweepReport.folder is not None and any(report.SweepReport.folder.glob("*/config.yaml")):
+    if report.SweepReport.folder is not None and any(report.SweepReport.folder.rglob("config.yaml")):
         status = max(status, _told(_report, verbose))
     os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)

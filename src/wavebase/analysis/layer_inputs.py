@@ -35,16 +35,19 @@ def layer_inputs(
         if layer.w_ih is None:
             found[layer.name] = None
             continue
-        below = states.get((layer.net, layer.level - 1), {})
-        signal = np.concatenate([below[way] for way in sorted(below)], -1) if below else x
         width = layer.input_size
-        if not below:
+        below = states.get((layer.net, layer.level - 1), {})
+        if below:
+            signal = np.concatenate([below[way] for way in sorted(below)], -1)
+        elif any(other.net == layer.net and other.level == layer.level - 1 for other in layers):
+            found[layer.name] = None  # the layer below was not run
+            continue
+        else:
             widths.add(width)
-            if x is None:
-                signal = draw(width)
-                if layer.level:
-                    notes.append(f"{layer.name} is read on noise, because the file lacks the layer below it")
-        if signal is None or signal.ndim != 3 or signal.shape[2] != width:
+            signal = draw(width) if x is None else x
+            if layer.level:
+                notes.append(f"{layer.name} is read without the layer below it, which the file lacks")
+        if signal.ndim != 3 or signal.shape[2] != width:
             found[layer.name] = None
             notes.append(f"{layer.name} reads {width} channels, which the inputs lack: it is not run")
             continue

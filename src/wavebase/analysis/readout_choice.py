@@ -53,18 +53,22 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
     in_order = order != sorted(order)  # sorted names tell nothing about the order of the modules
     chosen, notes = {}, []
     for net in nets:
-        fitting = {name for name, shape in matrices.items() if shape[1] == net.outputs and _nearest(name, net, nets)}
+        fitting = [
+            name
+            for name, shape in matrices.items()
+            if shape[1] == net.outputs and _nearest(name, net, nets) and not _follows(name, matrices)
+        ]
         start = min(
             n for n, name in enumerate(order) if name.startswith(net.prefix) and "weight_" in name[len(net.prefix) :]
         )
         before = set(order[:start]) if in_order else set()
         usable = [name for name in fitting if _may_read(name, net, matrices, before)]
-        usable.sort(key=order.index)
-        named = [name for name in usable if READOUT.search(_module(name))]
-        if len(named) == 1 or (len(usable) == 1 and not fitting - {*usable}):
-            chosen[net.prefix] = (named or usable)[0]
+        named = [name for name in fitting if READOUT.search(_module(name))]
+        candidates = named or fitting
+        if len(candidates) == 1 and candidates[0] in usable:
+            chosen[net.prefix] = candidates[0]
         elif fitting:
-            names = ", ".join(sorted(fitting, key=order.index))
+            names = ", ".join(fitting)
             notes.append(
                 f"no readout of {net.label} is read, because names and shapes do not tell it; readout=NAME of {names}"
             )
@@ -105,6 +109,17 @@ def _may_read(name: str, net: Net, matrices: Mapping[str, tuple[int, ...]], befo
         if not follows_us:
             return False
     return True
+
+
+def _follows(name: str, matrices: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether an earlier matrix of the same Sequential leads to this one."""
+    place = IN_SEQUENCE.match(name)
+    for other, (rows, _) in matrices.items():
+        own = IN_SEQUENCE.match(other)
+        earlier = place and own and own["stem"] == place["stem"] and int(own["index"]) < int(place["index"])
+        if earlier and rows == matrices[name][1]:
+            return True
+    return False
 
 
 def _module(name: str) -> str:

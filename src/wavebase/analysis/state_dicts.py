@@ -100,7 +100,7 @@ def find(
             raise ValueError(
                 f"readout is for weights with the names of modules, got {readout!r} beside w_hh; name the matrix w_out"
             )
-        pick = {key: weights.get(key) for key in ("bias_ih", "bias_hh", "hidden_0", "cell_0")}
+        pick: dict[str, Any] = {key: weights.get(key) for key in ("bias_ih", "bias_hh", "hidden_0", "cell_0")}
         plain = Layer("w_hh", None, weights["w_hh"], weights.get("w_ih"), w_out=weights.get("w_out"), **pick)
         return _activated([plain], activation)
     whole, unknown = multiplied_out(weights)
