@@ -55,6 +55,10 @@ class Recording:
                 f"T must fit both parts of the recording, got T={T} for {split} training and {len(samples) - split} "
                 f"held-out samples of {path}; use T={shortest} or less, or a longer recording"
             )
+        if not samples[:split].any():
+            raise ValueError(
+                f"signal.path must not be silent where it is trained on, got only zeros in the first {split} samples of {path}; cut them off"
+            )
         scaled = torch.from_numpy(np.ascontiguousarray(samples)) * (amplitude / peak)
         self._training, self._held_out = scaled[:split], scaled[split:]
         self.peak = amplitude
@@ -77,8 +81,9 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
     """
     file = Path(path)
     if not file.is_file():
+        where = "" if file.is_absolute() else f" in {Path.cwd()}"
         raise ValueError(
-            f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv"
+            f"signal.path must name a recording, got {path!r}, which is no file{where}; give signal.path=FILE.wav, .npy or .csv"
         )
     readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
     kind = file.suffix.lower()
