@@ -72,7 +72,7 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
             notes.append(
                 f"no readout of {net.label} is read, because names and shapes do not tell it; readout=NAME of {names}"
             )
-    for name in {*chosen.values()}:
+    for name in dict.fromkeys(chosen.values()):
         owners = [net for net in nets if chosen.get(net.prefix) == name]
         kept = [net for net in owners if not re.search(r"enc(oder)?\d*([._]|$)", net.prefix, re.IGNORECASE)] or owners
         for net in owners:
@@ -83,7 +83,7 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
             notes.append(
                 f"{name} fits {labels}, and is read for none; give readout={kept[-1].label}:{name} or another of them"
             )
-        else:
+        elif len(nets) > 1 or not READOUT.search(_module(name)):
             whose = f" of {kept[0].label}" if len(nets) > 1 else ""
             notes.append(f"{name} is taken for the readout{whose}; readout=NAME or readout=none decides otherwise")
     return chosen, notes

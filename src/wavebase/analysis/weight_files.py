@@ -120,12 +120,20 @@ def _unwrapped(found: Mapping[str, Any]) -> Stored:
     if any(_recurrent(name) for name in found):
         return Stored(dict(found))
     inner = {str(key): part for key, part in found.items() if isinstance(part, Mapping)}
-    holding = {key: part for key, part in inner.items() if any(_recurrent(name) for name in part)}
+    holding = {
+        key: part
+        for key, part in inner.items()
+        if any(_recurrent(name) and np.ndim(value) > 1 for name, value in part.items())
+    }
     usual = [key for key in CONTAINERS if key in holding]
     if usual or len(holding) == 1:
         chosen = usual[0] if usual else next(iter(holding))
-        others = ", ".join(key for key in holding if key != chosen)
-        return Stored(dict(holding[chosen]), (f"{chosen} is read; {others} holds weights too",) if others else ())
+        # a checkpoint of ours holds its weights twice, under "net" in the units that they are trained in
+        others = ", ".join(key for key in holding if key != chosen and chosen != "weights")
+        return Stored(
+            dict(holding[chosen]),
+            (f"{chosen} is read and not {others}, where there are weights too",) if others else (),
+        )
     if holding:  # one module each
         return Stored({f"{key}.{name}": value for key, part in holding.items() for name, value in part.items()})
     usual = [key for key in CONTAINERS if key in inner]
