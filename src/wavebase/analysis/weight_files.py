@@ -47,7 +47,8 @@ def read(file: Path) -> Stored:
             if file.suffix == ".npz":
                 with np.load(opened, allow_pickle=False) as arrays:
                     return Stored(dict(arrays))
-            found = _dense(torch.load(opened, weights_only=True, map_location="cpu"))
+            with torch.sparse.check_sparse_tensor_invariants():  # an index out of range would end the process
+                found = _dense(torch.load(opened, weights_only=True, map_location="cpu"))
         checkpoints.check_tensors(found)
     except RecordsError:
         raise
