@@ -1,17 +1,20 @@
 """Shared ways into the program: a composed configuration, and the command line in this process."""
 
+import json
 import logging
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from torch import nn
 
-from wavebase.cli import names, run
+from wavebase.cli import names, probe, run
 from wavebase.experiment import runner
 
 ROOT = Path(__file__).parents[1]
@@ -83,3 +86,36 @@ def cli(monkeypatch, capsys, tmp_path):
         return stop.value.code, out, err
 
     return call
+
+
+@pytest.fixture
+def analyzed(tmp_path, monkeypatch, capsys):
+    """analyzed(content, *words) -> (spectrum.json, standard output) of `wavebase analyze FILE`."""
+
+    def call(content, *words, name="net.pt"):
+        status, out, err = commanded(content, *words, name=name)
+        assert (status, err) == (0, ""), err
+        return json.loads((tmp_path / "out" / "spectrum.json").read_text()), " ".join(out.split())
+
+    def commanded(content, *words, name="net.pt"):
+        file = tmp_path / name
+        np.savez(file, **content) if name.endswith(".npz") else torch.save(content, file)
+        monkeypatch.setattr("sys.argv", ["wavebase analyze", str(file), f"out={tmp_path / 'out'}", *words])
+        try:
+            probe.main(judge=False)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    call.refused = lambda *args, **kwargs: commanded(*args, **kwargs)
+    return call
+
+
+def states(**modules):
+    """The state_dict of a module with these parts, each made by a function."""
+    torch.manual_seed(0)
+    net = nn.Module()
+    for name, make in modules.items():
+        net.add_module(name, make())
+    return net.state_dict()

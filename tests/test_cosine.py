@@ -226,10 +226,8 @@ def test_probes_of_the_exact_transform_are_zero_and_of_known_errors_known():
     assert probes.bin_leakage(snapshot(moved, N))["leakage/max"] > 0.01
 
     doubled = {**exact_cosine_weights(N), "amplitude_synthesis": torch.zeros(2, dtype=torch.float64)}
-    limitations = snapshot(CosineTransform(doubled, N), N)
-    assert probes.product(limitations)["product/identity_distance"] == pytest.approx(
-        1
-    )  # zero output is as far as I itself
+    silent = snapshot(CosineTransform(doubled, N), N)
+    assert probes.product(silent)["product/identity_distance"] == pytest.approx(1)  # zero output is as far as I itself
 
 
 def test_fewer_frequencies_than_samples_cannot_beat_the_rank():

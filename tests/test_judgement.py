@@ -59,8 +59,8 @@ class TestWeights:
         zero = {**start.weights, "readout.weight": torch.zeros_like(start.weights["readout.weight"])}
         assert wavebase.verdict(zero, start).name == "broken"
         assert wavebase.verdict(random_weights(start, seeded()), start).name == "broken"
-        limitations = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
-        assert wavebase.verdict(limitations, start).name == "broken"
+        silent = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
+        assert wavebase.verdict(silent, start).name == "broken"
         nan = {**start.weights, "readout.bias": start.weights["readout.bias"] + torch.nan}
         assert wavebase.verdict(nan, start).name == "diverged"
 

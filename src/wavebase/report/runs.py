@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -134,7 +135,7 @@ def swept(runs: Iterable[Run]) -> list[str]:
         pools: dict[str | None, set[str]] = {}
         for run in runs:
             pools.setdefault(run.choices.get(group) if group in chosen else "", set()).add(str(run.config.get(key)))
-        if any(len(values) > 1 for values in pools.values()) and not _one_to_one(key, "seed", runs):
+        if any(len(values) > 1 for values in pools.values()) and not _made_from_seed(key, runs):
             varying.append(key)
     return chosen + [key for key in varying if not _follows(key, varying, runs)]
 
@@ -174,10 +175,29 @@ def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
     )
 
 
-def _one_to_one(key: str, other: str, runs: list[Run]) -> bool:
-    """Whether each value of one key comes with one value of the other, both ways: it was made from it."""
-    pairs = {(str(run.config.get(key)), str(run.config.get(other))) for run in runs}
-    return len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs})
+def _made_from_seed(key: str, runs: list[Run]) -> bool:
+    """Whether a key only repeats the seed: another seed by its name, or a text such as a path that differs between the
+    runs in the seed's number alone. A setting that happens to go along with the seed is a setting."""
+    if "seed" in key.rpartition(".")[2]:
+        return True
+    texts = set()
+    for run in runs:
+        value, seed = run.config.get(key), run.config.get("seed")
+        if not isinstance(value, str) or _is_number(value):
+            return False
+        text, count = re.subn(rf"(?<![\d.]){re.escape(str(seed))}(?![\d.]*\d)", "<seed>", value)
+        if not count:
+            return False
+        texts.add(text)
+    return len(texts) == 1
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
