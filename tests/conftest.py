@@ -1,7 +1,10 @@
-"""Shared ways into the program: a composed configuration, and the command line in this process."""
+"""Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
 
 import logging
+import multiprocessing
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +31,75 @@ def wait_until(condition, process=None):
             return
         assert time.monotonic() < until, "waited for too long: it hangs"
         time.sleep(0.02)
+
+
+def run_as_command(main, argv, folder, environment=()):
+    """Run a command line in a process that has just been forked, with the file descriptors 1 and 2 as its streams.
+
+    Args:
+        main: what the command runs, such as wavebase.run.main.
+        argv: the whole command line, program first.
+        folder: the working directory.
+        environment: variables to set.
+    """
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = list(argv)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    GlobalHydra.instance().clear()
+    main()
+
+
+class ForkedProcess:
+    """A command line in a forked copy of this process: a real process with real signals that has nothing left to import.
+
+    It has what the tests use of subprocess.Popen, and is used in its place where starting an interpreter is not the point.
+    """
+
+    def __init__(self, main, *words, folder, environment=()):
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # communicate closes them
+
+        def target():
+            for number, file in enumerate(self._files, 1):
+                os.dup2(file.fileno(), number)
+            run_as_command(main, ["wavebase", *words], folder, environment)
+
+        self._process = multiprocessing.get_context("fork").Process(target=target)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self):
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def send_signal(self, number):
+        """Send a signal, if the process still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """Send SIGKILL."""
+        self._process.kill()
+
+    def communicate(self, timeout=HANG):
+        """Wait for the end; returns all of standard output and standard error.
+
+        Raises:
+            TimeoutError: if it does not end; it is killed then.
+        """
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"process {self.pid} must end within {timeout} s, got none; it hangs")
+        written = []
+        for file in self._files:
+            with file:
+                file.seek(0)
+                written.append(file.read())
+        return tuple(written)
 
 
 @pytest.fixture(autouse=True, scope="session")
