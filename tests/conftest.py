@@ -1,5 +1,7 @@
 """Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
 
+import copy
+import functools
 import logging
 import multiprocessing
 import os
@@ -11,14 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from wavebase import jobs, run
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
+FEW = "probe.curvature_batch=8"  # most of what the smallest run costs is its learning rate's boundary, measured on these
+SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 
+# WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
+FULL = bool(os.environ.get("WAVEBASE_FULL"))
 HANG = 600  # seconds after which something is taken to hang; nothing that works is ever judged by its speed
 
 
@@ -107,6 +113,24 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _files_of_conf_are_parsed_once():
+    """Hydra parses each file of conf/ twice a command, which is half of what refusing a wrong one costs."""
+    plain, parsed = ConfigRepository.load_config, {}
+
+    def load_config(self, config_path):
+        if "WAVEBASE_CONF" in os.environ:
+            return plain(self, config_path)
+        key = (config_path, *(source.full_path() for source in self.sources))
+        if key not in parsed:
+            parsed[key] = plain(self, config_path)
+        return copy.deepcopy(parsed[key])
+
+    ConfigRepository.load_config = load_config
+    yield
+    ConfigRepository.load_config = plain
+
+
 @pytest.fixture(autouse=True)
 def _own_logging():
     """Hydra points the root logger at the standard output of the moment, which is that of one test."""
@@ -116,26 +140,42 @@ def _own_logging():
             logging.root.removeHandler(handler)
 
 
-@pytest.fixture
+@functools.cache
+def _composed(folder, overrides):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder, version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+@pytest.fixture(scope="session")
 def composed():
     """composed("model=random", "T=5") -> the resolved configuration as plain containers."""
 
     def resolve(*overrides):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(run.conf_folder()), version_base="1.3"):
-            return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+        return copy.deepcopy(_composed(str(run.conf_folder()), overrides))
 
     return resolve
 
 
-@pytest.fixture
-def ran(composed, tmp_path):
-    """ran("T=5") -> the finished folder of a run of a few seconds at most."""
+@pytest.fixture(scope="session")
+def run_once(composed):
+    """run_once(folder, "T=5") -> the finished folder of a run of a few seconds at most, for fixtures that several tests read.
+    Its curvatures are those of a few signals where the test does not say otherwise."""
     from wavebase.records import RunFolder
 
+    def go(folder, *overrides):
+        jobs.run(jobs.Job(composed(FEW, *overrides), folder, {"model": "test"}), single=False)
+        return RunFolder(folder)
+
+    return go
+
+
+@pytest.fixture
+def ran(run_once, tmp_path):
+    """ran("T=5") -> the same in a folder of the test's own."""
+
     def go(*overrides, name="run"):
-        jobs.run(jobs.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
-        return RunFolder(tmp_path / name)
+        return run_once(tmp_path / name, *overrides)
 
     return go
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ForkedProcess, run_as_command, wait_until
+from conftest import FEW, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as console
 from wavebase import __version__, probe, report, run, terminal
 
-RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")
+RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one", FEW)
 
 
 def on_terminal(columns, *words, folder=".", fresh=False, **environment):
@@ -117,7 +117,7 @@ def test_a_report_fits(finished, columns):
 
 def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):
     for command in ("analyze", "probe"):
-        monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", "samples=16", f"out={tmp_path}"])
+        monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", "samples=16", "panels=eigenvalues", f"out={tmp_path}"])
         console.main()
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")

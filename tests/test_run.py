@@ -8,11 +8,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import SMALL
+from conftest import FEW, SMALL
 from wavebase import interruption, jobs
 from wavebase.records import RecordsError, RunFolder, find_runs
 
-QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4")
+QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
 
 
 def numbers(folder):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import FEW, SMALL
 from wavebase import assembly, config, interruption, jobs, session
 from wavebase.optimizers import AdamL1
 from wavebase.records import RunFolder, find_runs
@@ -21,6 +21,7 @@ SWEEP = (
     "task.held_out_count=8",
     "probe.figures=[]",
     "probe.every=50",
+    FEW,
 )
 
 
