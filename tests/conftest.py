@@ -20,8 +20,18 @@ from omegaconf import OmegaConf
 from wavebase import jobs, run
 
 ROOT = Path(__file__).parents[1]
-FEW = "probe.curvature_batch=8"  # most of what the smallest run costs is its learning rate's boundary, measured on these
-SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
+FEW = (
+    "probe.curvature_batch=8"  # most of what the smallest run costs is its learning rate's boundary, measured on these
+)
+SMALL = (
+    "T=4",
+    "train.steps=2",
+    "train.batch=4",
+    "task.held_out_count=4",
+    "probe.figures=[]",
+    "probe.curvature=false",
+    FEW,
+)
 
 # WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
 FULL = bool(os.environ.get("WAVEBASE_FULL"))
@@ -51,7 +61,7 @@ def run_as_command(main, argv, folder, environment=()):
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = list(argv)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     GlobalHydra.instance().clear()
     main()
 

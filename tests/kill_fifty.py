@@ -33,6 +33,7 @@ TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git"
 SETTINGS = (
     "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.steps=200", "train.batch=4", "train.log_every=1",
     "train.checkpoint_every=20", "probe.every=50", "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false",
+    "probe.curvature_batch=8",
 )  # fmt: skip
 
 

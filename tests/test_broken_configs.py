@@ -17,11 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from conftest import SMALL
 from wavebase import run
 from wavebase.records import RunFolder
 
-# what is wrong is drawn after these, and may contradict them
-SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
 GROUPS = ("model", "signal", "task", "optim", "probe", "train", "experiment")
 
 
@@ -127,7 +126,7 @@ def test_anything_wrong_ends_in_a_run_or_in_one_line(tmp_path_factory, words, br
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, before[1]))  # what is far too large fails at once, everywhere
     try:
         with mock.patch.dict(os.environ, surroundings):
-            status, out, err = started([*SMALL, *words], here)
+            status, out, err = started([*SMALL, *words], here)  # what is wrong comes later, and may contradict them
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         shutil.rmtree(conf, ignore_errors=True)

@@ -117,7 +117,19 @@ def test_a_report_fits(finished, columns):
 
 def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):
     for command in ("analyze", "probe"):
-        monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", "samples=16", "panels=eigenvalues", f"out={tmp_path}"])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "wavebase",
+                command,
+                str(finished[0] / "one"),
+                "draws=4",
+                "samples=16",
+                "panels=eigenvalues",
+                f"out={tmp_path}",
+            ],
+        )
         console.main()
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")

@@ -182,7 +182,9 @@ def test_a_stored_run_is_judged_at_every_checkpoint(lost):
 
 def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
     folder = lost
-    monkeypatch.setattr(sys, "argv", ["wavebase.probe", str(folder.path), "samples=16", "draws=4", "panels=eigenvalues"])
+    monkeypatch.setattr(
+        sys, "argv", ["wavebase.probe", str(folder.path), "samples=16", "draws=4", "panels=eigenvalues"]
+    )
     probe.main()
     out = capsys.readouterr().out
     assert "verdict at step 40: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out

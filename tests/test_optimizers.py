@@ -32,7 +32,14 @@ CHOICES = [
     ("adam_l1", ("optim=adam_l1",)),
     ("matrices by torch's Muon", (*PLAIN, "optim._target_=torch.optim.Muon", "train.parameters=['weight_*']")),
 ]  # fmt: skip
-WORDS = (*SMALL, "model.preset=trainable", "probe.measure=[function.held_out_error]", "train.steps=3", "train.checkpoint_every=1", "train.log_every=1")
+WORDS = (
+    *SMALL,
+    "model.preset=trainable",
+    "probe.measure=[function.held_out_error]",
+    "train.steps=3",
+    "train.checkpoint_every=1",
+    "train.log_every=1",
+)
 
 
 def same(one, two):
