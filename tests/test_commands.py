@@ -34,7 +34,7 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # ---- what a command becomes ----
 
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
-RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", FEW)
+RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 SMALL = {
     r"(python -m wavebase.probe|wavebase analyze) (?!--)(?!.*panels=)": "draws=4 samples=16 panels=eigenvalues",
     r"(python -m wavebase.probe|wavebase analyze) .*panels=": "draws=4 samples=16",

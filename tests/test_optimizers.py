@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import FULL, SMALL
 from wavebase import jobs
 from wavebase.constructions.alignment import natural_units
 from wavebase.constructions.spectral import spectral_construction
@@ -54,7 +54,9 @@ def same(one, two):
 
 @pytest.mark.parametrize("name,words", CHOICES, ids=[name for name, _ in CHOICES])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path, monkeypatch):
+def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path):
+    if dtype == "float32" and name in EVERY and name not in ("SGD", "Adam", "Adafactor", "LBFGS") and not FULL:
+        pytest.skip("torch's own, and one of each kind is tried in float32: all with WAVEBASE_FULL=1")
     node = composed(*WORDS, *words, f"dtype={dtype}", "optim.schedule=cosine")
     whole, cut = (jobs.Job(node, tmp_path / where, {}) for where in ("whole", "cut"))
     jobs.run(whole, single=False)
