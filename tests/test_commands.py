@@ -36,8 +36,7 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
 RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 SMALL = {
-    r"(python -m wavebase.probe|wavebase analyze) (?!--)(?!.*panels=)": "draws=4 samples=16 panels=eigenvalues",
-    r"(python -m wavebase.probe|wavebase analyze) .*panels=": "draws=4 samples=16",
+    r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16 panels=eigenvalues",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python tests/kill_fifty.py": "kills=2",
