@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavebase import registry
 from wavebase.experiment.build import Components
 from wavebase.experiment.config import RunConfig
 from wavebase.formatting import number
@@ -63,6 +64,7 @@ def summarize(
         "device": str(next(components.net.parameters()).device),
         "versions": provenance.versions(),
         "git": provenance.git_state(),
+        **({"trusted": sources} if (sources := registry.sources()) else {}),
     }
 
 
