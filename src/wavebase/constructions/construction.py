@@ -10,12 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavebase.limits import check_memory
 from wavebase.recurrence.cells import GATES, InputGate
 
 WEIGHT_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 WEIGHT_NAMES = tuple(f"{kind}_{gate}" for kind in WEIGHT_KINDS for gate in GATES)
 STATE_NAMES = ("hidden_0", "cell_0")
 READOUT_NAMES = ("readout.weight", "readout.bias")
+COPIES = 7  # of the recurrent weights in float64 that are held at once while a net is built from them (measured: 7.1)
+
+
+def check_size(hidden_size: int) -> None:
+    """Raise ValueError if a net of one LSTM layer with this many units, and its construction, do not fit into memory."""
+    check_memory(
+        COPIES * len(GATES) * 8 * hidden_size**2,
+        f"a net of {hidden_size} units",
+        "use a smaller T, fewer bins or a smaller hidden_size",
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,7 @@ class ConstructionBuilder:
         ends = torch.tensor(list(blocks.values())).cumsum(0).tolist()
         self.blocks = {name: slice(end - size, end) for (name, size), end in zip(blocks.items(), ends, strict=True)}
         self.H = H = ends[-1]
+        check_size(H)
         shapes = {"weight_ih": (H, inputs), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
         self.weights = {
             f"{kind}_{gate}": torch.zeros(shapes[kind], dtype=torch.float64) for kind in WEIGHT_KINDS for gate in GATES
@@ -225,6 +237,7 @@ def pad(construction: Construction, hidden_size: int) -> Construction:
         raise ValueError(f"model.hidden_size must be at least the algorithm's own {H}, got {hidden_size}; use {H}")
     if not more:
         return construction
+    check_size(hidden_size)
 
     def grown(name: str, weight: Tensor) -> Tensor:
         columns = more if name.startswith("weight_hh") or name == "readout.weight" else 0
