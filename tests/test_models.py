@@ -129,7 +129,7 @@ def test_a_start_is_taken_from_a_checkpoint(ran, composed):
             assert not torch.equal(found["hidden_0"], wavebase.spectral_construction(4).weights["hidden_0"])
     for words, complaint in (
         (("T=5",), r"must hold weight_ih_input \[35, 1\], got \[28, 1\]"),
-        (("model.start_from=none.pt",), "none.pt must be a readable checkpoint"),
+        (("model.start_from=none.pt",), r"start_from must be a file that exists, got none.pt"),
     ):
         with pytest.raises(validation.ConfigError, match=complaint):
             build.build_components(

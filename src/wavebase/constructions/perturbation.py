@@ -42,7 +42,7 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"perturbation.kind must be one of {', '.join(KINDS)}, got {self.kind!r}; use unit")
-        if not (math.isfinite(self.scale) and self.scale >= 0):
+        if not isinstance(self.scale, int | float) or not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"perturbation.scale must be finite and not negative, got {self.scale}; use 0.01")
 
 

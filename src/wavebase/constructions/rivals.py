@@ -61,7 +61,7 @@ def resonator_construction(
 ) -> Construction:
     """The driven resonator. Arguments, readout and errors as in `spectral_construction`; gains a (clock), s2 to s5."""
     chosen = resolve_bins(T, bins)
-    check_arguments(preset, eps, amplitude, margin)
+    check_arguments(preset, eps, amplitude, margin, scale, bound_windows)
     small = eps or linearity_bound(dtype)
     if preset == "exact":
         preset_gains = {"a": small, "s2": small / (T * amplitude), "s3": 1.0, "s4": 1.0, "s5": 1 / small}
@@ -132,7 +132,7 @@ def delay_line_construction(
     """The delay line. Arguments, readout and errors as in `spectral_construction`; gains s2 to s5. Its bound holds for
     any number of windows, for it keeps nothing from one to the next."""
     chosen = resolve_bins(T, bins)
-    check_arguments(preset, eps, amplitude, margin)
+    check_arguments(preset, eps, amplitude, margin, scale, bound_windows)
     small = eps or linearity_bound(dtype)
     if preset == "exact":
         preset_gains = {"s2": small / amplitude, "s3": 1 / T, "s4": 1 / T, "s5": 1 / small}

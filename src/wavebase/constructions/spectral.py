@@ -79,8 +79,18 @@ def preset_gains(
     return {"a": eps, "s1": 1.0, "s2": eps / amplitude, "s3": 1 / (T * eps), "s4": 1 / (T * eps), "s5": 1 / eps}
 
 
-def check_arguments(preset: Preset, eps: float | None, amplitude: float, margin: float) -> None:
-    """Raises ValueError, in one line, for values that no construction takes."""
+def check_arguments(
+    preset: Preset, eps: float | None, amplitude: float, margin: float, scale: float, bound_windows: int
+) -> None:
+    """Raise ValueError, in one line, for values that no construction takes."""
+    numbers = {"eps": eps, "amplitude": amplitude, "margin": margin, "scale": scale, "bound_windows": bound_windows}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not (isinstance(value, int | float) or (name == "eps" and value is None)):
+            raise ValueError(f"{name} must be a number, got {value!r}; use {'1' if name != 'margin' else '40'}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}; use 1")
+    if bound_windows < 1:
+        raise ValueError(f"bound_windows must be at least 1, got {bound_windows}; use 1")
     if preset not in ("exact", "trainable"):
         raise ValueError(f"model.preset must be exact or trainable, got {preset!r}; use exact")
     if eps is not None and not 0 < eps < 1:
@@ -102,7 +112,7 @@ def override_gains(preset: Mapping[str, float], gains: Mapping[str, float]) -> d
             raise ValueError(
                 f"model.gains must name gains among {', '.join(preset)}, got {name!r}; use {[*preset][-1]}"
             )
-        if not (math.isfinite(value) and value != 0):
+        if not isinstance(value, int | float) or not (math.isfinite(value) and value != 0):
             raise ValueError(
                 f"model.gains.{name} must be finite and not zero, got {value}; use null for the preset's {preset[name]:.3g}"
             )
@@ -132,7 +142,7 @@ def spectral_construction(
     chosen = resolve_bins(T, bins)
     if input_gate not in ("tanh", "sigmoid"):
         raise ValueError(f"input_gate must be tanh or sigmoid, got {input_gate!r}; use tanh")
-    check_arguments(preset, eps, amplitude, margin)
+    check_arguments(preset, eps, amplitude, margin, scale, bound_windows)
     k = override_gains(preset_gains(T, preset, amplitude, dtype, eps, input_gate), gains or {})
 
     F, pairs = len(chosen), 2 if input_gate == "sigmoid" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.start import measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
+from wavebase.models.base import IgnoredOption
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -120,7 +122,15 @@ def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
         raise RecordsError(
             f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
         )
-    components = build_components(cfg, rate, curvatures)
+    while True:
+        try:
+            components = build_components(cfg, rate, curvatures)
+            break
+        except ConfigError as error:
+            if not isinstance(error.__cause__, IgnoredOption):
+                raise
+            ignored = error.__cause__.key  # version 0.1 accepted options without effect
+            cfg = dataclasses.replace(cfg, model={key: cfg.model[key] for key in cfg.model if key != ignored})
     load_net(components.net, state, folder)
     return cfg, components
 

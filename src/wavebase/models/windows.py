@@ -42,7 +42,7 @@ def warn_beyond_amplitude(signal: Tensor, amplitude: float) -> bool:
         return False
     warnings.warn(
         f"signal must stay within the amplitude {amplitude:.4g} that the net was built for, got |x| up to {peak:.4g}, for which no error bound holds; build it with amplitude={peak:.4g}",
-        stacklevel=4,
+        stacklevel=5,
     )
     return True
 
