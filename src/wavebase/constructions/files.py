@@ -97,7 +97,12 @@ def load_construction(path: str | Path) -> Construction:
             **known,
         )
         _check(made)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # the checksum is right, but another program wrote it
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # the checksum is right, but another program wrote it
         raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
     return made
 
