@@ -81,17 +81,9 @@ def resonator_construction(
     return builder.finish(
         {"clock": k["a"], "late": peak / T, "resonator": peak, **_power_peaks(k, peak)},
         k["s2"] ** 2 * k["s3"] * k["s4"] * k["s5"],
-        scale,
-        dtype,
-        gains=k,
-        T=T,
-        bins=chosen,
-        input_gate="tanh",
-        margin=margin,
-        amplitude=amplitude,
-        error_bound=math.inf if missed else power_error(eta, k, peak, margin, dtype),
-        bound_windows=bound_windows,
-    )
+        scale, dtype, gains=k, T=T, bins=chosen, input_gate="tanh", margin=margin, amplitude=amplitude,
+        error_bound=math.inf if missed else power_error(eta, k, peak, margin, dtype), bound_windows=bound_windows,
+    )  # fmt: skip
 
 
 def _connect_resonators(
@@ -164,17 +156,9 @@ def delay_line_construction(
     return builder.finish(
         {"delay": peak / T, **_power_peaks(k, peak)},
         k["s2"] ** 2 * k["s3"] * k["s4"] * k["s5"],
-        scale,
-        dtype,
-        gains=k,
-        T=T,
-        bins=chosen,
-        input_gate="tanh",
-        margin=margin,
-        amplitude=amplitude,
-        error_bound=power_error(eta, k, peak, margin, dtype),
-        bound_windows=bound_windows,
-    )
+        scale, dtype, gains=k, T=T, bins=chosen, input_gate="tanh", margin=margin, amplitude=amplitude,
+        error_bound=power_error(eta, k, peak, margin, dtype), bound_windows=bound_windows,
+    )  # fmt: skip
 
 
 def _connect_power(

@@ -84,6 +84,16 @@ def spectral_construction(
     )
     builder.bias("output", slice(0, builder.H), margin)
 
+    kappa, peaks = _sizes(k, pairs, amplitude, T)
+    bound = _error_bound(T, k, margin, amplitude, dtype, pairs, bound_windows)
+    return builder.finish(
+        peaks, kappa, scale, dtype, gains=k, T=T, bins=chosen, input_gate=input_gate, margin=margin,
+        amplitude=amplitude, error_bound=bound, bound_windows=bound_windows,
+    )  # fmt: skip
+
+
+def _sizes(k: Mapping[str, float], pairs: int, amplitude: float, T: int) -> tuple[float, dict[str, float]]:
+    """Return kappa and the largest |h| of each block, before tanh."""
     kappa = (k["a"] * k["s1"] / pairs * k["s2"]) ** 2 * k["s3"] / pairs * k["s4"] * k["s5"]
     half = k["a"] * k["s1"] / pairs * k["s2"] * amplitude * T
     square = half**2 * k["s3"] / pairs * k["s4"]
@@ -93,20 +103,7 @@ def spectral_construction(
         "prod": square if pairs == 1 else k["s4"] * half / 2,
         "spec": k["s5"] * square,
     }
-    return builder.finish(
-        peaks,
-        kappa,
-        scale,
-        dtype,
-        gains=k,
-        T=T,
-        bins=chosen,
-        input_gate=input_gate,
-        margin=margin,
-        amplitude=amplitude,
-        error_bound=_error_bound(T, k, margin, amplitude, dtype, pairs, bound_windows),
-        bound_windows=bound_windows,
-    )
+    return kappa, peaks
 
 
 def _connect_oscillators(

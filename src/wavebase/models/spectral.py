@@ -190,12 +190,12 @@ def build(
     """Build the net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights.
 
     Args:
-        algorithm: The spectral net or one of its rivals (`constructions.rivals`), which need input_gate=tanh.
+        algorithm: The spectral net or a rival (`constructions.rivals`), which needs input_gate=tanh.
         hidden_size: More units than the algorithm needs, dead at an exact start; None for none.
         start: What the weights are.
         amplitude: Bound on |x|; None for the signal's own.
         perturbation: With start=perturbed only.
-        start_from: A run's checkpoint, or any file of such weights by name, whose weights replace the start's.
+        start_from: A run's checkpoint, or any file of such weights by name, to start from instead.
         parametrization: What is trained, see `models.unit_scaled`. Configurations of version 0.1 lack it.
 
     `bins`, `input_gate`, `preset`, `eps`, `gains` and `margin` are those of `spectral_construction`.
@@ -207,41 +207,13 @@ def build(
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
     overrides = {name: value for name, value in (gains or {}).items() if value is not None}
     unit_scaled = is_unit_scaled(parametrization, start)
-    if start_from is not None:
-        refuse_ignored("with model.start_from, which replaces the start", "use start_from=null", ("start", start, "exact"))  # fmt: skip
-    if start != "perturbed":
-        refuse_ignored(
-            "unless model.start=perturbed", "use model=perturbed", ("perturbation", perturbation, None)
-        )  # fmt: skip
-    if start == "random" and not unit_scaled:
-        refuse_ignored(
-            "with model.start=random, whose weights do not depend on it",
-            "leave it out, or use model=random_scaled",
-            ("preset", preset, "exact"),
-            ("eps", eps, None),
-            ("margin", margin, 40.0),
-            *((f"gains.{name}", value, None) for name, value in overrides.items()),
-        )
-    arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "preset": preset,
-        "eps": eps,
-        "margin": margin,
-        "gains": overrides,
-        "amplitude": signal_amplitude if amplitude is None else amplitude,
-        "scale": scale,
-        "bound_windows": windows,
-    }
-    if algorithm == "spectral":
-        construction = spectral_construction(T, bins, input_gate=input_gate, **arguments)
-    elif algorithm not in RIVALS:
-        raise ValueError(f"model.algorithm must be spectral, {' or '.join(RIVALS)}, got {algorithm!r}; use spectral")
-    elif input_gate != "tanh":
-        raise ValueError(f"model.input_gate must be tanh with algorithm={algorithm}, got {input_gate!r}; use tanh")
-    else:
-        construction = RIVALS[algorithm](T, bins, **arguments)
-    if hidden_size is not None:
-        construction = pad(construction, hidden_size)
+    _refuse_ignored(
+        start, unit_scaled, start_from, perturbation, {"preset": preset, "eps": eps, "margin": margin}, overrides
+    )
+    construction = _construct(
+        algorithm, hidden_size, T, bins, input_gate, dtype=dtype, preset=preset, eps=eps, margin=margin, gains=overrides,
+        amplitude=signal_amplitude if amplitude is None else amplitude, scale=scale, bound_windows=windows,
+    )  # fmt: skip
     weights = construction.weights
     if start == "perturbed":
         weights = perturb(construction, perturbation or Perturbation(), perturbation_generator).weights
@@ -252,3 +224,41 @@ def build(
     net = SpectralLSTM(construction, weights, unit_scaled)
     net._amplitude_checked = True  # a run measures louder signals too, on purpose
     return net
+
+
+def _refuse_ignored(
+    start: str,
+    unit_scaled: bool,
+    start_from: str | None,
+    perturbation: Perturbation | None,
+    design: Mapping[str, Any],
+    gains: Mapping[str, float],
+) -> None:
+    """Raise IgnoredOption for options that this start would not obey."""
+    if start_from is not None:
+        refuse_ignored("with model.start_from", "use start_from=null", ("start", start, "exact"))
+    if start != "perturbed":
+        refuse_ignored("unless model.start=perturbed", "use model=perturbed", ("perturbation", perturbation, None))
+    if start == "random" and not unit_scaled:
+        defaults = {"preset": "exact", "eps": None, "margin": 40.0}
+        refuse_ignored(
+            "with model.start=random, whose weights do not depend on it",
+            "leave it out, or use model=random_scaled",
+            *((key, value, defaults[key]) for key, value in design.items()),
+            *((f"gains.{name}", value, None) for name, value in gains.items()),
+        )
+
+
+def _construct(
+    algorithm: str, hidden_size: int | None, T: int, bins: str | list[int], input_gate: InputGate, **arguments: Any
+) -> Construction:
+    """Build an algorithm's construction, padded. Raise ValueError for an unknown one, or an input gate that it lacks."""
+    if algorithm == "spectral":
+        construction = spectral_construction(T, bins, input_gate=input_gate, **arguments)
+    elif algorithm not in RIVALS:
+        raise ValueError(f"model.algorithm must be spectral, {' or '.join(RIVALS)}, got {algorithm!r}; use spectral")
+    elif input_gate != "tanh":
+        raise ValueError(f"model.input_gate must be tanh with algorithm={algorithm}, got {input_gate!r}; use tanh")
+    else:
+        construction = RIVALS[algorithm](T, bins, **arguments)
+    return construction if hidden_size is None else pad(construction, hidden_size)
