@@ -63,7 +63,9 @@ def test_model_contract(model, dtype, composed, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_training_steps(model, ran):
-    folder = ran(*native_task(model))
+    task = native_task(model)
+    # without noise the ridges are at their least, where a step is below the rounding of their logarithm
+    folder = ran(*task, *["signal.noise=0.1"] * ("experiment=harmonic_forecast" in task))
     summary = folder.summary()
     assert summary["status"] == "done" and summary["steps"] == 2
     first, last = folder.load_checkpoint(0), folder.load_checkpoint(2)

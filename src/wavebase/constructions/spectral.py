@@ -29,7 +29,9 @@ from torch import Tensor
 from wavebase.constructions.builder import ConstructionBuilder
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.error_bounds import clock_error, power_error, tanh_error
-from wavebase.constructions.gains import Preset, check_arguments, linearity_bound, override_gains, preset_gains
+from wavebase.constructions.gains import Preset, check_arguments, override_gains
+from wavebase.constructions.gains import linearity_bound as linearity_bound  # the documentation imports both from here
+from wavebase.constructions.gains import preset_gains as preset_gains
 from wavebase.recurrence.cells import InputGate
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 

@@ -17,9 +17,10 @@ from wavebase.constructions.construction import (
     Construction,
     pad,
 )
+from wavebase.constructions.gains import Preset
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
-from wavebase.constructions.spectral import Preset, spectral_construction
+from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.base import refuse_ignored, split_gates
 from wavebase.models.starts import load_start, random_weights
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, unit_key
