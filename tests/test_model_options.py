@@ -28,8 +28,10 @@ from wavebase.models import (
     stateful,
     stock,
 )
+from wavebase.signals.generators import WhiteNoise
 from wavebase.signals.harmonics import Harmonics
 from wavebase.signals.jittered_mix import JitteredMix
+from wavebase.tasks.power_spectrum import PowerSpectrum
 
 F64 = torch.float64
 
@@ -64,6 +66,7 @@ TOO_LARGE = {
     "ridge": lambda: linear_forecasters.dictionary_ridge(10**5, 5, F64),
     "omp": lambda: matching_pursuit.build(10**6, 5, F64, atoms=3),
     "sparse Bayes": lambda: sparse_bayes.build(100, 5, F64, periods=(2, 10**7)),
+    "held-out signals": lambda: PowerSpectrum(WhiteNoise(), 2**20, F64, torch.device("cpu"), draws()),
 }
 
 
