@@ -13,10 +13,10 @@ from conftest import SMALL
 from test_models import SHORT_MIX
 from wavebase import limits
 from wavebase.constructions.construction import pad
+from wavebase.constructions.options import IgnoredOption, refuse_ignored
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.experiment import build, config, validation
 from wavebase.models import (
-    base,
     esprit,
     learned_prior,
     linear_forecasters,
@@ -132,6 +132,16 @@ def test_an_option_without_effect_is_refused(words, key, remedy, composed):
     assert one_line(error)
 
 
+@pytest.mark.parametrize("kind", ["rotation", "modulus"])
+def test_weights_that_a_perturbation_would_not_touch_are_refused(kind):
+    start = wavebase.spectral_construction(4)
+    for weights in (None, ["weight_hh_cell"]):
+        moved = wavebase.perturb(start, wavebase.Perturbation(kind, 0.1, weights), draws())
+        assert not torch.equal(moved.weights["weight_hh_cell"], start.weights["weight_hh_cell"])
+    with pytest.raises(ValueError, match=rf"^perturbation\.weights must be null with kind={kind}.*; use null$"):
+        wavebase.perturb(start, wavebase.Perturbation(kind, 0.1, ["bias_*"]), draws())
+
+
 @pytest.mark.parametrize(
     "words", [("model.preset=trainable",), ("model.eps=0.01",), ("model.margin=20",), ("model.gains.s1=0.5",)], ids=str
 )
@@ -145,7 +155,7 @@ def test_what_decides_the_units_of_a_random_start_is_obeyed(words, composed):
 
 
 def test_a_stored_run_with_an_option_that_was_ignored_is_still_read(ran):
-    """Version 0.1 accepted a perturbation, which did nothing, beside a random start."""
+    """Version 0.1 accepted gains, which did nothing, beside a random start."""
     import yaml
 
     folder = ran(*SMALL, "model=random")
@@ -158,10 +168,10 @@ def test_a_stored_run_with_an_option_that_was_ignored_is_still_read(ran):
 
 
 def test_an_option_names_what_it_refuses():
-    base.refuse_ignored("here", "leave it out", ("a", 1, 1), ("b", None, None))
-    with pytest.raises(base.IgnoredOption, match=r"^model\.gains\.a must be null here, got 2; leave it out$") as error:
-        base.refuse_ignored("here", "leave it out", ("gains.a", 2, None))
-    assert error.value.key == "gains"
+    refuse_ignored("here", "leave it out", ("a", 1, 1), ("b", None, None))
+    with pytest.raises(IgnoredOption, match=r"^model\.gains\.a must be null here, got 2; leave it out$") as error:
+        refuse_ignored("here", "leave it out", ("gains.a", 2, None))
+    assert error.value.key == "gains.a"
 
 
 # ---- the file of a start ----

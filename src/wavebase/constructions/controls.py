@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import READOUT_NAMES, Construction, pad
-from wavebase.constructions.rivals import delay_line_construction, resonator_construction
+from wavebase.constructions.rivals import RIVALS
 from wavebase.constructions.spectral import spectral_construction
 
-RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 Rival = Literal["resonator", "delay_line"]
 
 

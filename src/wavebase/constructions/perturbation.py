@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, Construction
+from wavebase.constructions.options import IgnoredOption
 
 Kind = Literal["unit", "gaussian", "rotation", "modulus", "leakage"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -76,6 +77,11 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
     weights = dict(construction.weights)
     if perturbation.kind in ("rotation", "modulus"):
         name = "weight_hh_cell"
+        if perturbation.weights is not None and list(perturbation.weights) != [name]:
+            raise IgnoredOption(
+                "perturbation.weights",
+                f"perturbation.weights must be null with kind={perturbation.kind}, which acts on {name}, got {list(perturbation.weights)}; use null",
+            )
         weights[name] = _turn(construction, perturbation, generator)
     else:
         for name in _chosen(construction, perturbation):

@@ -182,3 +182,6 @@ def _connect_power(
 def _power_peaks(k: Mapping[str, float], peak: float) -> dict[str, float]:
     square = peak**2 * k["s3"] * k["s4"]
     return {"prod": square, "spec": k["s5"] * square}
+
+
+RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}

@@ -65,7 +65,7 @@ class Element:
         )
 
     def inverse(self) -> Element:
-        """The element that undoes this one."""
+        """Return the element that undoes this one."""
         p = self.permutation.argsort()
         swap, sign_input, sign_cell = self.swap[p], self.sign_input[p], self.sign_cell[p]
         return Element(p, swap, torch.where(swap, sign_cell, sign_input), torch.where(swap, sign_input, sign_cell))

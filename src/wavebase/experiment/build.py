@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.constructions.construction import STATE_NAMES
+from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.start import measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
-from wavebase.models.base import IgnoredOption
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -129,10 +129,17 @@ def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
         except ConfigError as error:
             if not isinstance(error.__cause__, IgnoredOption):
                 raise
-            ignored = error.__cause__.key  # version 0.1 accepted options without effect
-            cfg = dataclasses.replace(cfg, model={key: cfg.model[key] for key in cfg.model if key != ignored})
+            # version 0.1 accepted options without effect
+            cfg = dataclasses.replace(cfg, model=_without(cfg.model, error.__cause__.key))
     load_net(components.net, state, folder)
     return cfg, components
+
+
+def _without(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a mapping without a dotted key."""
+    first, _, rest = key.partition(".")
+    kept = {name: value for name, value in node.items() if name != first}
+    return kept | {first: _without(node[first], rest)} if rest else kept
 
 
 def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:

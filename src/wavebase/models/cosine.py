@@ -16,8 +16,9 @@ from wavebase.constructions.cosine import (
     perturb_frequencies,
     random_cosine_weights,
 )
+from wavebase.constructions.options import refuse_ignored
 from wavebase.limits import check_memory
-from wavebase.models.base import NamedModel, refuse_ignored
+from wavebase.models.base import NamedModel
 from wavebase.registry import registered
 from wavebase.spectrum import cosine_basis, sample_amplitudes
 

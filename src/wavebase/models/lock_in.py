@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 
 from wavebase.constructions.lock_in import lock_in_construction
+from wavebase.constructions.options import refuse_ignored
 from wavebase.constructions.perturbation import Perturbation, perturb
-from wavebase.models.base import refuse_ignored
 from wavebase.models.starts import random_weights
 from wavebase.models.stateful import StatefulLSTM
 from wavebase.models.unit_scaled import Parametrization, is_unit_scaled

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavebase.constructions.options import refuse_ignored
 from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
-from wavebase.models.base import build_within_memory, draw_uniform, refuse_ignored
+from wavebase.models.base import build_within_memory, draw_uniform
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
 from wavebase.recurrence.cells import relu_states
 from wavebase.registry import registered

@@ -18,18 +18,17 @@ from wavebase.constructions.construction import (
     pad,
 )
 from wavebase.constructions.gains import Preset
+from wavebase.constructions.options import refuse_ignored
 from wavebase.constructions.perturbation import Perturbation, perturb
-from wavebase.constructions.rivals import delay_line_construction, resonator_construction
+from wavebase.constructions.rivals import RIVALS
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.models.base import refuse_ignored, split_gates
+from wavebase.models.base import split_gates
 from wavebase.models.starts import load_start, random_weights
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, unit_key
 from wavebase.models.windows import at_window_ends, flushed, warn_beyond_amplitude
 from wavebase.recurrence.cells import GATES, InputGate, Trace, lstm_trace
 from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
-
-RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
 
 class SpectralLSTM(UnitScaled):
