@@ -83,7 +83,7 @@ def spectral() -> str:
 
 
 def cosine() -> str:
-    exact, off = (run("cosine", model__start=start) for start in ("exact", "perturbed"))
+    exact, off = (run("cosine", model__frequency_scale=scale) for scale in (0, 0.5))
     scale = off.setting("model.frequency_scale")
     return f"""Reconstruction, {exact.summary["steps"]} steps:
 
@@ -220,8 +220,8 @@ SYSTEMS = (
         f"run -m model=spectral,perturbed,random task.label_noise=0.1 hydra.sweep.dir={HOME}/spectral": SMALL + "T=4 probe.figures=[spectrum]",
     }, spectral, lambda: inside("spectral", "spectrum", model="spectral")),
     System("A trainable cosine transform", "cosine_transform", {
-        f"run -m experiment=cosine_reconstruction T=64 model.start=exact,perturbed model.frequency_scale=0.5 hydra.sweep.dir={HOME}/cosine": SMALL + "T=16 probe.figures=[cosine.frequencies]",
-    }, cosine, lambda: inside("cosine", "frequencies", model__start="perturbed")),
+        f"run -m experiment=cosine_reconstruction T=64 model.start=perturbed model.frequency_scale=0,0.5 hydra.sweep.dir={HOME}/cosine": SMALL + "T=16 probe.figures=[cosine.frequencies]",
+    }, cosine, lambda: inside("cosine", "frequencies", model__frequency_scale=0.5)),
     System("One tone out of a noisy mix", "frequency_extraction", {
         f"run experiment=frequency_extraction_any_phase hydra.run.dir={HOME}/extraction": SMALL + MIX + "probe.figures=[extraction.error_over_time]",
     }, extraction, lambda: inside("extraction", "error_over_time")),

@@ -9,7 +9,16 @@ import torch
 from test_stacks import SWEEP, listed, numbers, refuse
 from wavebase.experiment import runner, stacked
 from wavebase.experiment.session import parameter_table
-from wavebase.models import harmonic_forecasters, learned_prior, linear_forecasters, recurrent_forecasters, toeplitz
+from wavebase.models import (
+    esprit,
+    learned_prior,
+    linear_forecasters,
+    linear_prediction,
+    matching_pursuit,
+    recurrent_forecasters,
+    sparse_bayes,
+    toeplitz,
+)
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence import cells
 from wavebase.signals.generators import WhiteNoise
@@ -91,26 +100,25 @@ def test_the_dft_continues_the_lookback_for_odd_and_even_lengths(N):
 
 
 def test_classical_forecasters_solve_clean_signals():
-    build = harmonic_forecasters
     assert error(linear_forecasters.zero(100, 5, F64), A, 5) == 1
     assert 0.3 < error(linear_forecasters.last(100, 5, F64), A, 5) < 0.8
     assert 1.5 < error(linear_forecasters.dft(100, 5, F64), A, 5) < 2.5
-    assert error(build.linear_prediction(100, 5, F64), A, 5) < 1e-10
-    assert error(build.linear_prediction(100, 10, F64), B, 10) < 1e-4
+    assert error(linear_prediction.build(100, 5, F64), A, 5) < 1e-10
+    assert error(linear_prediction.build(100, 10, F64), B, 10) < 1e-4
     assert error(linear_forecasters.dictionary_ridge(100, 5, F64), A, 5) < 1e-5
-    assert error(build.omp(100, 5, F64), A, 5) < 1e-3
-    assert error(build.sparse_bayes(100, 5, F64), A, 5, count=50) < 1e-6
-    assert error(build.esprit(100, 5, F64), Harmonics((1, 3)), 5) < 1e-9
+    assert error(matching_pursuit.build(100, 5, F64), A, 5) < 1e-3
+    assert error(sparse_bayes.build(100, 5, F64), A, 5, count=50) < 1e-6
+    assert error(esprit.build(100, 5, F64), Harmonics((1, 3)), 5) < 1e-9
 
 
 def test_sparse_bayes_is_the_best_of_them_where_there_is_noise():
     noisy = Harmonics(noise=0.1)
-    sparse = error(harmonic_forecasters.sparse_bayes(100, 5, F64, noise=0.1), noisy, 5)
+    sparse = error(sparse_bayes.build(100, 5, F64, noise=0.1), noisy, 5)
     others = [
         linear_forecasters.dictionary_ridge(100, 5, F64, noise=0.1),
-        harmonic_forecasters.omp(100, 5, F64, noise=0.1),
-        harmonic_forecasters.esprit(100, 5, F64, noise=0.1),
-        harmonic_forecasters.linear_prediction(100, 5, F64, noise=0.1),
+        matching_pursuit.build(100, 5, F64, noise=0.1),
+        esprit.build(100, 5, F64, noise=0.1),
+        linear_prediction.build(100, 5, F64, noise=0.1),
     ]
     assert 0.03 < sparse < 0.09
     assert all(sparse < error(other, noisy, 5) < 0.5 for other in others)
@@ -160,7 +168,7 @@ def test_sparse_bayes_climbs_the_likelihood(monkeypatch):
         return C
 
     monkeypatch.setattr(toeplitz, "covariance", noted)
-    harmonic_forecasters.sparse_bayes(100, 5, F64, noise=0.05, steps=10)(x)
+    sparse_bayes.build(100, 5, F64, noise=0.05, steps=10)(x)
     path = torch.stack(seen)
     assert (path.diff(dim=0) <= 1e-9 * path[0].abs()).all() and (path[-1] < path[0] - 1).all()
 

@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "wavebase"
 # The packages and loose modules of each layer, lowest first. Units of one layer do not import each other.
 LAYERS = (
     {"renamed"},
-    {"formatting", "registry", "spectrum", "statistics", "records", "recurrence"},
+    {"formatting", "limits", "registry", "spectrum", "statistics", "records", "recurrence"},
     {"console", "signals", "constructions", "analysis"},
     {"models", "tasks", "probes"},
     {"theory", "training"},

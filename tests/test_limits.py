@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
+from wavebase import limits
 from wavebase.experiment import stacked
-from wavebase.training import limits
 
 
 def in_child(act):

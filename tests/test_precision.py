@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from test_forecast import A, draws, error
-from wavebase.models import harmonic_forecasters as forecasters
-from wavebase.models import learned_prior, toeplitz
+from wavebase.models import esprit, learned_prior, linear_prediction, matching_pursuit, sparse_bayes, toeplitz
 from wavebase.signals.harmonics import Harmonics
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-NAMES = ("linear_prediction", "omp", "sparse_bayes", "esprit")
+BUILDERS = {
+    "linear_prediction": linear_prediction.build,
+    "omp": matching_pursuit.build,
+    "sparse_bayes": sparse_bayes.build,
+    "esprit": esprit.build,
+}
 
 
 def awkward(N):
@@ -27,10 +31,10 @@ def awkward(N):
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-2])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_no_signal_makes_a_forecaster_fail(name, noise, dtype):
     for N in (2, 3, 4, 12, 100):
-        net = getattr(forecasters, name)(N, 3, dtype, noise=noise)
+        net = BUILDERS[name](N, 3, dtype, noise=noise)
         forecast = net(awkward(N).to(dtype))
         assert forecast.dtype == dtype and forecast.isfinite().all(), N
         assert not forecast[0].any(), "silence goes on"
@@ -45,13 +49,13 @@ def test_no_signal_makes_a_forecaster_fail(name, noise, dtype):
 def test_clean_signals_are_solved_as_far_as_the_dtype_allows(name, exact, rounded):
     """NMSE; 1 for a forecast of zero."""
     for dtype, bound in ((torch.float64, exact), (torch.float32, rounded)):
-        net = getattr(forecasters, name)(100, 5, dtype)
+        net = BUILDERS[name](100, 5, dtype)
         assert error(lambda past, net=net, dtype=dtype: net(past.to(dtype)).double(), A, 5, count=50) < bound
 
 
 @pytest.mark.parametrize("name", ["linear_prediction", "omp", "esprit"])
 def test_a_ridge_that_rounding_would_ignore_is_refused(name):
-    build = getattr(forecasters, name)
+    build = BUILDERS[name]
     build(20, 2, torch.float64, ridge=1e-9)
     with pytest.raises(ValueError, match=r"^model\.ridge must be at least \S+ in float32, got 1e-09; use null, or "):
         build(20, 2, torch.float32, ridge=1e-9)
@@ -77,7 +81,7 @@ def test_a_learned_prior_solves_long_lookbacks_in_float32():
     assert net(A.sample(4, 500, draws()).float()).isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_the_command_line_forecasts_clean_signals_in_float32(name, cli):
     words = ("hydra.mode=RUN", "experiment=harmonic_forecast", "task=forecast_a", "dtype=float32", f"model={name}")
     status, out, err = cli(*words, "task.held_out_count=50", "hydra.run.dir=run")

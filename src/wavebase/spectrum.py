@@ -1,7 +1,7 @@
-"""Fourier and cosine bases, power spectra and their normalisations, planar rotations: the answers known without learning.
+"""Answers that are known without learning: Fourier and cosine bases, power spectra, planar rotations.
 
-Everything here is formed in float64. Frequencies are bins k of a window of T samples: k/T cycles per sample; those of
-the cosine transform are in radians per sample.
+Everything is computed in float64. A frequency is a bin k of a window of T samples, k/T cycles per sample; those of the
+cosine transform are in radians per sample.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ NORMALISATIONS = ("power", "power_per_sample", "amplitude_squared")
 
 
 def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
-    """The bin numbers that `bins` asks for, in order.
+    """Return the numbers of the chosen bins.
 
-    "full" is 0..T-1; "half" is 0..T//2, all that a real signal needs; a list is taken as it stands.
-    Raises ValueError for T < 2, an unknown word, or bins that are empty, repeated, no whole numbers or outside 0..T-1.
+    Args:
+        T: Window, samples.
+        bins: "full" (0..T-1), "half" (0..T//2, all that a real signal needs) or a list, whose order is kept.
+
+    Raises:
+        ValueError: For T < 2, an unknown word, or bins that are empty, repeated, not whole numbers or outside 0..T-1.
     """
     if not hasattr(T, "__index__") or T < 2:
         raise ValueError(f"T must be a window of at least 2 samples, got {T!r}; use a whole number, T=2 or more")
@@ -37,10 +41,16 @@ def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
 
 
 def normalisation_factor(T: int, normalisation: str = "power") -> float:
-    """The number by which |X|^2 is multiplied.
+    """Return the factor of |X|^2 under a normalisation.
 
-    power: 1 (a cosine of amplitude A on a bin gives A^2 T^2 / 4);  power_per_sample: 1/T (white noise of variance v
-    gives v in every bin);  amplitude_squared: 4/T^2 (a cosine of amplitude A on a bin, neither DC nor Nyquist, gives A^2).
+    Args:
+        T: Window, samples.
+        normalisation: power: 1, so that a cosine of amplitude A on a bin gives A^2 T^2 / 4. power_per_sample: 1/T, so
+            that white noise of variance v gives v in every bin. amplitude_squared: 4/T^2, so that a cosine of amplitude
+            A on a bin, neither DC nor Nyquist, gives A^2.
+
+    Raises:
+        ValueError: For another normalisation.
     """
     factors = {"power": 1.0, "power_per_sample": 1.0 / T, "amplitude_squared": 4.0 / T**2}
     if normalisation not in factors:
@@ -49,12 +59,21 @@ def normalisation_factor(T: int, normalisation: str = "power") -> float:
 
 
 def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normalisation: str = "power") -> Tensor:
-    """Power spectrum of consecutive windows of T samples, the oracle of every spectral model.
+    """Compute the power spectrum of consecutive windows of T samples, the reference of every spectral model.
 
         P_j[k] = factor * | sum_t x[jT + t] exp(-2 pi i k t / T) |^2
 
-    x: [..., samples] real; samples past the last whole window are ignored. Returns float64 [..., windows, bins],
-    whatever the dtype of x. Raises ValueError if not one window fits, or x is no real tensor.
+    Args:
+        x: Real signals [..., samples] of whole windows, as the nets take them.
+        T: Window, samples.
+        bins: See `resolve_bins`.
+        normalisation: Sets `factor`, see `normalisation_factor`.
+
+    Returns:
+        float64 [..., windows, bins], whatever the dtype of x.
+
+    Raises:
+        ValueError: If x is not a real tensor, or its length is not a positive multiple of T.
 
     >>> import torch, wavebase
     >>> t = torch.arange(16, dtype=torch.float64)
@@ -68,19 +87,23 @@ def power_spectrum(x: Tensor, T: int, bins: str | Iterable[int] = "full", normal
     if not isinstance(x, Tensor) or x.is_complex() or not x.ndim:
         got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a real tensor [..., samples], got {got}; use torch.as_tensor")
-    windows = x.shape[-1] // T
-    if windows < 1:
-        raise ValueError(f"x must hold at least one window of T={T} samples, got {x.shape[-1]}; use a smaller T")
-    framed = x[..., : windows * T].to(torch.float64).unflatten(-1, (windows, T))
+    windows, rest = divmod(x.shape[-1], T)
+    if rest or windows < 1:
+        raise ValueError(
+            f"x must hold whole windows of T={T} samples, got {x.shape[-1]} samples; cut it, x[..., : {windows * T}]"
+            if windows
+            else f"x must hold at least one window of T={T} samples, got {x.shape[-1]}; use a smaller T"
+        )
+    framed = x.to(torch.float64).unflatten(-1, (windows, T))
     power = torch.fft.fft(framed).abs().square()[..., list(chosen)]
     return power * normalisation_factor(T, normalisation)
 
 
 def root_of_unity(k: int, T: int) -> tuple[float, float]:
-    """(cos, sin) of 2 pi k / T, exact at quarter turns, and exactly conjugate for k and T - k.
+    """Return (cos, sin) of 2 pi k / T, exact at quarter turns, and exactly conjugate for k and T - k.
 
-    The angle is reduced in integers to the first octant before it is rounded, so that no error of a large angle
-    enters: a rotation built from it has modulus 1 to half a unit in the last place.
+    The angle is reduced to the first octant in integers before it is rounded, so a large angle adds no error: a rotation
+    built from it has modulus 1 to half a unit in the last place.
     """
     quarter, rest = divmod(4 * (k % T), T)  # angle = quarter * pi/2 + (pi/2) * rest / T
     if 2 * rest == T:  # math.cos and math.sin of pi/4 differ in the last place
@@ -97,28 +120,32 @@ def root_of_unity(k: int, T: int) -> tuple[float, float]:
 
 
 def rotation_blocks(roots: Iterable[tuple[float, float]]) -> Tensor:
-    """Block-diagonal matrix [2n, 2n] of planar rotations ((cos, sin), (-sin, cos)) from n pairs (cos, sin).
+    """Return the block-diagonal matrix [2n, 2n] of rotations ((cos, sin), (-sin, cos)) from n pairs (cos, sin).
 
-    Acting on the column (cos p, -sin p) it gives (cos(p + theta), -sin(p + theta)): one sample's turn of exp(-i p).
+    A rotation takes the column (cos p, -sin p) to (cos(p + theta), -sin(p + theta)): exp(-i p) turned by one sample.
     """
     return torch.block_diag(*(torch.tensor([[c, s], [-s, c]], dtype=torch.float64) for c, s in roots))
 
 
 def dct_frequencies(M: int) -> Tensor:
-    """w0[m] = (2m + 1) pi / (2M), m = 0..M-1, in radians per sample: those of DCT-II and DCT-III. float64 [M]."""
+    """Return the frequencies of DCT-II and DCT-III, (2m + 1) pi / (2M) radians per sample: float64 [M]."""
     return (2 * torch.arange(M, dtype=torch.float64) + 1) * (math.pi / (2 * M))
 
 
 def cosine_basis(offset: Tensor, N: int) -> Tensor:
-    """cos((w0[m] + offset[m]) n) for n = 0..N-1, with w0 the DCT's frequencies: [M] radians per sample to [M, N].
+    """Return cos((w0[m] + offset[m]) n) for n = 0..N-1, [M, N], with w0 the DCT's frequencies.
 
-    Exact in the dtype of `offset`, at any N: w0[m] n is a whole number of steps of pi/(2M), reduced modulo a turn in
-    whole numbers before it is rounded, and angles are float64 until their cosine is taken. (One float32 number for
-    w0 + offset is off by up to 1.2e-7, and so are angles by up to 6e-5 at n = 511, however they are multiplied.)
+    The result is exact in the dtype of `offset` at any N: w0[m] n is a whole number of steps of pi/(2M), reduced modulo
+    a turn in integers, and angles stay in float64 until their cosine is taken. (A float32 sum w0 + offset is off by up
+    to 1.2e-7, and angles by up to 6e-5 at n = 511.)
 
-    Only 2 M (R + N/R) cosines and sines are taken, R about sqrt(N): with n = R q + r,
-    cos(w n) = cos(w R q) cos(w r) - sin(w R q) sin(w r). Its gradient needs no others, because autograd keeps only the
-    factors. Differentiable to any order; vmap may batch `offset`.
+    It costs 2 M (R + N/R) cosines and sines, R about sqrt(N), by cos(w n) = cos(w R q) cos(w r) - sin(w R q) sin(w r)
+    with n = R q + r. The gradient needs no others, because autograd keeps the factors only. It is differentiable to any
+    order, and vmap may batch `offset`.
+
+    Args:
+        offset: Distances from w0, radians per sample, [M].
+        N: Samples.
     """
     M = offset.shape[-1]
     R = 2 ** math.ceil(math.log2(N) / 2)
@@ -132,5 +159,5 @@ def cosine_basis(offset: Tensor, N: int) -> Tensor:
 
 
 def sample_amplitudes(amplitude: Tensor, N: int) -> Tensor:
-    """(first, other, other, ...) / sqrt(N) from the pair (first, other): what the N samples are weighted with. [N]."""
+    """Return the weights (first, other, other, ...) / sqrt(N) of N samples from the pair (first, other)."""
     return torch.cat([amplitude[:1], amplitude[1:].expand(N - 1)]) * N**-0.5

@@ -1,17 +1,17 @@
-"""The nearest of all nets that are one net: the element of B2 wr S_n that brings weights nearest to a construction.
+"""Find the symmetry that brings a net's weights closest to a construction: an element of B2 wr S_n.
 
-Four steps. (1) A unit is known by what it does: its attribution h_u(t) dy_k/dh_u(t) on a few signals, for every step t and
-output k, which no sign or swap changes; units are matched by an assignment with least squared difference. (2) Signs of
-states follow from the match's traces, swaps and signs of rows from the weights. (3) Silent units, whose attributions are
-zero, are matched by their weights to units that are known already, from the readout back: dead ones (the sines of bins 0
-and T/2) and those that only move saturated gates (a clock). (4) Coordinate descent on the distance itself, improvements
-only: an assignment of one block's units with all others fixed, and the signs of silent units. From the weights as they
-are it descends too, and takes the nearer of the two. Planted elements are found exactly, also under small noise; beyond
-a distance of about 0.3 what is found is good, but need not be the nearest.
+The search has four steps. (1) Match units by what they do: a unit's attribution is h_u(t) dy_k/dh_u(t) on a few signals,
+for every step t and output k, which no sign or swap changes; an assignment with least squared difference matches them.
+(2) Take the signs of states from the matched traces, and swaps and signs of rows from the weights. (3) Match silent
+units, whose attributions are zero, by their weights to matched units, from the readout back: dead ones (the sines of bins
+0 and T/2) and those that only move saturated gates (a clock). (4) Descend on the distance itself, accepting improvements
+only: assign one block's units with all others fixed, and flip signs of silent units. The descent also starts from the
+weights as they are, and the nearer result wins. Planted elements are found exactly, also under small noise. Beyond a
+distance of about 0.3 the result is good but need not be the nearest.
 
 The distance is relative and in unit-scaled coordinates: an entry counts as W_ij / unit_ij (`construction.unit_scales`), by
-what it does to its row's argument, so that each row of each gate weighs the same, whatever the gains; a raw norm would see
-nothing but the largest gains, which are 1e10 times the smallest. Biases count by their sum, which is all that the cell sees.
+its effect on the argument of its row, so that each row of each gate weighs the same, whatever the gains. A raw norm would
+only see the largest gains, which are 1e10 times the smallest. Biases count by their sum, which is all that the cell sees.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from wavebase.recurrence.cells import GATES, lstm_step
 ROUNDS = 8
 ROUNDING = 1e-9  # in natural units
 TINY = torch.finfo(torch.float64).tiny
-SILENT = 1e-2  # attributions of less than this share of the usual do not tell who a unit is
+SILENT = 1e-2  # attributions below this fraction of the net's root mean square do not identify a unit
 
 
 class Alignment(NamedTuple):
-    """weights: act(element, the weights given); distance: theirs to the start, see `distance`."""
+    """The element found, `act(element, weights)`, and their distance from the start (see `distance`)."""
 
     element: Element
     weights: dict[str, Tensor]
@@ -43,8 +43,13 @@ class Alignment(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """All that a net is, as rows: gates [4, H, H + 2] (recurrent weights, input weight, bias), state [2, H] (hidden_0,
-    cell_0), readout [F, H + 1] (weights, bias)."""
+    """All weights of a net as rows.
+
+    Attributes:
+        gates: Recurrent weights, input weight and bias, [4, H, H + 2].
+        state: hidden_0 and cell_0, [2, H].
+        readout: Weights and bias, [F, H + 1].
+    """
 
     gates: Tensor
     state: Tensor
@@ -52,11 +57,17 @@ class Rows(NamedTuple):
 
 
 def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> Alignment:
-    """The element of the discrete group under which `weights` come nearest to the start's, and how near; on the CPU.
+    """Find the element of the discrete group that brings weights nearest to a construction's, on the CPU.
 
-    weights: names and shapes as the start's. signal: [B, samples], a few random signals of whole windows, on which units
-    show what they do. With input_gate=sigmoid only Z2 wr S_n is searched. The distance never exceeds that of the weights
-    as they are. Raises ValueError for weights that are not finite.
+    The distance never exceeds that of the weights as they are.
+
+    Args:
+        weights: With the start's names and shapes.
+        start: The construction. For input_gate=sigmoid only Z2 wr S_n is searched.
+        signal: A few random signals of whole windows, [B, samples], on which units are compared.
+
+    Raises:
+        ValueError: For weights that are not finite.
     """
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError("weights must be finite to be aligned, got inf or nan; align an earlier checkpoint")
@@ -69,13 +80,13 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
 
 
 def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
-    """||weights - start|| / ||start|| in unit-scaled coordinates (the file's head); zero weights have 1, unrelated ones 1 or more."""
+    """Return ||weights - start|| / ||start|| in unit-scaled coordinates: 1 for zero weights, 1 or more for unrelated ones."""
     units, origin = natural_units(start), _rows(start.weights)
     return (_norm(_rows(weights), origin, units) / _norm(origin, Rows(*(0 * part for part in origin)), units)).item()
 
 
 def changed_units(element: Element, start: Construction) -> Tensor:
-    """The units whose weights (rows, state, column of the readout) the element changes in the start: booleans [H]."""
+    """Return which units' weights (rows, state, readout column) the element changes in the start: booleans [H]."""
     origin, moved, units = _rows(start.weights), _rows(act(element, start.weights)), natural_units(start)
     apart = (((a - b) * unit).abs() for a, b, unit in zip(origin, moved, units, strict=True))
     gates, state, readout = (difference > ROUNDING for difference in apart)
@@ -83,9 +94,9 @@ def changed_units(element: Element, start: Construction) -> Tensor:
 
 
 def natural_units(start: Construction) -> Rows:
-    """What each entry is multiplied with to count in its unit, one over `Construction.unit_scale`."""
+    """Return 1 / `Construction.unit_scale` for every entry: the factor by which it counts in a distance."""
     unit = {name: scale.to("cpu", torch.float64).reciprocal() for name, scale in start.unit_scale.items()}
-    both = 2**-0.5  # each of two biases has 1/sqrt(2) of the unit of their sum
+    both = 2**-0.5  # each of the two biases has 1/sqrt(2) of the unit of their sum
     gates = [
         torch.cat([unit[f"weight_hh_{g}"], unit[f"weight_ih_{g}"], both * unit[f"bias_ih_{g}"][:, None]], 1)
         for g in GATES
@@ -115,8 +126,7 @@ def _norm(one: Rows, other: Rows, units: Rows) -> Tensor:
 
 
 def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each unit: its attributions [H, outputs * steps * B] over their root mean square in the net, and its states
-    [H, steps * B]."""
+    """Return each unit's attributions [H, outputs * steps * B], over the net's root mean square, and states [H, steps * B]."""
     w = {name: weight.detach().to("cpu", torch.float64) for name, weight in weights.items()}
     x = torch.nn.functional.pad(signal.to("cpu", torch.float64), (0, start.latency))
     w_ih, w_hh = (torch.cat([w[f"{kind}_{gate}"] for gate in GATES]) for kind in ("weight_ih", "weight_hh"))
@@ -136,7 +146,7 @@ def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tenso
 
 
 class _Search:
-    """The search for one net's element: what it starts from, and its steps. Everything float64."""
+    """The search for one net's element, in float64."""
 
     def __init__(self, weights: Mapping[str, Tensor], start: Construction, signal: Tensor):
         self.weights = {name: weight.detach().to("cpu", torch.float64) for name, weight in weights.items()}
@@ -144,44 +154,44 @@ class _Search:
         self.everything = torch.ones(start.hidden_size, dtype=torch.bool)
         self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
         self.signal, self.behaviour = signal, _behaviour(start.weights, start, signal)
-        self.speaks = self.behaviour[0].norm(dim=1) > SILENT
+        self.active = self.behaviour[0].norm(dim=1) > SILENT
 
     def reached(self, element: Element) -> float:
-        """Distance to the start under an element, not divided by the start's norm."""
+        """Return the distance to the start under an element, not divided by the start's norm."""
         return _norm(_rows(act(element, self.weights)), self.origin, self.units).item()
 
     def by_behaviour(self) -> Element:
-        """Permutation from what units do; then rows; then, from the readout back, the silent units."""
+        """Return the element of steps (1) to (3)."""
         (there, states), (here, now) = self.behaviour, _behaviour(self.weights, self.start, self.signal)
         match = torch.from_numpy(linear_sum_assignment(torch.cdist(there, here).square().numpy())[1])
         sign = torch.where((states * now[match]).sum(1) < 0, -1.0, 1.0).to(torch.float64)
-        identity, known, nobody = identity_element(len(match)), self.speaks.clone(), ~self.everything
+        identity, known, none = identity_element(len(match)), self.active.clone(), ~self.everything
         element = Element(match, identity.swap, identity.sign_input, sign)
-        element = element.then(self.best_step(element, known.nonzero()[:, 0], known, nobody, stay=True))
+        element = element.then(self.best_step(element, known.nonzero()[:, 0], known, none, stay=True))
         for block in self.blocks:
-            limitations = block[~known[block]]
-            if len(limitations):
+            silent = block[~known[block]]
+            if len(silent):
                 unknown = ~known
-                unknown[limitations] = False
-                element = element.then(self.best_step(element, limitations, known, known, unknown.nonzero()[:, 0]))
-                known[limitations] = True
+                unknown[silent] = False
+                element = element.then(self.best_step(element, silent, known, known, unknown.nonzero()[:, 0]))
+                known[silent] = True
         return element
 
     def descend(self, element: Element) -> Element:
-        """Improve an element until nothing gets better: block by block, then the signs of the silent units' states."""
-        best, everyone = self.reached(element), self.everything.nonzero()[:, 0]
+        """Improve an element while the distance falls: block by block, then the signs of the silent units' states."""
+        best, all_units = self.reached(element), self.everything.nonzero()[:, 0]
         for _ in range(ROUNDS):
             before = best
-            for block in [*self.blocks, everyone]:
+            for block in [*self.blocks, all_units]:
                 proposed = element.then(self.best_step(element, block, self.everything, self.everything))
                 if (reached := self.reached(proposed)) < best:
                     element, best = proposed, reached
-            for unit in (~self.speaks).nonzero()[:, 0]:
-                flip = identity_element(len(everyone))
+            for unit in (~self.active).nonzero()[:, 0]:
+                flip = identity_element(len(all_units))
                 flip.sign_cell[unit] = -1
                 proposed = element.then(flip)
                 proposed = proposed.then(
-                    self.best_step(proposed, everyone, self.everything, ~self.everything, stay=True)
+                    self.best_step(proposed, all_units, self.everything, ~self.everything, stay=True)
                 )
                 if (reached := self.reached(proposed)) < best:
                     element, best = proposed, reached
@@ -198,15 +208,20 @@ class _Search:
         others: Tensor | None = None,
         stay: bool = False,
     ) -> Element:
-        """The element that would be best for the units of `block` if those beyond stayed as `element` has them.
+        """Return the best element for the units of `block` while all others stay as `element` has them.
 
-        sources, readers: booleans [H], the units whose states, whose rows are known; others do not count. others: units
-        that may change places with the block's. stay: keep permutation and signs of states, and choose rows only.
+        Args:
+            element: What is applied already.
+            block: Numbers of the units.
+            sources: Units whose states are known, booleans [H]; the columns of others do not count.
+            readers: Units whose rows are known, booleans [H]; the rows of others do not count.
+            others: Numbers of units that may change places with the block's.
+            stay: Keep permutation and signs of states; choose rows only.
         """
         now, origin, units = _rows(act(element, self.weights)), self.origin, self.units
         pool = block if others is None else torch.cat([block, others])
         counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
-        if not stay:  # a unit's weight on itself moves with it twice, as row and as column: it does not count
+        if not stay:  # a unit's weight on itself is in its row and in its column, so it does not count
             own = torch.eye(*units.gates.shape[1:], dtype=torch.bool)
             units = units._replace(gates=units.gates.masked_fill(own, 0))
         scale, ours, theirs = units.gates[:, block] * counted, origin.gates[:, block], now.gates[:, pool]
@@ -241,7 +256,7 @@ class _Search:
 
 
 def _differences(scale: Tensor, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Of rows [n, m]: |scale_u (ours_u - sign theirs_v)|^2 = first - sign * second, both [n, n]."""
+    """Return first and second, both [n, n], with |scale_u (ours_u - sign theirs_v)|^2 = first - sign * second, of rows [n, m]."""
     squared = scale.square()
     first = (squared * ours.square()).sum(1, keepdim=True) + squared @ theirs.square().mT
     return first, 2 * (squared * ours) @ theirs.mT

@@ -1,8 +1,8 @@
 """Changes of known meaning to a spectral net: one oscillator retuned, one bin computed another way, entries cut.
 
-They are the controls of the verdict (`experiments/confusion_matrix.py`): what each does to the algorithm is known before
-anything is measured. Every function takes a construction (`spectral_construction`, signed input gate) and returns a copy with
-other weights, without an error bound. A bin is given by its frequency k, which must be one of the construction's.
+They are the controls of the verdict (`experiments/confusion_matrix.py`): their effect on the algorithm is known before
+anything is measured. Every function takes a construction (`spectral_construction`, signed input gate) and returns a copy
+with other weights and no error bound. A bin is given by its frequency k, which must be one of the construction's.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import READOUT_NAMES, Construction, pad
-from wavebase.constructions.rivals import delay_line_construction, resonator_construction
+from wavebase.constructions.rivals import RIVALS
 from wavebase.constructions.spectral import spectral_construction
 
-RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 Rival = Literal["resonator", "delay_line"]
 
 
 def bin_units(start: Construction, k: int) -> dict[str, list[int]]:
-    """The units of bin k by block: pairs in gen, sum and prod, one in spec.
+    """Return the units of bin k by block: pairs in gen, sum and prod, one in spec.
 
-    Raises ValueError for a bin or a construction that has no such units.
+    Raises:
+        ValueError: For a bin or a construction without such units.
     """
     if start.input_gate != "tanh" or not {"gen", "sum", "prod", "spec"} <= set(start.blocks):
         raise ValueError("start must be a spectral construction with input_gate=tanh; use spectral_construction(T)")
@@ -37,7 +37,7 @@ def bin_units(start: Construction, k: int) -> dict[str, list[int]]:
 
 
 def retune(start: Construction, k: int, angle: float) -> Construction:
-    """Turn the oscillator of bin k by `angle` radians a sample more."""
+    """Turn the oscillator of bin k faster, by `angle` radians per sample."""
     pair = bin_units(start, k)["gen"]
     cos, sin = math.cos(angle), math.sin(angle)
     weight = start.weights["weight_hh_cell"].clone()
@@ -63,10 +63,13 @@ def scale_output(start: Construction, k: int, factor: float) -> Construction:
 
 
 def replace_bin(start: Construction, k: int, algorithm: Rival) -> tuple[Construction, Construction]:
-    """Compute bin k by a rival algorithm, all others as before: (the algorithm to compare with, the net with the rival's part).
+    """Compute bin k by a rival algorithm and all other bins as before; the function is the same.
 
-    The rival needs more units than the bin's seven, so both are padded. Its prod and spec units stand in the places of the
-    bin's own, its resonators in that of the sum pair; the rest is among the padding. The function is the same.
+    The rival needs more than the bin's seven units, so both results are padded. Its prod and spec units take the places
+    of the bin's own, its resonators that of the sum pair; the rest is in the padding.
+
+    Returns:
+        The padded start, to compare with, and the net with the rival's part.
     """
     shared: dict[str, Any] = {
         "dtype": start.dtype,
@@ -78,7 +81,7 @@ def replace_bin(start: Construction, k: int, algorithm: Rival) -> tuple[Construc
     own = bin_units(start, k)
     others = spectral_construction(start.T, [b for b in start.bins if b != k], **shared)
     rival = RIVALS[algorithm](start.T, [k], **shared)
-    free = own["gen"].copy()  # places for what has no counterpart
+    free = own["gen"].copy()  # places for units without a counterpart
 
     def places(part: Construction, taken: dict[str, list[int]]) -> Tensor:
         for name, block in part.blocks.items():
@@ -108,7 +111,7 @@ def replace_bin(start: Construction, k: int, algorithm: Rival) -> tuple[Construc
 
 
 def prune(net: Construction, below: float) -> Construction:
-    """Set to zero every entry that is under the share `below` of its natural unit; initial states stay."""
+    """Set to zero every entry below the fraction `below` of its natural unit; initial states stay."""
     weights = {
         name: torch.where((weight / net.unit_scale[name]).abs() < below, torch.zeros_like(weight), weight)
         if name not in ("hidden_0", "cell_0")
@@ -119,7 +122,7 @@ def prune(net: Construction, below: float) -> Construction:
 
 
 def prune_half(start: Construction, generator: torch.Generator) -> Construction:
-    """Set to zero a random half of the weights that are not zero (no biases, no initial states)."""
+    """Set a random half of the non-zero weights to zero, but no biases and no initial states."""
     weights = dict(start.weights)
     for name, weight in start.weights.items():
         if name.startswith("weight") or name == "readout.weight":
@@ -133,13 +136,13 @@ def prune_half(start: Construction, generator: torch.Generator) -> Construction:
 def randomise_bins(
     start: Construction, bins: Iterable[int], generator: torch.Generator
 ) -> tuple[Construction, dict[str, Tensor]]:
-    """Draw the rows of the bins' sum, prod and spec units at random, and say which entries those are.
+    """Draw the rows of the bins' sum, prod and spec units at random.
 
     A row gets a random direction in natural units and keeps its length there. Gates that stay open or closed, and the
-    reset, are left as they are.
+    reset, do not change.
 
     Returns:
-        The construction with these rows, and booleans by the names and shapes of the drawn weights.
+        The construction with these rows, and a mask of the drawn entries by the names of the weights.
     """
     rows = [unit for k in bins for name, units in bin_units(start, k).items() if name != "gen" for unit in units]
     weights, drawn = dict(start.weights), {}

@@ -7,14 +7,14 @@ Letters: N samples, M frequencies, M <= N. Analysis and synthesis are
 
 With w1 = w2 = w0, w0[m] = (2m + 1) pi / (2M), a1 = a3 = 1, a2 = a4 = sqrt 2 and M = N they are the orthonormal DCT-III
 and DCT-II (Ahmed, Natarajan and Rao 1974; Makhoul 1980), inverse to each other, so y = x. For M < N the same grid folds
-sample 2M - n onto n with opposite sign: an orthogonal projection where M divides N, so that white noise loses the share
-(N - M)/N, the least that rank M allows.
+sample 2M - n onto n with opposite sign. Where M divides N this is an orthogonal projection, and white noise loses the
+fraction (N - M)/N of its energy, the least that rank M allows.
 
 Weights are named
     offset_analysis [M], offset_synthesis [M]       w - w0, radians per sample; tied nets have the first only
     amplitude_analysis [2], amplitude_synthesis [2]     (a1, a2), (a3, a4)
-A frequency is kept as its distance from the exact one: gradient descent takes the same path in either, and a number
-near zero has the digits that one near pi has not.
+A frequency is stored as its distance from the exact one. Gradient descent takes the same path either way, and numbers
+near zero keep digits that numbers near pi lose.
 """
 
 from __future__ import annotations
@@ -34,7 +34,17 @@ AMPLITUDES = ("amplitude_analysis", "amplitude_synthesis")
 def exact_cosine_weights(
     N: int, M: int | None = None, tied: bool = False, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """The orthonormal transforms. M None: N. tied: one frequency vector for both. Raises ValueError unless 1 <= M <= N, N >= 2."""
+    """Return the weights of the orthonormal transforms.
+
+    Args:
+        N: Window, samples, at least 2.
+        M: Number of frequencies, 1..N; None for N.
+        tied: One frequency vector for both transforms.
+        dtype: Of the weights.
+
+    Raises:
+        ValueError: For an N or M outside its range.
+    """
     if N < 2:
         raise ValueError(f"N must be a window of at least 2 samples, got {N}; use T=512")
     M = N if M is None else M
@@ -44,16 +54,24 @@ def exact_cosine_weights(
     return weights | {name: torch.tensor([1.0, math.sqrt(2)], dtype=dtype) for name in AMPLITUDES}
 
 
+def check_frequency_scale(scale: float) -> None:
+    """Raise ValueError for a scale that is negative or not finite."""
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"model.frequency_scale must be finite and not negative, got {scale}; use 0.1")
+
+
 def perturb_frequencies(
     weights: Mapping[str, Tensor], N: int, scale: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """A copy whose frequencies are each off by U(-scale, scale) bins more, a bin being pi/N radians per sample.
+    """Return a copy whose frequencies are each off by U(-scale, scale) bins; a bin is pi/N radians per sample.
 
-    A bound, and not a normal, so that the worst of many frequencies is no further off than that of few. Draws in
-    float64. Raises ValueError for a scale that is negative or not finite.
+    The errors are bounded, not normal, so that the worst of many frequencies is no further off than the worst of few.
+    They are drawn in float64.
+
+    Raises:
+        ValueError: For a scale that is negative or not finite.
     """
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"model.frequency_scale must be finite and not negative, got {scale}; use 0.1")
+    check_frequency_scale(scale)
     moved = dict(weights)
     for name in OFFSETS:
         if name in weights:
@@ -63,7 +81,7 @@ def perturb_frequencies(
 
 
 def random_cosine_weights(weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Random weights of the same shapes: frequencies uniform over (0, pi), amplitudes normal. Draws in float64."""
+    """Draw weights of the same shapes in float64: frequencies uniform over (0, pi), amplitudes normal."""
     drawn = {}
     for name, weight in weights.items():
         if name in OFFSETS:

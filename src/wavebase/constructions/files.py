@@ -1,7 +1,7 @@
-"""Constructions as .safetensors files: weights that any reader of the format can open, and all that makes them a construction.
+"""Constructions as .safetensors files, which any reader of the format can open.
 
-The format (https://github.com/huggingface/safetensors) holds named tensors behind a header of JSON and can run nothing.
-It has no checksum, so the header carries one of ours, over the tensors and the metadata alike.
+The format (https://github.com/huggingface/safetensors) holds named tensors behind a JSON header and cannot run code. It
+has no checksum, so the header carries one over tensors and metadata.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from wavebase.records.atomic import RecordsError, atomic_write
 from wavebase.records.untrusted import parse_json, reason
 
 FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
-TENSORS = ("weights", "mask", "level", "unit_scale")
+TENSORS = ("weights", "mask", "max_activation", "unit_scale")
+PEAKS = "level"  # what files call max_activation
 NUMBERS = tuple(field.name for field in fields(Construction) if field.name not in (*TENSORS, "blocks", "bins"))
 
 
 def save_construction(construction: Construction, path: str | Path) -> None:
-    """Write a construction to one .safetensors file, whole or not at all; raises OSError where the disk does, ValueError for
-    what is no construction.
+    """Write a construction to one .safetensors file, whole or not at all.
 
-    Tensors: the weights under their own names (`Construction.weights`), `mask.weight_hh_<gate>` [H, H] bool, `level` [H],
-    `unit_scale.<weight>`.
-    Metadata: format, sha256, and as JSON blocks ({name: [start, stop]}), bins, T, input_gate, gains and the other numbers.
+    Tensors: the weights under their own names (`Construction.weights`), `mask.weight_hh_<gate>` [H, H] bool, `level` [H]
+    (`max_activation`), `unit_scale.<weight>`. Metadata: format, sha256, and as JSON blocks ({name: [start, stop]}), bins,
+    T, input_gate, gains and the other numbers.
+
+    Raises:
+        ValueError: For anything but a construction.
+        OSError: If the disk refuses.
 
     >>> import tempfile, wavebase
     >>> folder = tempfile.TemporaryDirectory()
@@ -46,10 +50,9 @@ def save_construction(construction: Construction, path: str | Path) -> None:
         raise ValueError(f"construction must be a Construction, got {type(construction).__name__}; give net.construction")  # fmt: skip
     masks = {f"mask.{name}": mask for name, mask in construction.mask.items()}
     scales = {f"unit_scale.{name}": scale for name, scale in construction.unit_scale.items()}
-    tensors = {**construction.weights, **masks, **scales, "level": construction.level}
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
-    }  # no shared storage
+    tensors = {**construction.weights, **masks, **scales, PEAKS: construction.max_activation}
+    # the format refuses tensors that share storage
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     about = {name: json.dumps(getattr(construction, name)) for name in NUMBERS if name != "gains"}
     about |= {
         "gains": json.dumps(dict(construction.gains)),
@@ -62,10 +65,14 @@ def save_construction(construction: Construction, path: str | Path) -> None:
 
 
 def load_construction(path: str | Path) -> Construction:
-    """The construction that `save_construction` wrote, bit for bit. Raises RecordsError, in one line, for any other file."""
+    """Return the construction that `save_construction` wrote, bit for bit.
+
+    Raises:
+        RecordsError: In one line, for any other file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
         raise _refused(path, "no file")
     try:
         with safe_open(Path(path), framework="pt") as file:
@@ -75,28 +82,33 @@ def load_construction(path: str | Path) -> Construction:
     if about.get("format") not in (FORMAT, FORMAT_1):
         raise _refused(path, f"a file of format {about.get('format')!r}")
     if about.pop("sha256", None) != _digest(tensors, about):
-        raise _refused(path, "other content than its checksum vouches for")
+        raise _refused(path, "content that does not match its checksum")
     try:
         known: dict[str, Any] = {name: parse_json(about[name]) for name in NUMBERS}
         blocks = {name: slice(*units) for name, units in parse_json(about["blocks"]).items()}
-        level, mask, scales = tensors.pop("level"), _taken(tensors, "mask."), _taken(tensors, "unit_scale.")
+        peaks, mask, scales = tensors.pop(PEAKS), _take(tensors, "mask."), _take(tensors, "unit_scale.")
         made = Construction(
             weights=tensors,
             mask=mask,
-            level=level,
-            unit_scale=scales or unit_scales(tensors, level, known["amplitude"], blocks),
+            max_activation=peaks,
+            unit_scale=scales or unit_scales(tensors, peaks, known["amplitude"], blocks),
             blocks=blocks,
             bins=tuple(parse_json(about["bins"])),
             **known,
         )
         _check(made)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a right checksum, and yet written by others
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # the checksum is right, but another program wrote it
         raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
     return made
 
 
 def _check(made: Construction) -> None:
-    """Raise ValueError for fields of other types, or tensors of other shapes, than `Construction` says."""
+    """Raise ValueError for fields or tensors whose types or shapes differ from those in `Construction`."""
     H, inputs = made.hidden_size, made.weights["weight_ih_cell"].shape[-1]
     shapes = {"weight_ih": (H, inputs), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
     shapes = {name: shapes[name.rpartition("_")[0]] for name in WEIGHT_NAMES} | dict.fromkeys(STATE_NAMES, (H,))
@@ -115,7 +127,7 @@ def _check(made: Construction) -> None:
         if name not in made.unit_scale or made.unit_scale[name].shape != w.shape
     ]
     wrong += [name for name, mask in made.mask.items() if mask.shape != (H, H) or mask.dtype != torch.bool]
-    wrong += [] if made.level.shape == (H,) and set(made.weights) == set(shapes) else ["level"]
+    wrong += [] if made.max_activation.shape == (H,) and set(made.weights) == set(shapes) else [PEAKS]
     wrong += [name for name, u in made.blocks.items() if not 0 <= u.start <= u.stop <= H]
     whole = (made.T, made.bound_windows, made.latency, *made.bins)
     numbers = (made.margin, made.amplitude, made.output_gain, made.scale, made.error_bound, *made.gains.values())
@@ -123,17 +135,17 @@ def _check(made: Construction) -> None:
     if wrong or not made.dtype.is_floating_point or made.input_gate not in ("tanh", "sigmoid"):
         raise ValueError(f"{', '.join([*wrong, made.input_gate])[:100]} do not fit each other")
     if not all(type(n) is int for n in whole) or not all(type(n) in (int, float) for n in numbers):
-        raise ValueError("words where numbers belong")
+        raise ValueError("fields that should be numbers and are not")
 
 
-def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Take the tensors of a prefix out of the mapping, by their names without it."""
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove the tensors with a prefix from the mapping; return them by their names without it."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Over names, dtypes, shapes and bytes of the tensors and over the metadata, in the order of their names."""
+    """Return the SHA-256 of metadata and of the tensors' names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256(json.dumps(sorted(about.items())).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

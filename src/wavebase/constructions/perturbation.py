@@ -1,4 +1,4 @@
-"""Measured departures from a construction: noise, wrong angles, wrong moduli, leakage outside the algorithm's mask."""
+"""Measured departures from a construction: noise, wrong angles or moduli, leakage outside the algorithm's mask."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES, Construction
+from wavebase.constructions.options import IgnoredOption
 
 Kind = Literal["unit", "gaussian", "rotation", "modulus", "leakage"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -19,20 +20,24 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How far, in which direction, and which weights.
+    """Size and kind of a perturbation, and the weights that it changes.
 
     kind       what changes                                                  unit of `scale`
-    unit       every entry, plus normal                                      share of the row's own drive (below)
+    unit       every entry, plus normal                                      fraction of the row's drive (below)
     leakage    recurrent entries outside the mask, plus normal               the same
     gaussian   every entry that is not zero, times 1 + normal                standard deviation, relative
-    rotation   each oscillator's angle, normal                               standard deviation, radians per sample
+    rotation   each oscillator's angle, plus normal                          standard deviation, radians per sample
     modulus    each oscillator's eigenvalue modulus, times 1 + normal        standard deviation, relative
 
-    A construction's weights differ by many orders from block to block, so noise of one size everywhere would only hit
-    the most sensitive rows. unit and leakage are measured where they act: an entry of a row of n has standard deviation
-    scale * unit / sqrt(n) (`Construction.unit_scale`), so that a row's stray input is about `scale` of its own drive.
-    weights: names or patterns (*), for unit (by default all but the initial state), gaussian and leakage (by default
-    weight_hh_cell); rotation and modulus act on the oscillators in weight_hh_cell: the block gen, or resonator.
+    The weights of a construction differ by many orders of magnitude from block to block, so noise of one size would only
+    affect the most sensitive rows. unit and leakage are therefore relative: an entry of a row of n has standard
+    deviation scale * unit / sqrt(n) (`Construction.unit_scale`), and a row's stray input is about `scale` of its drive.
+
+    Attributes:
+        kind: See the table.
+        scale: See the table.
+        weights: Names or patterns (*) for unit (None: all but the initial state), gaussian and leakage (None:
+            weight_hh_cell). rotation and modulus act on the oscillators in weight_hh_cell, block gen or resonator.
     """
 
     kind: Kind = "gaussian"
@@ -42,21 +47,27 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"perturbation.kind must be one of {', '.join(KINDS)}, got {self.kind!r}; use unit")
-        if not (math.isfinite(self.scale) and self.scale >= 0):
+        if not isinstance(self.scale, int | float) or not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"perturbation.scale must be finite and not negative, got {self.scale}; use 0.01")
 
 
 def perturb(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Construction:
-    """A copy of the construction with perturbed weights; draws only from `generator`, in float64.
+    """Return the construction with perturbed weights and no error bound.
 
-    Raises ValueError for a name that is no weight, or a weight that cannot be perturbed in the way asked.
+    Args:
+        construction: Stays as it is.
+        perturbation: What to change.
+        generator: The only source of random numbers, drawn in float64.
+
+    Raises:
+        ValueError: For an unknown weight, or a weight that this kind of perturbation cannot change.
 
     >>> import torch, wavebase
     >>> start = wavebase.spectral_construction(8)
     >>> noisy = wavebase.perturb(start, wavebase.Perturbation("rotation", 0.01), torch.Generator().manual_seed(0))
     >>> [name for name, weight in noisy.weights.items() if not torch.equal(weight, start.weights[name])]
     ['weight_hh_cell']
-    >>> noisy.error_bound  # nothing is promised of it
+    >>> noisy.error_bound
     inf
     """
     if not isinstance(generator, torch.Generator):
@@ -66,6 +77,11 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
     weights = dict(construction.weights)
     if perturbation.kind in ("rotation", "modulus"):
         name = "weight_hh_cell"
+        if perturbation.weights is not None and list(perturbation.weights) != [name]:
+            raise IgnoredOption(
+                "perturbation.weights",
+                f"perturbation.weights must be null with kind={perturbation.kind}, which acts on {name}, got {list(perturbation.weights)}; use null",
+            )
         weights[name] = _turn(construction, perturbation, generator)
     else:
         for name in _chosen(construction, perturbation):
@@ -74,7 +90,7 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
 
 
 def _chosen(construction: Construction, perturbation: Perturbation) -> list[str]:
-    """Names of the weights to perturb, each once, in the order of the patterns."""
+    """Return the names of the weights to perturb, each once, in the order of the patterns."""
     patterns = perturbation.weights
     if patterns is None:
         if perturbation.kind == "unit":
@@ -111,7 +127,7 @@ def _add_noise(construction: Construction, name: str, perturbation: Perturbation
 
 
 def _turn(construction: Construction, perturbation: Perturbation, generator: torch.Generator) -> Tensor:
-    """Each oscillator's block R becomes R times a rotation, or R times a number."""
+    """Return weight_hh_cell with each oscillator's block multiplied by a rotation, or by a number."""
     weight = construction.weights["weight_hh_cell"].clone()
     gen = construction.blocks.get("gen") or construction.blocks.get("resonator")
     if gen is None:

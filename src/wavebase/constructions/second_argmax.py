@@ -1,4 +1,4 @@
-"""A ReLU net, written by hand, that finds the position of the second largest of n numbers, exactly, if that is not negative.
+"""A handwritten ReLU net that finds the position of the second largest of n numbers, exactly unless it is negative.
 
 Let m be the largest number but x_i itself ("leave one out"). The score x_i + 2 m is largest at the second largest
 number: there it is x_(2) + 2 x_(1), at the largest x_(1) + 2 x_(2), at any other x_i + 2 x_(1). Units, at step t:
@@ -9,12 +9,12 @@ number: there it is x_(2) + 2 x_(1), at the largest x_(1) + 2 x_(2), at any othe
     before     1            max of all numbers up to t - 1
     negative   1            relu(-x_t), so that x_t = value_0 - negative
 
-Every one is the ReLU of a linear map of the units before and of x_t, without biases, because relu(m - x) + x =
-max(m, x). The state that starts at zero stands for numbers that are zero, which is why the second largest must not be
-negative. Subtracting 2 x_t, common to all scores, makes the scores linear in the units. 2n + 2 units: n = 7 needs 16.
+Every unit is the ReLU of a linear map of the previous units and of x_t, without biases, because relu(m - x) + x =
+max(m, x). The zero initial state stands for numbers that are zero, so the second largest must not be negative.
+Subtracting 2 x_t, common to all scores, makes the scores linear in the units. There are 2n + 2 units: 16 for n = 7.
 
-Idea of the leave-one-out score: AlgZoo's handcrafted net for n = 10 (22 units, with the same condition); this layout
-holds for any n.
+The leave-one-out score is from AlgZoo's handcrafted net for n = 10 (22 units, the same condition); this layout holds for
+any n.
 """
 
 from __future__ import annotations
@@ -26,10 +26,18 @@ from torch import Tensor
 
 
 def second_argmax_construction(n: int, sharpness: float = 1.0) -> tuple[dict[str, Tensor], dict[str, slice]]:
-    """Weights of a ReLU net whose largest logit is at the second largest of n numbers, and its units by name.
+    """Build a ReLU net whose largest logit is at the second largest of n numbers.
 
-    Returns weight_ih [H, 1], weight_hh [H, H], readout.weight [n, H] in float64, H = 2n + 2, logits being `sharpness`
-    times the scores; and the blocks value, others, top, before, negative. Raises ValueError for n < 2.
+    Args:
+        n: Numbers that are read.
+        sharpness: Logits are `sharpness` times the scores.
+
+    Returns:
+        weight_ih [H, 1], weight_hh [H, H] and readout.weight [n, H] in float64, H = 2n + 2; and the units of the blocks
+        value, others, top, before, negative.
+
+    Raises:
+        ValueError: For n < 2.
     """
     if n < 2:
         raise ValueError(f"T must be at least 2 numbers for a second largest one, got {n}; use T=7")
@@ -47,7 +55,7 @@ def second_argmax_construction(n: int, sharpness: float = 1.0) -> tuple[dict[str
     for j in range(1, n):
         w_hh[j, j - 1] = 1
     w_ih[others:before] = w_ih[negative] = -1
-    newest = torch.zeros(H, dtype=torch.float64)  # reads x of the step before
+    newest = torch.zeros(H, dtype=torch.float64)  # reads x of the previous step
     newest[0], newest[negative] = 1, -1
     w_hh[others, before] = 1  # all numbers but the newest of the step before
     for to, source in [(others + j, others + j - 1) for j in range(1, n - 1)] + [(top, top), (before, top)]:
@@ -64,17 +72,17 @@ def second_argmax_construction(n: int, sharpness: float = 1.0) -> tuple[dict[str
 
 
 def second_argmax_units(weights: Mapping[str, Tensor], blocks: Mapping[str, slice]) -> dict[str, Tensor]:
-    """The natural size of every entry, drive of its row over level of its column (`constructions.construction.unit_scales`).
+    """Return the natural size of every entry, the drive of its row over the peak of its column (`unit_scales`).
 
-    Numbers within 1 reach 1 in every unit, and 2 in those that hold a difference; a net without biases has the same
-    units, but for one common factor, for numbers within any bound.
+    Numbers within 1 reach 1 in every unit, and 2 in those that hold a difference. Without biases, another bound on the
+    numbers changes all of these by one common factor only.
     """
-    level = torch.ones(len(weights["weight_hh"]), dtype=torch.float64)
-    level[blocks["others"]] = level[blocks["top"]] = 2
-    drive = weights["weight_hh"].abs() @ level + weights["weight_ih"].abs()[:, 0]
-    read = weights["readout.weight"].abs() @ level
+    peak = torch.ones(len(weights["weight_hh"]), dtype=torch.float64)
+    peak[blocks["others"]] = peak[blocks["top"]] = 2
+    drive = weights["weight_hh"].abs() @ peak + weights["weight_ih"].abs()[:, 0]
+    read = weights["readout.weight"].abs() @ peak
     return {
         "weight_ih": drive[:, None],
-        "weight_hh": drive[:, None] / level,
-        "readout.weight": read[:, None] / level,
+        "weight_hh": drive[:, None] / peak,
+        "readout.weight": read[:, None] / peak,
     }

@@ -1,19 +1,19 @@
-"""What may be done to the weights of an LSTM with a linear readout and leaves its function unchanged.
+"""Changes of an LSTM's weights, with a linear readout, that leave its function unchanged.
 
-Exactly, for any weights: the discrete group B2 wr S_n. With a signed input gate a unit's c' = f c + i g stays itself if its
-input and cell rows are swapped or both negated, and changes sign with everything else that holds or reads it (hidden_0,
-cell_0, its columns in the four recurrent matrices and the readout) if one of them is negated; these are the 8 signed
-permutations of the pair (i, g). Units may be permuted. A sigmoid input gate leaves the negation of g, and Z2 wr S_n.
+The discrete group B2 wr S_n, exact for any weights. With a signed input gate, a unit's c' = f c + i g does not change if
+its input and cell rows are swapped or both negated. If one of them is negated, it changes sign with everything else that
+holds or reads it (hidden_0, cell_0, its columns in the four recurrent matrices and the readout). These are the 8 signed
+permutations of the pair (i, g). Units may be permuted. With a sigmoid input gate only the negation of g remains: Z2 wr S_n.
 
-In the linear regime (every tanh the identity), for nets of the spectral kind: a continuous group, whose moves by name are
+A continuous group in the linear regime (every tanh the identity), for nets of the spectral kind. Its moves by name:
 
     gen, clock, late, resonator, delay   GL(n) on a block that is linear through its cell rows: h -> S h, readers times S^-1
-    sum       GL(n) through the input rows; those of the cell differ by a factor only, so D^-1 S D with D the input weights
+    sum       GL(n) through the input rows; the cell rows differ by a factor only, so D^-1 S D with D the input weights
     balance   per sum unit, input row times e^s, cell row times e^-s
-    pair      GL(2) per quadrature pair of prod: input rows times M, cell rows times M^-T. The sum of products that spec
-              reads is a bilinear form of the two, so the O(2) of re^2 + im^2 is only a part of it
+    pair      GL(2) per quadrature pair of prod: input rows times M, cell rows times M^-T. spec reads a sum of products,
+              a bilinear form of the two, so the O(2) of re^2 + im^2 is only a part of it
     prod, spec    per unit, cell row times e^s, readers times e^-s
-    bias      b_ih + d, b_hh - d: exact, in every regime
+    bias      b_ih + d, b_hh - d: exact in every regime
 
 tanh breaks all but the last, relative to the function at the order of the square of its largest argument.
 """
@@ -37,8 +37,11 @@ KINDS = (*CELL_LINEAR, "sum", "balance", "pair", "prod", "spec", "bias")
 class Element:
     """An element of B2 wr S_n: unit n of the result is unit permutation[n], changed.
 
-    permutation: integers [H]; swap: booleans [H], input and cell rows exchanged; then sign_input, sign_cell, +1 or -1
-    [H], multiply the rows. The state changes by sign_input * sign_cell.
+    Attributes:
+        permutation: Integers [H].
+        swap: Whether input and cell rows are exchanged, booleans [H].
+        sign_input: +1 or -1 [H], multiplies the input row after the swap.
+        sign_cell: The same for the cell row. The state is multiplied by sign_input * sign_cell.
     """
 
     permutation: Tensor
@@ -48,11 +51,11 @@ class Element:
 
     @property
     def sign_state(self) -> Tensor:
-        """What multiplies each unit's state, [H]."""
+        """The factor of each unit's state, +1 or -1 [H]."""
         return self.sign_input * self.sign_cell
 
     def then(self, second: Element) -> Element:
-        """The element that acts like this one and then `second`."""
+        """Return the element that acts like this one and then `second`."""
         p, swap = second.permutation, second.swap
         return Element(
             self.permutation[p],
@@ -62,20 +65,20 @@ class Element:
         )
 
     def inverse(self) -> Element:
-        """The element that undoes this one."""
+        """Return the element that undoes this one."""
         p = self.permutation.argsort()
         swap, sign_input, sign_cell = self.swap[p], self.sign_input[p], self.sign_cell[p]
         return Element(p, swap, torch.where(swap, sign_cell, sign_input), torch.where(swap, sign_input, sign_cell))
 
 
 def identity_element(H: int) -> Element:
-    """The element of H units that changes nothing."""
+    """Return the element of H units that changes nothing."""
     sign_input, sign_cell = torch.ones(2, H, dtype=torch.float64)
     return Element(torch.arange(H), torch.zeros(H, dtype=torch.bool), sign_input, sign_cell)
 
 
 def random_element(H: int, generator: torch.Generator, input_gate: InputGate = "tanh") -> Element:
-    """A uniformly random element for H units; with input_gate=sigmoid of Z2 wr S_n."""
+    """Draw a uniformly random element for H units, of Z2 wr S_n with input_gate=sigmoid."""
     permutation = torch.randperm(H, generator=generator)
     bits = torch.randint(2, (3, H), generator=generator)
     if input_gate == "sigmoid":
@@ -85,7 +88,7 @@ def random_element(H: int, generator: torch.Generator, input_gate: InputGate = "
 
 
 def act(element: Element, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights (names as in `Construction`) of the same function in the element's coordinates; no rounding."""
+    """Return the weights (names as in `Construction`) in the element's coordinates, without rounding."""
     p, changed = element.permutation, {}
     rows = {"input": (element.sign_input, "cell"), "cell": (element.sign_cell, "input")}
     for name, weight in weights.items():
@@ -109,16 +112,23 @@ def act(element: Element, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def linear_kinds(blocks: Mapping[str, slice]) -> tuple[str, ...]:
-    """The continuous moves that a net with these blocks has."""
+    """Return the names of the continuous moves that a net with these blocks has."""
     owner = {"balance": "sum", "pair": "prod"}
     return tuple(kind for kind in KINDS if kind == "bias" or owner.get(kind, kind) in blocks)
 
 
 def linear_move(construction: Construction, kind: str, size: float, generator: torch.Generator) -> Construction:
-    """The construction moved at random along one of its `linear_kinds`, finitely far.
+    """Move a construction at random and finitely far along one of its `linear_kinds`.
 
-    size: of the generator of the move. Matrices S and M are exponentials of size * normal / sqrt(n), scalings of
-    size * normal; bias moves by size * normal. Raises ValueError for a kind that the construction lacks.
+    Args:
+        construction: Stays as it is.
+        kind: Name of the move.
+        size: Of the move's generator. The matrices S and M are exponentials of size * normal / sqrt(n), scalings are
+            exponentials of size * normal; bias moves by size * normal.
+        generator: Of the numbers, drawn in float64.
+
+    Raises:
+        ValueError: For a kind that the construction lacks.
     """
     shape = _parameters(construction.blocks, kind, construction.hidden_size)
     draw = torch.randn(shape, generator=generator, dtype=torch.float64) * size
@@ -131,11 +141,19 @@ def linear_move(construction: Construction, kind: str, size: float, generator: t
 def tangent(
     weights: Mapping[str, Tensor], blocks: Mapping[str, slice], kinds: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """Directions in which the continuous moves leave from `weights`: by kind, float64 [directions, parameters].
+    """Compute the directions of the continuous moves at some weights.
 
-    Parameters in the order of `flatten(weights)`, one direction for each entry of a move's generator, not normalised.
-    kinds: some of `linear_kinds(blocks)`, by default all. At T = 8: 808 independent directions of 13,784 parameters, 90 MB.
-    Of weights that `act` has moved, the directions are those of the aligned weights, moved likewise.
+    At T = 8 there are 808 independent directions of 13,784 parameters, 90 MB. For weights that `act` has moved, take
+    those of the aligned weights and move them likewise.
+
+    Args:
+        weights: By the names of `Construction`.
+        blocks: Units by name.
+        kinds: Some of `linear_kinds(blocks)`; None for all.
+
+    Returns:
+        By kind, float64 [directions, parameters]: one direction for each entry of a move's generator, not normalised,
+        with parameters in the order of `flatten(weights)`.
     """
     start, directions = _double(weights), {}
     H = start["hidden_0"].numel()
@@ -150,7 +168,7 @@ def tangent(
 
 
 def flatten(weights: Mapping[str, Tensor]) -> Tensor:
-    """All weights as one vector, in the mapping's order."""
+    """Return all weights as one vector, in the mapping's order."""
     return torch.cat([weight.flatten() for weight in weights.values()])
 
 
@@ -159,7 +177,7 @@ def _double(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parameters(blocks: Mapping[str, slice], kind: str, H: int) -> tuple[int, ...]:
-    """Shape of a move's generator. Raises ValueError for a kind that the blocks do not allow."""
+    """Return the shape of a move's generator. Raise ValueError for a kind that the blocks do not allow."""
     if kind not in linear_kinds(blocks):
         raise ValueError(f"kind must be a move of these blocks, got {kind!r}; use {', '.join(linear_kinds(blocks))}")
     if kind == "bias":
@@ -172,7 +190,7 @@ def _parameters(blocks: Mapping[str, slice], kind: str, H: int) -> tuple[int, ..
 def _move(
     weights: Mapping[str, Tensor], blocks: Mapping[str, slice], kind: str, parameters: Tensor
 ) -> dict[str, Tensor]:
-    """h -> E h, input rows times `of_input`, cell rows times `of_cell`, readers times E^-1; differentiable."""
+    """Map h to E h: input rows times `of_input`, cell rows times `of_cell`, readers times E^-1. Differentiable."""
     if kind == "bias":
         shift = dict(zip(GATES, parameters, strict=True))
         return {
@@ -218,7 +236,7 @@ def _move(
 
 
 def _embed(matrix: Tensor, units: slice, H: int) -> Tensor:
-    """The identity of H units with `matrix` at `units`."""
+    """Return the identity of H units with `matrix` at `units`."""
     inner = matrix - torch.eye(len(matrix), dtype=matrix.dtype)
     return torch.eye(H, dtype=matrix.dtype) + torch.nn.functional.pad(
         inner, (units.start, H - units.stop, units.start, H - units.stop)

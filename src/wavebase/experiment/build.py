@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import STATE_NAMES
+from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.start import measure_curvatures, predicted_noise_error
@@ -122,9 +124,24 @@ def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
         raise RecordsError(
             f"{folder.path} must hold a run's checkpoints, got one without its learning rate; run it again with the same command"
         )
-    components = build_components(cfg, rate, curvatures)
+    while True:
+        try:
+            components = build_components(cfg, rate, curvatures)
+            break
+        except ConfigError as error:
+            if not isinstance(error.__cause__, IgnoredOption):
+                raise
+            # version 0.1 accepted options without effect
+            cfg = dataclasses.replace(cfg, model=_without(cfg.model, error.__cause__.key))
     load_net(components.net, state, folder)
     return cfg, components
+
+
+def _without(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a mapping without a dotted key."""
+    first, _, rest = key.partition(".")
+    kept = {name: value for name, value in node.items() if name != first}
+    return kept | {first: _without(node[first], rest)} if rest else kept
 
 
 def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:

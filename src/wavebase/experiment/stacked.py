@@ -12,9 +12,9 @@ import torch
 
 from wavebase.experiment.runner import Job, prepare, train_and_finish
 from wavebase.experiment.session import Session
+from wavebase.limits import available_memory, raise_descriptor_limit, spare_descriptors
 from wavebase.recurrence.native import build
 from wavebase.training.interruption import Interruption
-from wavebase.training.limits import available_memory, raise_descriptor_limit, spare_descriptors
 from wavebase.training.stacking import activation_bytes
 from wavebase.training.workers import run_in_processes
 

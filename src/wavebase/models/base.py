@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from wavebase.constructions.construction import Construction
+from wavebase.limits import check_memory
+
+TRAINING_COPIES = 4  # of the weights: themselves, their gradients, and two numbers for each that an optimiser keeps
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Model(Protocol):
@@ -43,8 +48,38 @@ class NamedModel(nn.Module):
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
 
+def build_within_memory(make: Callable[[], Net], remedy: str) -> Net:
+    """Return `make()`, after a sketch of it without storage has shown that there is memory to train it.
+
+    Args:
+        make: Builds the net. It is called twice, so it must not draw random numbers.
+        remedy: How to make the net smaller, for the message.
+
+    Raises:
+        ValueError: If its weights, gradients and optimiser state need more memory than is free.
+    """
+    with torch.device("meta"):
+        sketch = make()
+    needed = TRAINING_COPIES * sum(tensor.nbytes for tensor in (*sketch.parameters(), *sketch.buffers()))
+    check_memory(needed, f"model of {sum(p.numel() for p in sketch.parameters())} weights", remedy)
+    return make()
+
+
+def split_gates(packed: Iterable[tuple[str, Tensor]], gates: Sequence[str]) -> dict[str, Tensor]:
+    """Return one matrix per gate, named `<name>_<gate>` and detached, of matrices that hold all gates' rows in order."""
+    return {
+        f"{name}_{gate}": part.detach()
+        for name, matrix in packed
+        for gate, part in zip(gates, matrix.chunk(len(gates)), strict=True)
+    }
+
+
+def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
+    """Return uniform numbers in [-bound, bound] in float64, so that nets of every dtype start alike."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+
+
 def draw_uniform(net: nn.Module, bound: float, generator: torch.Generator) -> None:
-    """Set every parameter to uniform numbers in [-bound, bound], drawn in float64: the same for every dtype."""
+    """Set every parameter of the net to numbers of `uniform`, in order."""
     for parameter in net.parameters():
-        draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-        parameter.data.copy_(draw)
+        parameter.data.copy_(uniform(parameter.shape, bound, generator))

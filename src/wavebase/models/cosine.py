@@ -1,4 +1,4 @@
-"""The trainable cosine transform: analysis and resynthesis of a window, one class whose start is exact, perturbed or random."""
+"""The trainable cosine transform: analysis and resynthesis of a window; its start is exact, perturbed or random."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from wavebase.constructions.cosine import (
     AMPLITUDES,
     OFFSETS,
+    check_frequency_scale,
     exact_cosine_weights,
     perturb_frequencies,
     random_cosine_weights,
 )
+from wavebase.constructions.options import refuse_ignored
+from wavebase.limits import check_memory
 from wavebase.models.base import NamedModel
 from wavebase.registry import registered
 from wavebase.spectrum import cosine_basis, sample_amplitudes
@@ -23,9 +26,12 @@ from wavebase.spectrum import cosine_basis, sample_amplitudes
 class CosineTransform(NamedModel):
     """y = synthesise(analyse(x)) with trainable frequencies and four trainable amplitudes, for windows of N samples.
 
-    Maps [batch, N] to [batch, N]. weights: by name, see `constructions.cosine`; they become its parameters. Inputs are
-    cast to its dtype. The product of the two transforms is never formed: it would cost M N^2 instead of 2 batch M N.
-    Raises ValueError for inputs of another shape.
+    Maps [batch, N] to [batch, N], cast to its dtype. The product of the two transforms is never formed: it would cost
+    M N^2 instead of 2 batch M N.
+
+    Args:
+        weights: The parameters by name, see `constructions.cosine`.
+        N: Window, samples.
     """
 
     offset_analysis: nn.Parameter
@@ -40,19 +46,26 @@ class CosineTransform(NamedModel):
             self.register_parameter(name, nn.Parameter(weights[name].clone()))
 
     def forward(self, signal: Tensor) -> Tensor:
-        """The reconstruction: [batch, N] to [batch, N]."""
+        """Return the reconstruction: [batch, N] to [batch, N].
+
+        Raises:
+            ValueError: For inputs of another shape.
+        """
         basis = cosine_basis(self.offset_analysis, self.N)
         return self._synthesise(self._analyse(signal, basis), basis if self.tied else self._synthesis_basis())
 
     def analyse(self, signal: Tensor) -> Tensor:
-        """Coefficients X: [batch, N] to [batch, M]. At the exact start the orthonormal DCT-III."""
+        """Return the coefficients X: [batch, N] to [batch, M]. At the exact start the orthonormal DCT-III."""
         return self._analyse(signal, cosine_basis(self.offset_analysis, self.N))
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
-        """Signal y: [batch, M] to [batch, N]. At the exact start the orthonormal DCT-II."""
+        """Return the signal y: [batch, M] to [batch, N]. At the exact start the orthonormal DCT-II."""
         return self._synthesise(coefficients.to(self.offset_analysis.dtype), self._synthesis_basis())
 
     def _analyse(self, signal: Tensor, basis: Tensor) -> Tensor:
+        if not isinstance(signal, Tensor) or signal.is_complex():
+            got = signal.dtype if isinstance(signal, Tensor) else type(signal).__name__
+            raise ValueError(f"signal must be a real tensor [batch, N], got {got}; use torch.as_tensor")
         if signal.ndim != 2 or signal.shape[1] != self.N:
             raise ValueError(
                 f"signal must be [batch, N] with N={self.N}, got {list(signal.shape)}; cut it into windows of N samples"
@@ -69,12 +82,23 @@ class CosineTransform(NamedModel):
 def cosine_transform(
     N: int, M: int | None = None, *, tied: bool = False, dtype: torch.dtype = torch.float32
 ) -> CosineTransform:
-    """A trainable cosine transform and its inverse at their exact start: the identity on windows of N samples, to rounding.
+    """Build a trainable cosine transform and its inverse, at the start the identity on windows of N samples.
 
-    Maps [batch, N] to [batch, N]; `analyse` is the orthonormal DCT-III, `synthesise` the DCT-II (for M = N). M: number
-    of frequencies, None for N. tied: one frequency vector for both. Raises ValueError unless N >= 2 and 1 <= M <= N.
+    The net maps [batch, N] to [batch, N], exact to rounding. For M = N, `analyse` is the orthonormal DCT-III and
+    `synthesise` the DCT-II.
+
+    Args:
+        N: Window, samples, at least 2.
+        M: Number of frequencies, 1..N; None for N.
+        tied: One frequency vector for both transforms.
+        dtype: Of the parameters and of all arithmetic.
+
+    Raises:
+        ValueError: For an N or M outside its range, or a basis that does not fit into memory.
     """
-    return CosineTransform(exact_cosine_weights(N, M, tied, dtype), N)
+    weights = exact_cosine_weights(N, M, tied, dtype)
+    _check_size(weights, N)
+    return CosineTransform(weights, N)
 
 
 @registered
@@ -89,15 +113,32 @@ def build(
     start: Literal["exact", "perturbed", "random"] = "exact",
     frequency_scale: float = 0.1,
 ) -> CosineTransform:
-    """The net of a run. frequency_scale: of start=perturbed, the largest error of a frequency, in bins (pi/N)."""
+    """Build the net of a run.
+
+    Args:
+        M: Number of frequencies, 1..N; None for N.
+        tied: One frequency vector for both transforms.
+        start: What the weights are, see `constructions.cosine`.
+        frequency_scale: With start=perturbed, the largest error of a frequency in bins (pi/N radians per sample).
+
+    Raises:
+        ValueError: For what cannot be built, and for options that would have no effect.
+    """
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
+    check_frequency_scale(frequency_scale)
+    if start != "perturbed":
+        refuse_ignored("unless model.start=perturbed", "leave it out", ("frequency_scale", frequency_scale, 0.1))
     weights = exact_cosine_weights(N, M, tied, dtype)
-    moved = perturb_frequencies(
-        weights, N, frequency_scale, perturbation_generator
-    )  # its checks hold whatever the start
+    _check_size(weights, N)
     if start == "perturbed":
-        weights = moved
+        weights = perturb_frequencies(weights, N, frequency_scale, perturbation_generator)
     elif start == "random":
         weights = random_cosine_weights(weights, init)
     return CosineTransform(weights, N)
+
+
+def _check_size(weights: Mapping[str, Tensor], N: int) -> None:
+    """Refuse a basis [M, N] that does not fit into memory: each of two transforms holds three such matrices."""
+    offset = weights[OFFSETS[0]]
+    check_memory(6 * offset.element_size() * len(offset) * N, f"a basis of {len(offset)} x {N}", "use a smaller T or M")

@@ -1,5 +1,4 @@
-"""A net that learns the prior and leaves the inference exact: its forecast is that of a Gaussian process whose spectrum
-it chooses for each signal.
+"""A forecaster that learns the prior and leaves the inference exact: a Gaussian process with a spectrum for each signal.
 
 Letters: B signals, N lookback, H horizon, P periods, W width.
 """
@@ -13,22 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.models import toeplitz
-from wavebase.models.base import NamedModel, draw_uniform
-from wavebase.models.linear_forecasters import check_periods
+from wavebase.models.base import NamedModel, build_within_memory, draw_uniform
+from wavebase.models.harmonics import check_periods
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 from wavebase.signals.harmonics import sinusoids
 
-LEAST_NOISE = 1e-4  # of the signal's variance: float32 solves 100 samples with it, and more need more
+LEAST_NOISE = 1e-4  # of the signal's variance: enough to solve 100 samples in float32; longer signals need more
 
 
 class LearnedPrior(NamedModel):
-    """Sparse Bayes, unrolled and learned. At every stage: a power gamma_p for each period and one for the noise; the
-    exact solution C^-1 x under them; what it says about every period (matched power q_p = |D_p^T C^-1 x|^2 and the
-    posterior amplitude gamma_p^2 q_p); a residual block that reads this and corrects the logarithms of all powers. The
-    forecast is the posterior mean under the last powers, plus a linear readout of the block's state, zero at the start.
+    """Sparse Bayes, unrolled and learned.
 
-    The first stage's powers are the same for all signals, so that the untrained net is ridge regression on the
+    Every stage has a power gamma_p for each period and one for the noise. It computes the exact solution C^-1 x under
+    them, and from it the matched power q_p = |D_p^T C^-1 x|^2 and the posterior amplitude gamma_p^2 q_p of each period.
+    A residual block reads these and corrects the logarithms of all powers. The forecast is the posterior mean under the
+    last powers, plus a linear readout of the block's state that is zero at the start.
+
+    The powers of the first stage are the same for all signals, so the untrained net is ridge regression on the
     dictionary. With the right powers it would be the forecaster that knows the true periods.
     """
 
@@ -69,9 +70,12 @@ class LearnedPrior(NamedModel):
         self.readout = nn.Linear(width, horizon, dtype=dtype)
 
     def forward(self, past: Tensor) -> Tensor:
-        """[B, N] to [B, H]."""
+        """Return the forecast [B, H] of a past [B, N]."""
         past = past.to(self.log_power.dtype)
-        log_power, log_noise = self.log_power, self.log_noise[None]  # of all signals; later stages: of each
+        log_power, log_noise = (
+            self.log_power,
+            self.log_noise[None],
+        )  # the same for all signals; later stages have one of each
         state = self.embed(past)
         for read, block, correct in zip(self.read, self.block, self.correct, strict=True):
             solved, _ = self._solved(log_power, log_noise, past)
@@ -87,13 +91,13 @@ class LearnedPrior(NamedModel):
         return toeplitz.forecast(correlation, solved) + self.readout(state)
 
     def _solved(self, log_power: Tensor, log_noise: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """C^-1 x [B, N], and the correlations of the signal without noise at lags 0..N+H-1, [..., N + H]."""
+        """Return C^-1 x [B, N], and the correlations of the signal without noise at lags 0..N+H-1, [..., N + H]."""
         correlation = log_power.exp() @ self.cosines
         N = past.shape[-1]
         power = correlation[..., :1]
         least = max(LEAST_NOISE, toeplitz.least_noise(N, past.dtype))
         column = torch.cat([power * (1 + least) + log_noise.exp(), correlation[..., 1:N]], -1)
-        if log_power.ndim == 1:  # one covariance for all signals: factorised once
+        if log_power.ndim == 1:  # one covariance for all signals is factorised once
             factor = torch.linalg.cholesky(toeplitz.covariance(column))
             return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)
         return toeplitz.solve(column, past), correlation
@@ -111,13 +115,24 @@ def build(
     width: int = 512,
     weights: str | None = None,
 ) -> LearnedPrior:
-    """The net of a run, at the start ridge regression on the dictionary, or with `weights` what the run in that folder ended
-    as. Drawn in float64: float32 and float64 nets start alike."""
+    """Build the net of a run. At the start it is ridge regression on the dictionary; all dtypes start alike.
+
+    Args:
+        periods: Shortest and longest of the dictionary, samples.
+        stages: Corrections of the powers.
+        width: Units of each stage's residual block, W.
+        weights: A run's folder whose last checkpoint is the start.
+
+    Raises:
+        ValueError: For sizes below 1, and for a folder without checkpoints of a net of these sizes.
+    """
     check_periods(periods)
     for name, value in (("stages", stages), ("width", width)):
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
-    net = LearnedPrior(lookback, horizon, periods, stages, width, dtype)
+    net = build_within_memory(
+        lambda: LearnedPrior(lookback, horizon, periods, stages, width, dtype), "use a smaller T or model.width"
+    )
     zero_at_start = [net.readout]
     for part in (*net.block, *net.correct):
         zero_at_start.append(list(part.children())[-1])
@@ -130,5 +145,10 @@ def build(
         steps = run.checkpoint_steps()
         if not steps:
             raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
-        net.load_state_dict(run.load_checkpoint(steps[-1])["net"])
+        try:
+            net.load_state_dict(run.load_checkpoint(steps[-1])["net"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names and shapes
+            raise ValueError(
+                f"model.weights must be a run of model=learned_prior with the same T, horizon, periods, stages and width, got {weights} with others; use null"
+            ) from error
     return net

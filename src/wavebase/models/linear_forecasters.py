@@ -7,33 +7,33 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavebase.limits import check_memory
 from wavebase.models.base import NamedModel
+from wavebase.models.harmonics import check_periods, dictionary
 from wavebase.registry import registered
-from wavebase.signals.harmonics import sinusoids
 
 
 class LinearForecaster(NamedModel):
-    """y = W x: [batch, lookback] to [batch, horizon]. W, `weight`, [horizon, lookback], starts at a known forecaster and
-    may be trained away from it."""
+    """y = W x. W, the parameter `weight` [horizon, lookback], starts at a known forecaster and may be trained."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float64):
         super().__init__()
         self.weight = nn.Parameter(weight.to(dtype).clone(memory_format=torch.contiguous_format))
 
     def forward(self, past: Tensor) -> Tensor:
-        """[batch, lookback] to [batch, horizon]."""
+        """Return the forecast [batch, horizon] of a past [batch, lookback]."""
         return past.to(self.weight.dtype) @ self.weight.mT
 
 
 @registered
 def zero(lookback: int, horizon: int, dtype: torch.dtype) -> LinearForecaster:
-    """The forecast 0."""
+    """Build the forecast 0."""
     return LinearForecaster(torch.zeros(horizon, lookback), dtype)
 
 
 @registered
 def last(lookback: int, horizon: int, dtype: torch.dtype) -> LinearForecaster:
-    """The last value, for ever."""
+    """Build the forecast that repeats the last value."""
     return LinearForecaster((torch.arange(lookback) == lookback - 1).double().expand(horizon, -1), dtype)
 
 
@@ -41,18 +41,24 @@ def last(lookback: int, horizon: int, dtype: torch.dtype) -> LinearForecaster:
 def dft(
     lookback: int, horizon: int, dtype: torch.dtype, *, window: Literal["none", "hamming"] = "none"
 ) -> LinearForecaster:
-    """Every bin's sinusoid continued past the lookback; see `dft_components`."""
+    """Build the forecast that continues the sinusoid of every bin; window: see `dft_components`."""
+    _check_size(lookback)
     amplitude, frequency = dft_components(torch.eye(lookback, dtype=torch.float64), window)
     angle = 2 * torch.pi * torch.outer(torch.arange(lookback, lookback + horizon, dtype=torch.float64), frequency)
     return LinearForecaster((torch.polar(torch.ones_like(angle), angle) @ amplitude.mT).real, dtype)
 
 
 def dft_components(signal: Tensor, window: Literal["none", "hamming"] = "none") -> tuple[Tensor, Tensor]:
-    """Complex amplitudes [..., N//2 + 1] and frequencies in cycles per sample [N//2 + 1] of x(t) = Re sum_k c_k exp(2 pi i k t / N).
+    """Return amplitudes c and frequencies of x(t) = Re sum_k c_k exp(2 pi i k t / N).
 
-    signal: [..., N], N odd or even. c_k = X_k / N, doubled except at DC and, for even N, at Nyquist, which have no
-    conjugate partner. With the (periodic) Hamming window the signal is weighted first, and amplitudes are divided by the
-    window's mean, so that a sinusoid on a bin keeps its amplitude.
+    Args:
+        signal: [..., N], N odd or even.
+        window: hamming weights the signal with the periodic Hamming window and divides amplitudes by the window's
+            mean, so that a sinusoid on a bin keeps its amplitude.
+
+    Returns:
+        c_k = X_k / N, complex [..., N//2 + 1], doubled except at DC and, for even N, at Nyquist, which have no
+        conjugate partner; and frequencies in cycles per sample, [N//2 + 1].
     """
     N = signal.shape[-1]
     if window == "hamming":
@@ -75,27 +81,36 @@ def dictionary_ridge(
     periods: tuple[int, int] = (2, 99),
     noise: float = 0.0,
     ridge: float | None = None,
+    remove_mean: bool = False,
 ) -> LinearForecaster:
-    """The cosines and sines of all whole periods, fitted to the lookback by ridge regression and continued.
+    """Build the fit of all whole periods' cosines and sines by ridge regression, continued.
 
-    W = D_future D_past^T (D_past D_past^T + ridge I)^-1, with D of columns cos and sin. It is the posterior mean for independent
-    Gaussian amplitudes of variance v and noise of variance ridge * v. ridge null: noise^2 / v, where v gives a signal
-    of variance 0.2, and at least 1e-11.
+    W = D_future D_past^T (D_past D_past^T + ridge I)^-1, with D of columns cos and sin. It is the posterior mean for
+    independent Gaussian amplitudes of variance v and noise of variance ridge * v.
+
+    Args:
+        periods: Shortest and longest of the dictionary, samples.
+        noise: Standard deviation of the signal's noise, which sets the default of `ridge`.
+        ridge: None for noise^2 / v, where v gives a signal of variance 0.2, and at least 1e-11.
+        remove_mean: Take the mean out of the past, fit a constant too, and add the mean to the forecast. Configurations
+            of version 0.1 lack it.
     """
     check_periods(periods)
-    atoms = sinusoids(periods, lookback + horizon).flatten(0, 1)
+    _check_size(max(lookback, periods[1] - periods[0]))
+    count = 2 * (periods[1] - periods[0] + 1)
+    atoms = dictionary(periods, lookback + horizon, remove_mean).flatten(0, 1)
     past, future = atoms[:, :lookback], atoms[:, lookback:]
     if ridge is None:
-        ridge = max(noise**2 * (len(atoms) / 2) / 0.2, 1e-11)
+        ridge = max(noise**2 * (count / 2) / 0.2, 1e-11)
     if not ridge > 0:
         raise ValueError(f"model.ridge must be positive, got {ridge}; use null")
     gram = past.mT @ past + ridge * torch.eye(lookback, dtype=torch.float64)
-    return LinearForecaster(torch.linalg.solve(gram, past.mT @ future).mT, dtype)
+    weight = torch.linalg.solve(gram, past.mT @ future).mT
+    if remove_mean:  # W (I - J) + J, where J takes the mean
+        weight = weight - weight.mean(1, keepdim=True) + 1 / lookback
+    return LinearForecaster(weight, dtype)
 
 
-def check_periods(periods: tuple[int, int]) -> None:
-    """Raises ValueError unless they are the shortest and the longest of a range of whole periods."""
-    if len(periods) != 2 or not 2 <= periods[0] <= periods[1]:
-        raise ValueError(
-            f"model.periods must be two whole numbers, 2 samples <= shortest <= longest, got {list(periods)}; use [2, 99]"
-        )
+def _check_size(N: int) -> None:
+    """Refuse matrices [N, N] that do not fit into memory: four in float64 are held at once."""
+    check_memory(4 * 8 * N**2, f"a forecaster of {N} samples", "use a smaller T or fewer model.periods")

@@ -1,17 +1,18 @@
-"""The recurrent forecasters of the public project, in their sizes: an LSTM, a GRU encoder and decoder, an MLP and a GRU.
+"""Recurrent forecasters in the sizes of the public project (`signals.harmonics`): an LSTM and two GRU decoders.
 
-Letters: B signals, N lookback, H horizon. All map the past [B, N] to the forecast [B, H], running freely on their own
-outputs; a pair (past, future [B, H]) shows them the true sample before each one that they predict.
+Letters: B signals, N lookback, H horizon. All map the past [B, N] to the forecast [B, H] and read their own outputs;
+with a pair (past, future [B, H]) they read the true sample before each one that they predict (teacher forcing).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from wavebase.models.base import draw_uniform
+from wavebase.models.base import Net, build_within_memory, draw_uniform, split_gates
 from wavebase.recurrence.cells import GATES, GRU_GATES, gru_step
 from wavebase.recurrence.lstm import lstm_sequence
 from wavebase.registry import registered
@@ -20,7 +21,7 @@ Inputs = Tensor | tuple[Tensor, Tensor]
 
 
 class _Cell(nn.Module):
-    """The parameters of torch.nn.LSTMCell or GRUCell for a scalar input, by the same names."""
+    """The parameters of torch.nn.LSTMCell or GRUCell for a scalar input, under the same names."""
 
     def __init__(self, gates: int, hidden_size: int, dtype: torch.dtype):
         super().__init__()
@@ -32,22 +33,18 @@ class _Cell(nn.Module):
         self.bias_hh = nn.Parameter(torch.empty(rows, dtype=dtype))
 
     def gru(self, x: Tensor, state: Tensor) -> Tensor:
-        """One step of torch.nn.GRUCell: [B], [B, units] to [B, units]."""
+        """Return the state after one step of torch.nn.GRUCell: [B], [B, units] to [B, units]."""
         return gru_step(x[..., None], state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 
     def named_weights(self, gates: tuple[str, ...], prefix: str = "") -> dict[str, Tensor]:
-        """One matrix a gate, detached."""
-        return {
-            f"{prefix}{name}_{gate}": part.detach()
-            for name, packed in self.named_parameters()
-            for gate, part in zip(gates, packed.chunk(len(gates)), strict=True)
-        }
+        """Return the weights, one matrix per gate, detached."""
+        return split_gates(((prefix + name, packed) for name, packed in self.named_parameters()), gates)
 
 
 class LSTMForecaster(nn.Module):
     """LSTM(1 -> 100) and a linear readout: every output predicts the sample after the one just read.
 
-    Shown the truth it returns all its predictions, [B, N + H - 1], the first after the first sample. 41,301 parameters.
+    With teacher forcing it returns all predictions, [B, N + H - 1], the first after the first sample. 41,301 parameters.
     """
 
     construction = None
@@ -59,7 +56,7 @@ class LSTMForecaster(nn.Module):
         self.readout = nn.Linear(hidden_size, 1, dtype=dtype)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """past to [B, H], or (past, future) to [B, N + H - 1]."""
+        """Return the forecast [B, H] of a past, or all predictions [B, N + H - 1] of (past, future)."""
         past, future = (inputs, None) if isinstance(inputs, Tensor) else inputs
         past = past.to(self.readout.weight.dtype)
         if future is not None:
@@ -73,12 +70,12 @@ class LSTMForecaster(nn.Module):
         return torch.cat(forecast, -1)
 
     def state_after(self, past: Tensor) -> Tensor:
-        """Hidden and cell state after the past, [B, 2 units]: what the first forecast is read from."""
+        """Return hidden and cell state after the past, [B, 2 units], from which the first forecast is read."""
         state = past.new_zeros(*past.shape[:-1], self.cell.hidden_size)
         return torch.cat(self._run(past, state, state)[1:], -1)
 
     def free_step(self, state: Tensor) -> Tensor:
-        """The state one sample later, when the net reads its own forecast."""
+        """Return the state one sample later, when the net reads its own forecast."""
         hidden, memory = state.chunk(2, -1)
         return torch.cat(self._run(self.readout(hidden), hidden, memory)[1:], -1)
 
@@ -88,12 +85,12 @@ class LSTMForecaster(nn.Module):
         return lstm_sequence(samples[..., None], hidden, memory, cell.weight_ih, cell.weight_hh, bias, "sigmoid")
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached."""
+        """Return the weights by canonical name, one matrix per gate, detached."""
         return self.cell.named_weights(GATES) | _detached(self, "readout")
 
 
 class _Decoder(nn.Module):
-    """A GRU that reads the sample before each step of the horizon, from a state that the encoder gives."""
+    """A GRU that starts from an encoder's state and reads the sample before each step of the horizon."""
 
     construction = None
     cell: _Cell
@@ -102,11 +99,11 @@ class _Decoder(nn.Module):
     feedback_gradient: bool
 
     def encode(self, past: Tensor) -> Tensor:
-        """[B, N] to the decoder's first state, [B, units]."""
+        """Return the decoder's first state [B, units] for a past [B, N]."""
         raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """past or (past, future) to [B, H]."""
+        """Return the forecast [B, H] of a past or of (past, future)."""
         past, future = (inputs, None) if isinstance(inputs, Tensor) else inputs
         past = past.to(self.cell.weight_hh.dtype)
         state, sample, forecast = self.encode(past), past[..., -1], []
@@ -119,17 +116,20 @@ class _Decoder(nn.Module):
         return torch.stack(forecast, -1)
 
     def state_after(self, past: Tensor) -> Tensor:
-        """[B, units]: what the first forecast is read from."""
+        """Return the state [B, units] from which the first forecast is read."""
         return self.cell.gru(past[..., -1], self.encode(past))
 
     def free_step(self, state: Tensor) -> Tensor:
-        """The state one sample later, when the net reads its own forecast."""
+        """Return the state one sample later, when the net reads its own forecast."""
         return self.cell.gru(self.head(state)[..., 0], state)
 
 
 class Seq2SeqGRU(_Decoder):
-    """GRU(1 -> 10) over the past; its last state beside |X| and angle X of the past's DFT is the state of GRUCell(1, 112);
-    head 112-56-1. 45,415 parameters for a lookback of 100."""
+    """GRU(1 -> 10) over the past, GRUCell(1, 112) over the horizon, head 112-56-1.
+
+    The decoder starts from the encoder's last state beside |X| and angle X of the past's DFT. 45,415 parameters for a
+    lookback of 100.
+    """
 
     feedback_gradient = True
 
@@ -142,21 +142,24 @@ class Seq2SeqGRU(_Decoder):
         self.head = _leaky_mlp((units, units // 2, 1), dtype)
 
     def encode(self, past: Tensor) -> Tensor:
-        """[B, N] to [B, units]."""
+        """Return the decoder's first state [B, units] for a past [B, N]."""
         state = past.new_zeros(*past.shape[:-1], self.encoder.hidden_size)
         for sample in past.unbind(-1):
             state = self.encoder.gru(sample, state)
         return torch.cat([state, *_polar_dft(past)], -1)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached."""
+        """Return the weights by canonical name, one matrix per gate, detached."""
         encoder = self.encoder.named_weights(GRU_GATES, "encoder.")
         return encoder | self.cell.named_weights(GRU_GATES) | _detached(self, "head")
 
 
 class MLPGRU(_Decoder):
-    """The past, |X| and angle X of its DFT (202 numbers) through 100-202-140 with LeakyReLU to the state of GRUCell(1, 140);
-    head 140-70-35-1. No gradient passes through outputs that are fed back. 141,573 parameters for a lookback of 100."""
+    """An MLP 202-100-202-140 with LeakyReLU gives the state of GRUCell(1, 140); head 140-70-35-1.
+
+    The MLP reads the past, |X| and angle X of its DFT. No gradient passes through outputs that are fed back. 141,573
+    parameters for a lookback of 100.
+    """
 
     feedback_gradient = False
 
@@ -169,16 +172,16 @@ class MLPGRU(_Decoder):
         self.head = _leaky_mlp((units, units // 2, units // 4, 1), dtype)
 
     def encode(self, past: Tensor) -> Tensor:
-        """[B, N] to [B, units]."""
+        """Return the decoder's first state [B, units] for a past [B, N]."""
         return self.mlp(torch.cat([past, *_polar_dft(past)], -1))
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached."""
+        """Return the weights by canonical name, one matrix per gate, detached."""
         return self.cell.named_weights(GRU_GATES) | _detached(self, "mlp") | _detached(self, "head")
 
 
 def _polar_dft(past: Tensor) -> tuple[Tensor, Tensor]:
-    """|X| / sqrt N, of the size of the samples, and the angle of X, both [B, N//2 + 1]."""
+    """Return |X| / sqrt N, of the size of the samples, and the angle of X, both [B, N//2 + 1]."""
     spectrum = torch.fft.rfft(past, norm="ortho")
     return spectrum.abs(), spectrum.angle()
 
@@ -194,34 +197,32 @@ def _detached(net: nn.Module, part: str) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.detach() for name, value in net.get_submodule(part).named_parameters()}
 
 
-def _started(net: nn.Module, init: torch.Generator) -> None:
-    """torch's own random start, uniform in +-1/sqrt(units or inputs), drawn in float64: all dtypes start alike."""
+def _build(make: Callable[[], Net], init: torch.Generator) -> Net:
+    """Build a net at torch's own random start, uniform in +-1/sqrt(units or inputs), drawn in float64."""
+    net = build_within_memory(make, "use a smaller T or fewer units")
     for module in net.modules():
         if isinstance(module, nn.Linear | _Cell):
             bound = (module.in_features if isinstance(module, nn.Linear) else module.hidden_size) ** -0.5
             draw_uniform(module, bound, init)
+    return net
 
 
 @registered
 def lstm(
     lookback: int, horizon: int, dtype: torch.dtype, init: torch.Generator, *, hidden_size: int = 100
 ) -> LSTMForecaster:
-    """The LSTM of a run."""
+    """Build the LSTM of a run."""
     _check("hidden_size", hidden_size, 100)
-    net = LSTMForecaster(lookback, horizon, hidden_size, dtype)
-    _started(net, init)
-    return net
+    return _build(lambda: LSTMForecaster(lookback, horizon, hidden_size, dtype), init)
 
 
 @registered
 def seq2seq_gru(
     lookback: int, horizon: int, dtype: torch.dtype, init: torch.Generator, *, encoder_size: int = 10
 ) -> Seq2SeqGRU:
-    """The encoder and decoder of a run."""
+    """Build the encoder and decoder of a run; encoder_size: units of the encoder."""
     _check("encoder_size", encoder_size, 10)
-    net = Seq2SeqGRU(lookback, horizon, encoder_size, dtype)
-    _started(net, init)
-    return net
+    return _build(lambda: Seq2SeqGRU(lookback, horizon, encoder_size, dtype), init)
 
 
 @registered
@@ -234,13 +235,11 @@ def mlp_gru(
     bottleneck: int = 100,
     units: int = 140,
 ) -> MLPGRU:
-    """The MLP and GRU of a run."""
+    """Build the MLP and GRU of a run; bottleneck: units of the MLP's narrow layer; units: of the decoder."""
     _check("bottleneck", bottleneck, 100)
     if units < 4:
         raise ValueError(f"model.units must be at least 4, got {units}; use 140")
-    net = MLPGRU(lookback, horizon, bottleneck, units, dtype)
-    _started(net, init)
-    return net
+    return _build(lambda: MLPGRU(lookback, horizon, bottleneck, units, dtype), init)
 
 
 def _check(name: str, value: int, usual: int) -> None:

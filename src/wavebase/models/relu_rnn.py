@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavebase.constructions.options import refuse_ignored
 from wavebase.constructions.second_argmax import second_argmax_construction, second_argmax_units
-from wavebase.models.base import draw_uniform
+from wavebase.models.base import build_within_memory, draw_uniform
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled
 from wavebase.recurrence.cells import relu_states
 from wavebase.registry import registered
@@ -18,8 +19,10 @@ class ReluRNN(UnitScaled):
     """h' = relu(W_hh h + W_ih x) from h = 0, and the readout V h after the last number; no biases.
 
     Maps [batch, numbers] to [batch, outputs], cast to its dtype. The function is homogeneous: c x gives c times the
-    output for every c > 0. weight_ih [H, 1], weight_hh [H, H], readout.weight [outputs, H]. blocks: units by name where
-    the weights are a construction, else empty.
+    output for every c > 0. Parameters: weight_ih [H, 1], weight_hh [H, H], readout.weight [outputs, H].
+
+    Attributes:
+        blocks: Units by name where the weights are a construction, else empty.
     """
 
     construction = None  # the cell has one matrix and no gates: see `blocks`
@@ -32,14 +35,14 @@ class ReluRNN(UnitScaled):
         self.blocks: dict[str, slice] = {}
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """The readout after the last number: [batch, numbers] to [batch, outputs]."""
+        """Return the readout after the last number: [batch, numbers] to [batch, outputs]."""
         last = relu_states(
             numbers.to(self.weight_hh.dtype), *(self._weight(f"weight_{kind}") for kind in ("ih", "hh"))
         )[-1]
         return nn.functional.linear(last.mT, self._weight("readout.weight"))
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by name, detached."""
+        """Return the weights by name, detached."""
         return {name: self._weight(name).detach() for name, _ in self.named_parameters()}
 
     def _weight(self, name: str) -> Tensor:
@@ -57,30 +60,37 @@ def build(
     hidden_size: int = 16,
     parametrization: Parametrization = "raw",
 ) -> ReluRNN:
-    """The net of a run: torch.nn.RNN's own random start, uniform in +-1/sqrt(H), or the exact second argmax, 2T + 2 units.
+    """Build the net of a run.
 
-    Drawn in float64, so that float32 and float64 nets start alike. parametrization: what is trained, see
-    `models.unit_scaled`; a configuration of version 0.1 lacks it.
+    Args:
+        start: random as torch.nn.RNN draws it, uniform in +-1/sqrt(H) and in float64, so that nets of every dtype start
+            alike; or the exact second argmax, 2T + 2 units.
+        hidden_size: Units of a random start, H.
+        parametrization: What is trained, see `models.unit_scaled`. Configurations of version 0.1 lack it.
     """
     unit_scaled = is_unit_scaled(parametrization, start)
     if start not in ("random", "exact"):
         raise ValueError(f"model.start must be random or exact, got {start!r}; use random")
     if hidden_size < 1:
         raise ValueError(f"model.hidden_size must be at least 1, got {hidden_size}; use 16")
+    remedy = "use a smaller T or model.hidden_size"
     if start == "exact":
         if outputs != T:
             raise ValueError(
                 f"model.start=exact needs one output a position, {T}, got {outputs}; use task=second_argmax"
             )
+        refuse_ignored(
+            "with model.start=exact, which has 2T + 2 units", "leave it out", ("hidden_size", hidden_size, 16)
+        )
+        net = build_within_memory(lambda: ReluRNN(2 * T + 2, T, dtype), remedy)
         # sharp logits: a cross-entropy loss sees the positions, not the distances between the numbers
         weights, blocks = second_argmax_construction(T, sharpness=2.0**10)
-        net = ReluRNN(len(weights["weight_hh"]), T, dtype)
         units = second_argmax_units(weights, blocks) if unit_scaled else {}
         net.load_state_dict({name: net.in_units(name, w.to(dtype), units.get(name)) for name, w in weights.items()})
         net.blocks = blocks
         return net
     if unit_scaled:
         raise ValueError("model.parametrization must be raw or auto with start=random, got unit_scaled; use auto")
-    net = ReluRNN(hidden_size, outputs, dtype)
+    net = build_within_memory(lambda: ReluRNN(hidden_size, outputs, dtype), remedy)
     draw_uniform(net, hidden_size**-0.5, init)
     return net

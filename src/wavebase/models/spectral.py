@@ -17,16 +17,18 @@ from wavebase.constructions.construction import (
     Construction,
     pad,
 )
+from wavebase.constructions.gains import Preset
+from wavebase.constructions.options import refuse_ignored
 from wavebase.constructions.perturbation import Perturbation, perturb
-from wavebase.constructions.rivals import delay_line_construction, resonator_construction
-from wavebase.constructions.spectral import Preset, spectral_construction
-from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, random_theta, unit_key
-from wavebase.records.folder import load_weights
+from wavebase.constructions.rivals import RIVALS
+from wavebase.constructions.spectral import spectral_construction
+from wavebase.models.base import split_gates
+from wavebase.models.starts import load_start, random_weights
+from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, unit_key
+from wavebase.models.windows import at_window_ends, flushed, warn_beyond_amplitude
 from wavebase.recurrence.cells import GATES, InputGate, Trace, lstm_trace
 from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
-
-RIVALS = {"resonator": resonator_construction, "delay_line": delay_line_construction}
 
 
 class SpectralLSTM(UnitScaled):
@@ -34,16 +36,14 @@ class SpectralLSTM(UnitScaled):
 
     Maps [batch, samples] (samples a multiple of T) to [batch, windows, bins]: `latency` zero samples flush the last
     window, and window j is read at step (j + 1) T - 1 + latency. Parameters are named as in `Construction.weights`,
-    one matrix per gate, so that each can be trained, frozen and followed on its own. Inputs are cast to its dtype.
+    one matrix per gate, so that each can be trained, frozen and followed on its own. Inputs are cast to its dtype. The
+    first signal on the CPU that exceeds the construction's `amplitude` gives a warning.
 
     Args:
         construction: The algorithm: its units, its timing, and its weights where no others are given.
         weights: To start from instead, by the names and shapes of the construction's; or None.
-        unit_scaled: Whether the parameters are the weights over their natural units (`models.unit_scaled`) or the weights
-            themselves; `named_weights` gives the weights either way.
-
-    Raises:
-        ValueError: For inputs of another shape.
+        unit_scaled: Whether the parameters are the weights over their natural units (`models.unit_scaled`) or the
+            weights themselves; `named_weights` gives the weights either way.
     """
 
     hidden_0: nn.Parameter
@@ -56,6 +56,7 @@ class SpectralLSTM(UnitScaled):
         weights = construction.weights if weights is None else weights
         self.T, self.latency, self.input_gate = construction.T, construction.latency, construction.input_gate
         self.construction, self.unit_scaled = construction, unit_scaled
+        self._amplitude_checked = False
         units = construction.unit_scale if unit_scaled else {}
         thetas: dict[str, Tensor] = {}
         for kind in WEIGHT_KINDS:  # the gates of a kind share packed units
@@ -71,50 +72,41 @@ class SpectralLSTM(UnitScaled):
         self.load_state_dict(thetas)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Readout of every window: [batch, samples] to [batch, windows, bins]."""
-        inputs, windows = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
+        """Return the readout of every window: [batch, samples] to [batch, windows, bins].
+
+        Raises:
+            ValueError: For anything but a real tensor [batch, samples] of whole windows.
+        """
+        inputs, windows = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
+        if not self._amplitude_checked:
+            self._amplitude_checked = warn_beyond_amplitude(signal, self.construction.amplitude)
         h_0, c_0, w_ih, w_hh, b, weight, bias = self._states_and_weights(len(inputs))
         hidden, _, _ = lstm_sequence(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate)
         return nn.functional.linear(at_window_ends(hidden, self.T, self.latency, windows), weight, bias)
 
     def trace(self, signal: Tensor) -> Trace:
-        """States and gates of every step, each [batch, samples + latency, H]."""
-        inputs, _ = flushed(signal.to(self.hidden_0.dtype), self.T, self.latency)
+        """Return states and gates of every step, each [batch, samples + latency, H]."""
+        inputs, _ = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
         h_0, c_0, w_ih, w_hh, b, *_ = self._states_and_weights(len(inputs))
         return lstm_trace(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate)
 
     @torch.no_grad()
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached."""
+        """Return the weights by canonical name, one matrix per gate, detached."""
         found: dict[str, Tensor] = {}
         for kind in WEIGHT_KINDS:
             packed = self.in_weights(kind, torch.cat([getattr(self, f"{kind}_{gate}") for gate in GATES]))
-            found |= {f"{kind}_{gate}": part for gate, part in zip(GATES, packed.chunk(4), strict=True)}
+            found |= split_gates([(kind, packed)], GATES)
         found |= {name: self.in_weights(name, self.get_parameter(name)) for name in (*STATE_NAMES, *READOUT_NAMES)}
         return {name: found[name].detach() for name, _ in self.named_parameters()}
 
     def _states_and_weights(self, batch: int) -> tuple[Tensor, ...]:
-        """Both initial states [batch, H], the joined weights of the cell, and weight and bias of the readout."""
+        """Return both initial states [batch, H], the joined weights of the cell, and weight and bias of the readout."""
         names = ("weight_ih", "weight_hh", "bias_ih", *READOUT_NAMES) if self.unit_scaled else ()
         units = [self._buffers[unit_key(name)] for name in names]
         parts = [getattr(self, name) for name in WEIGHT_NAMES]
         joined = join_gates(parts, [self.readout.weight, self.readout.bias], units)  # type: ignore[arg-type]
         return *(self.in_weights(name, getattr(self, name)).expand(batch, -1) for name in STATE_NAMES), *joined
-
-
-def flushed(signal: Tensor, T: int, latency: int) -> tuple[Tensor, int]:
-    """The signal [batch, samples] as inputs [batch, samples + latency, 1], and its number of windows."""
-    if signal.ndim != 2 or signal.shape[1] < T or signal.shape[1] % T:
-        raise ValueError(
-            f"signal must be [batch, samples] with samples a multiple of T={T}, got {list(signal.shape)}; "
-            "cut or pad it to whole windows"
-        )
-    return nn.functional.pad(signal, (0, latency)).unsqueeze(-1), signal.shape[1] // T
-
-
-def at_window_ends(hidden: Tensor, T: int, latency: int, windows: int) -> Tensor:
-    """Hidden states [batch, steps, H] at the steps where windows are read: [batch, windows, H]."""
-    return hidden[:, T - 1 + latency :: T][:, :windows]
 
 
 def spectral_lstm(
@@ -130,14 +122,23 @@ def spectral_lstm(
     amplitude: float = 1.0,
     parametrization: Literal["unit_scaled", "raw"] = "unit_scaled",
 ) -> SpectralLSTM:
-    """An LSTM that computes the power spectrum |X_k|^2 of each window of T real samples, exact to rounding.
+    """Build an LSTM that computes the power spectrum |X_k|^2 of each window of T real samples, exact to rounding.
 
-    Maps [batch, samples] to [batch, windows, bins], unnormalised power (see `wavebase.power_spectrum`, its oracle).
-    bins: "full" (0..T-1), "half" (0..T//2) or a list. amplitude: bound on |x|; larger inputs lose accuracy gradually.
-    input_gate="sigmoid" builds the same function in torch.nn.LSTM's own cell. parametrization: what its parameters are,
-    the weights over their natural units, which train at ordinary rates, or the weights themselves (raw); `named_weights`
-    gives the weights. Other arguments, errors, and the
-    derivation: `wavebase.constructions.spectral`. Its `construction` holds blocks, mask, gains and error bound.
+    The net maps [batch, samples] to [batch, windows, bins], unnormalised power, as `wavebase.power_spectrum` does. Its
+    `construction` holds blocks, mask, gains and error bound; `wavebase.constructions.spectral` has the derivation.
+
+    Args:
+        T: Window, samples.
+        bins: "full" (0..T-1), "half" (0..T//2) or a list.
+        dtype: Of the parameters and of all arithmetic.
+        input_gate: tanh, or sigmoid for the same function in torch.nn.LSTM's own cell.
+        preset: See `spectral_construction`, as for `eps`, `gains` and `margin`.
+        amplitude: Bound on |x|. Larger inputs lose accuracy gradually; the first one gives a warning.
+        parametrization: unit_scaled trains the weights over their natural units, at ordinary rates; raw trains the
+            weights themselves. `named_weights` gives the weights either way.
+
+    Raises:
+        ValueError: In one line, for whatever cannot be built.
 
     >>> import torch, wavebase
     >>> net = wavebase.spectral_lstm(8, bins="half", dtype=torch.float64)
@@ -148,20 +149,18 @@ def spectral_lstm(
     >>> bool((net(signal) - exact).norm() < 1e-14 * exact.norm())
     True
     """
-    return SpectralLSTM(
-        spectral_construction(
-            T,
-            bins,
-            dtype=dtype,
-            input_gate=input_gate,
-            preset=preset,
-            eps=eps,
-            gains=gains,
-            margin=margin,
-            amplitude=amplitude,
-        ),
-        unit_scaled=is_unit_scaled(parametrization, "exact"),
+    construction = spectral_construction(
+        T,
+        bins,
+        dtype=dtype,
+        input_gate=input_gate,
+        preset=preset,
+        eps=eps,
+        gains=gains,
+        margin=margin,
+        amplitude=amplitude,
     )
+    return SpectralLSTM(construction, unit_scaled=is_unit_scaled(parametrization, "exact"))
 
 
 @registered
@@ -188,31 +187,72 @@ def build(
     start_from: str | None = None,
     parametrization: Parametrization = "raw",
 ) -> SpectralLSTM:
-    """The net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights in its place.
+    """Build the net of a run: a construction for the task's sizes, as it is, perturbed, or with random weights.
 
-    start_from: a run's checkpoint, or any file of such weights by name, whose weights take the place of all that.
+    Args:
+        algorithm: The spectral net or a rival (`constructions.rivals`), which needs input_gate=tanh.
+        hidden_size: More units than the algorithm needs, dead at an exact start; None for none.
+        start: What the weights are.
+        amplitude: Bound on |x|; None for the signal's own.
+        perturbation: With start=perturbed only.
+        start_from: A run's checkpoint, or any file of such weights by name, to start from instead.
+        parametrization: What is trained, see `models.unit_scaled`. Configurations of version 0.1 lack it.
 
-    algorithm: the spectral net or one of its rivals (`constructions.rivals`), which need input_gate=tanh. hidden_size:
-    more units than the algorithm needs, dead at an exact start; None for none. parametrization: what is trained, see
-    `models.unit_scaled`; a configuration of version 0.1 lacks it, and its weights are the parameters.
+    `bins`, `input_gate`, `preset`, `eps`, `gains` and `margin` are those of `spectral_construction`.
+
+    Raises:
+        ValueError: For what cannot be built, and for options that would have no effect.
     """
     if start not in ("exact", "perturbed", "random"):
         raise ValueError(f"model.start must be exact, perturbed or random, got {start!r}; use exact")
-    if perturbation is not None and start != "perturbed":
-        raise ValueError(
-            f"model.perturbation must be null unless model.start=perturbed, got start={start}; use model=perturbed"
-        )
+    overrides = {name: value for name, value in (gains or {}).items() if value is not None}
     unit_scaled = is_unit_scaled(parametrization, start)
-    arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "preset": preset,
-        "eps": eps,
-        "margin": margin,
-        "gains": {name: value for name, value in (gains or {}).items() if value is not None},
-        "amplitude": signal_amplitude if amplitude is None else amplitude,
-        "scale": scale,
-        "bound_windows": windows,
-    }
+    _refuse_ignored(
+        start, unit_scaled, start_from, perturbation, {"preset": preset, "eps": eps, "margin": margin}, overrides
+    )
+    construction = _construct(
+        algorithm, hidden_size, T, bins, input_gate, dtype=dtype, preset=preset, eps=eps, margin=margin, gains=overrides,
+        amplitude=signal_amplitude if amplitude is None else amplitude, scale=scale, bound_windows=windows,
+    )  # fmt: skip
+    weights = construction.weights
+    if start == "perturbed":
+        weights = perturb(construction, perturbation or Perturbation(), perturbation_generator).weights
+    elif start == "random":
+        weights = random_weights(construction, init, unit_scaled)
+    if start_from is not None:
+        weights = load_start(construction, Path(start_from))
+    net = SpectralLSTM(construction, weights, unit_scaled)
+    net._amplitude_checked = True  # a run measures louder signals too, on purpose
+    return net
+
+
+def _refuse_ignored(
+    start: str,
+    unit_scaled: bool,
+    start_from: str | None,
+    perturbation: Perturbation | None,
+    design: Mapping[str, Any],
+    gains: Mapping[str, float],
+) -> None:
+    """Raise IgnoredOption for options that this start would not obey."""
+    if start_from is not None:
+        refuse_ignored("with model.start_from", "use start_from=null", ("start", start, "exact"))
+    if start != "perturbed":
+        refuse_ignored("unless model.start=perturbed", "use model=perturbed", ("perturbation", perturbation, None))
+    if start == "random" and not unit_scaled:
+        defaults = {"preset": "exact", "eps": None, "margin": 40.0}
+        refuse_ignored(
+            "with model.start=random, whose weights do not depend on it",
+            "leave it out, or use model=random_scaled",
+            *((key, value, defaults[key]) for key, value in design.items()),
+            *((f"gains.{name}", value, None) for name, value in gains.items()),
+        )
+
+
+def _construct(
+    algorithm: str, hidden_size: int | None, T: int, bins: str | list[int], input_gate: InputGate, **arguments: Any
+) -> Construction:
+    """Build an algorithm's construction, padded. Raise ValueError for an unknown one, or an input gate that it lacks."""
     if algorithm == "spectral":
         construction = spectral_construction(T, bins, input_gate=input_gate, **arguments)
     elif algorithm not in RIVALS:
@@ -221,48 +261,4 @@ def build(
         raise ValueError(f"model.input_gate must be tanh with algorithm={algorithm}, got {input_gate!r}; use tanh")
     else:
         construction = RIVALS[algorithm](T, bins, **arguments)
-    if hidden_size is not None:
-        construction = pad(construction, hidden_size)
-    weights = construction.weights
-    if start == "perturbed":
-        weights = perturb(construction, perturbation or Perturbation(), perturbation_generator).weights
-    elif start == "random":
-        weights = random_weights(construction, init, unit_scaled)
-    if start_from is not None:
-        weights = _loaded(construction, start_from)
-    return SpectralLSTM(construction, weights, unit_scaled)
-
-
-def _loaded(construction: Construction, path: str) -> dict[str, Tensor]:
-    """The construction's weights from a file, in its dtype. Raises ValueError for a file that does not hold them."""
-    found = load_weights(Path(path))
-    weights = {}
-    for name, weight in construction.weights.items():
-        if name not in found or found[name].shape != weight.shape:
-            got = list(found[name].shape) if name in found else "nothing"
-            raise ValueError(
-                f"model.start_from must hold {name} {list(weight.shape)}, got {got} in {path}; use a checkpoint of a run of these sizes"
-            )
-        weights[name] = found[name].to(weight.dtype)
-    return weights
-
-
-def random_weights(
-    construction: Construction, generator: torch.Generator, unit_scaled: bool = False
-) -> dict[str, Tensor]:
-    """Weights of the construction's shapes as torch.nn.LSTM and torch.nn.Linear draw them: uniform in +-1/sqrt(H).
-
-    unit_scaled: random in the algorithm's own coordinates instead, each row as long as the algorithm's (`random_theta`).
-    The state starts at zero. Drawn in float64, so that float32 and float64 nets start alike.
-    """
-    bound = construction.hidden_size**-0.5
-    weights = {}
-    for name, weight in construction.weights.items():
-        if name in STATE_NAMES:
-            weights[name] = torch.zeros_like(weight)
-        elif unit_scaled:
-            weights[name] = random_theta(weight, construction.unit_scale[name], generator)
-        else:
-            draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
-            weights[name] = draw.to(weight.dtype)
-    return weights
+    return construction if hidden_size is None else pad(construction, hidden_size)

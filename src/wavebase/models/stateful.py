@@ -1,4 +1,4 @@
-"""An LSTM that reads one sample after another and carries its state from one piece of a stream to the next.
+"""An LSTM that reads a stream sample by sample and carries its state from one piece to the next.
 
 Letters: B lanes (streams read side by side), N steps, I inputs, H hidden units, D outputs of the last layer (H, or 2H if
 bidirectional).
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.constructions.construction import WEIGHT_KINDS, Construction, packed
+from wavebase.models.base import build_within_memory, split_gates
 from wavebase.models.unit_scaled import UnitScaled
 from wavebase.recurrence.cells import GATES, InputGate
 from wavebase.recurrence.lstm import lstm_sequence
@@ -22,17 +23,28 @@ from wavebase.registry import registered
 class StatefulLSTM(UnitScaled):
     """torch.nn.LSTM's cell in layers with a linear readout of every step, trained by truncated backpropagation.
 
-    Called with a tensor [B, N, I] it reads whole sequences from rest, keeps nothing, and returns [B, N, outputs]. Called
-    with a pair (rows [lanes, N, I], keep) it goes on from the state that the last such call left where `keep` is 1, from
-    rest where it is 0, and leaves its own, detached: gradients reach back N steps, the state further.
+    A tensor [B, N, I] is a whole sequence: it is read from rest, leaves no state, and gives [B, N, outputs]. A pair
+    (rows [lanes, N, I], keep) is a piece of a stream: it continues from the state of the last piece where `keep` is 1,
+    from rest where it is 0, and stores its own state, detached. Gradients reach back N steps, the state further.
 
-    Parameters are those of torch.nn.LSTM by name and shape (four gates in one matrix: a step of N = 1 costs what its
-    bookkeeping costs), and of the readout. rest: the state every sequence starts from, [2, layers, H] (hidden, cell), not
-    trained. input_gate: tanh makes the gate signed, as constructions need it.
-    bidirectional: every layer also reads each piece backwards, from zero at its end; not causal, a reference.
-    attention: past hidden states of the last layer (and the present one) that a query of each step looks at; what it
-    finds is read out beside the hidden state. With one of these two, whole sequences are read in pieces of `unroll`, as in
-    training.
+    Parameters have torch.nn.LSTM's names and shapes, four gates in one matrix, because bookkeeping for every parameter
+    is most of the cost of a step of N = 1.
+
+    Args:
+        inputs: Numbers per step, I.
+        hidden_size: Units per layer, H.
+        outputs: Numbers read out per step.
+        lanes: Streams whose state is carried.
+        layers: Stacked layers.
+        input_gate: tanh makes the gate signed, as constructions need it.
+        bidirectional: Every layer also reads each piece backwards, from zero at its end. Not causal: a reference.
+        attention: Past hidden states of the last layer that each step attends to beside its own; the result is read
+            out beside the hidden state.
+        unroll: Piece length in which whole sequences are read with `bidirectional` or `attention`, as in training.
+        dtype: Of the parameters and of all arithmetic.
+
+    Attributes:
+        rest: The state that every sequence starts from, [2, layers, H] (hidden, cell), not trained.
     """
 
     state: Tensor
@@ -74,8 +86,13 @@ class StatefulLSTM(UnitScaled):
     def load(
         self, construction: Construction, weights: Mapping[str, Tensor] | None = None, unit_scaled: bool = False
     ) -> None:
-        """Take over the algorithm and the state at rest of a construction of one layer, and its weights where no others
-        are given; unit_scaled: see `models.unit_scaled`."""
+        """Take over a construction of one layer: the algorithm, its state at rest, and its weights or others.
+
+        Args:
+            construction: The algorithm.
+            weights: In place of the construction's, by the same names.
+            unit_scaled: Train the weights over their natural units, see `models.unit_scaled`.
+        """
         weights = construction.weights if weights is None else weights
         units = packed(construction.unit_scale) if unit_scaled else {}
         thetas = {name: self.in_units(name, weight, units.get(name)) for name, weight in packed(weights).items()}
@@ -84,7 +101,11 @@ class StatefulLSTM(UnitScaled):
         self.construction = construction
 
     def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """Readout of every step: [B, N, outputs]."""
+        """Return the readout of every step, [B, N, outputs].
+
+        Raises:
+            ValueError: For a piece with another number of lanes.
+        """
         if isinstance(inputs, Tensor):
             rows, keep = inputs, None
         else:
@@ -110,21 +131,24 @@ class StatefulLSTM(UnitScaled):
         return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached. Layers from the second on end in _l1, _l2, ..."""
+        """Return the weights by canonical name, one matrix per gate, detached; from the second layer on with _l1, ..."""
         weights: dict[str, Tensor] = {}
         for name, theta in self.named_parameters():
             parameter = self.in_weights(name, theta)
             kind, _, layer = name.partition("_l")
             if kind in WEIGHT_KINDS:
                 suffix = "" if layer == "0" else f"_l{layer}"
-                parts = zip(GATES, parameter.detach().chunk(4), strict=True)
-                weights |= {f"{kind}_{gate}{suffix}": part for gate, part in parts}
+                weights |= {f"{gate}{suffix}": part for gate, part in split_gates([(kind, parameter)], GATES).items()}
             else:
                 weights[name] = parameter.detach()
         return weights
 
     def _piece(self, rows: Tensor, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One piece [B, N, I] from a state [2, layers, B, H] and a memory [B, attention, D]: output, and both after it."""
+        """Read a piece [B, N, I] from a state [2, layers, B, H] and a memory [B, attention, D].
+
+        Returns:
+            The output, and state and memory after it.
+        """
         hidden, last = rows, []
         for layer in range(self.layers):
             states, *after = self._layer(hidden, state[0, layer], state[1, layer], f"l{layer}")
@@ -135,7 +159,7 @@ class StatefulLSTM(UnitScaled):
                 states = torch.cat([states, backward.flip(1)], -1)
             hidden = states
         if memory is not None and self.attention:
-            past = torch.cat([memory, hidden], 1)  # step n's own is at n + attention
+            past = torch.cat([memory, hidden], 1)  # step n is at n + attention
             score = self.query(hidden) @ self.key(past).mT * hidden.shape[-1] ** -0.5
             ahead = (
                 torch.arange(past.shape[1], device=rows.device)
@@ -156,9 +180,9 @@ class StatefulLSTM(UnitScaled):
 
 
 def torch_start(net: StatefulLSTM, generator: torch.Generator) -> None:
-    """Draw all parameters as torch.nn.LSTM and then torch.nn.Linear draw theirs: uniform, in order, in float32.
+    """Draw all parameters as torch.nn.LSTM and torch.nn.Linear do: uniform, in order, in float32.
 
-    With a generator of seed s the numbers are those after torch.manual_seed(s).
+    A generator of seed s gives the numbers that torch draws after torch.manual_seed(s).
     """
     hidden_size = net.rest.shape[-1]
     for name, parameter in net.named_parameters():
@@ -183,15 +207,25 @@ def build(
     attention: int | None = None,
     torch_seed: int | None = None,
 ) -> StatefulLSTM:
-    """The net of a run, with torch's own random start. torch_seed: draw it as after torch.manual_seed(torch_seed)."""
+    """Build the net of a run with torch's own random start.
+
+    Args:
+        hidden_size: Units per layer.
+        torch_seed: Draw the start as after torch.manual_seed of this; None draws from the run's own generator.
+
+    `layers`, `input_gate`, `bidirectional` and `attention` are those of `StatefulLSTM`.
+    """
     for name, value in (("hidden_size", hidden_size), ("layers", layers), ("attention", attention)):
         if value is not None and value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; see conf/model/stateful.yaml")
     if torch_seed is not None and not 0 <= torch_seed < 2**63:
         raise ValueError(f"model.torch_seed must lie in 0..2^63-1, got {torch_seed}; use null")
-    net = StatefulLSTM(
-        1 + len(signal.frequencies), hidden_size, 1, lanes, layers=layers, input_gate=input_gate,
-        bidirectional=bidirectional, attention=attention, unroll=unroll, dtype=dtype,
+    net = build_within_memory(
+        lambda: StatefulLSTM(
+            1 + len(signal.frequencies), hidden_size, 1, lanes, layers=layers, input_gate=input_gate,
+            bidirectional=bidirectional, attention=attention, unroll=unroll, dtype=dtype,
+        ),
+        "use a smaller model.hidden_size",
     )  # fmt: skip
     torch_start(net, init if torch_seed is None else torch.Generator().manual_seed(torch_seed))
     return net

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.models.base import draw_uniform
-from wavebase.models.spectral import at_window_ends, flushed
+from wavebase.models.base import build_within_memory, draw_uniform, split_gates
+from wavebase.models.windows import at_window_ends, flushed, warn_beyond_amplitude
 from wavebase.recurrence.cells import GATES, Trace, lstm_trace
 from wavebase.registry import registered
 
@@ -18,7 +18,8 @@ from wavebase.registry import registered
 class StockLSTM(nn.Module):
     """torch.nn.LSTM over a signal with a linear readout once per window; shapes and timing as `SpectralLSTM`.
 
-    initial_state: the state that every sequence starts from, [2, H] (hidden, cell), not trained.
+    Attributes:
+        initial_state: The state that every sequence starts from, [2, H] (hidden, cell), not trained.
     """
 
     initial_state: Tensor
@@ -31,9 +32,14 @@ class StockLSTM(nn.Module):
         self.readout = nn.Linear(hidden_size, outputs, dtype=dtype)
         self.register_buffer("initial_state", torch.zeros(2, hidden_size, dtype=dtype))
         self.construction: Construction | None = None
+        self._amplitude_checked = False
 
     def load(self, construction: Construction) -> None:
-        """Take over the weights and state of a construction for the sigmoid input gate."""
+        """Take over the weights and state of a construction for the sigmoid input gate.
+
+        Raises:
+            ValueError: For a construction with another input gate.
+        """
         if construction.input_gate != "sigmoid":
             raise ValueError(
                 f"torch.nn.LSTM needs input_gate=sigmoid, got {construction.input_gate}; build one with it"
@@ -47,27 +53,28 @@ class StockLSTM(nn.Module):
         self.construction = construction
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Readout of every window: [batch, samples] to [batch, windows, outputs]."""
-        inputs, windows = flushed(signal.to(self.initial_state.dtype), self.T, self.latency)
+        """Return the readout of every window: [batch, samples] to [batch, windows, outputs]."""
+        inputs, windows = flushed(signal, self.T, self.latency, self.initial_state.dtype)
+        if self.construction is not None and not self._amplitude_checked:
+            self._amplitude_checked = warn_beyond_amplitude(signal, self.construction.amplitude)
         state = self.initial_state[:, None, None].expand(-1, 1, len(inputs), -1).contiguous()
         hidden, _ = self.lstm(inputs, (state[0], state[1]))
         return self.readout(at_window_ends(hidden, self.T, self.latency, windows))
 
     def trace(self, signal: Tensor) -> Trace:
-        """States and gates of every step, each [batch, samples + latency, H], by this house's own recurrence."""
-        inputs, _ = flushed(signal.to(self.initial_state.dtype), self.T, self.latency)
+        """Return states and gates of every step, each [batch, samples + latency, H], by wavebase's own recurrence."""
+        inputs, _ = flushed(signal, self.T, self.latency, self.initial_state.dtype)
         hidden, cell = (state.expand(len(inputs), -1) for state in self.initial_state)
         weights = dict(self.lstm.named_parameters())
         bias = weights["bias_ih_l0"] + weights["bias_hh_l0"]
         return lstm_trace(inputs, hidden, cell, weights["weight_ih_l0"], weights["weight_hh_l0"], bias, "sigmoid")
 
     def named_weights(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, one matrix per gate, detached."""
+        """Return the weights by canonical name, one matrix per gate, detached."""
         weights = {f"readout.{name}": value.detach() for name, value in self.readout.named_parameters()}
-        for name, parameter in self.lstm.named_parameters():
-            kind = name.removesuffix("_l0")
-            weights |= {f"{kind}_{gate}": part for gate, part in zip(GATES, parameter.detach().chunk(4), strict=True)}
-        return weights
+        return weights | split_gates(
+            ((name.removesuffix("_l0"), parameter) for name, parameter in self.lstm.named_parameters()), GATES
+        )
 
 
 @registered
@@ -83,9 +90,12 @@ def build(
     start: Literal["random", "exact"] = "random",
     hidden_size: int | None = None,
 ) -> StockLSTM:
-    """The stock net of a run: torch's own random start, or the exact stock-cell construction (11F units).
+    """Build the stock net of a run: torch's own random start, or the exact stock-cell construction.
 
-    hidden_size: null gives the size of the spectral net with the same bins, 7F.
+    Args:
+        bins: "full" (0..T-1), "half" (0..T//2) or a list of F bins.
+        start: random, or exact with 11F units.
+        hidden_size: Units of a random start; None for 7F, the size of the spectral net with the same bins.
     """
     if start not in ("random", "exact"):
         raise ValueError(f"model.start must be random or exact, got {start!r}; use random")
@@ -96,9 +106,12 @@ def build(
     )
     outputs = len(construction.bins)
     units = construction.hidden_size if start == "exact" else hidden_size or 7 * outputs
-    net = StockLSTM(units, outputs, T, construction.latency, dtype)
+    net = build_within_memory(
+        lambda: StockLSTM(units, outputs, T, construction.latency, dtype), "use a smaller T or model.hidden_size"
+    )
     if start == "exact":
         net.load(construction)
-        return net
-    draw_uniform(net, units**-0.5, init)
+        net._amplitude_checked = True  # a run measures louder signals too, on purpose
+    else:
+        draw_uniform(net, units**-0.5, init)
     return net

@@ -1,8 +1,8 @@
 """Stationary processes: covariances, solving with them, and the forecast they imply.
 
-A sum of sinusoids whose phases nobody knows is a stationary process: with amplitudes of cosine and sine of variance
-gamma_p at period p, the correlation at lag k is c(k) = sum_p gamma_p cos(2 pi k / p), and the covariance of N samples is
-the symmetric Toeplitz matrix C[t, s] = c(|t - s|). Leading axes are batches.
+A sum of sinusoids of unknown phase is a stationary process. If cosine and sine of period p have amplitudes of variance
+gamma_p, its correlation at lag k is c(k) = sum_p gamma_p cos(2 pi k / p), and the covariance of N samples is the
+symmetric Toeplitz matrix C[t, s] = c(|t - s|). Leading axes are batches.
 """
 
 from __future__ import annotations
@@ -14,38 +14,46 @@ from torch import Tensor
 
 
 def covariance(correlation: Tensor) -> Tensor:
-    """The Toeplitz matrix [..., N, N] of correlations at lags 0..N-1, [..., N]."""
+    """Return the Toeplitz matrix [..., N, N] of correlations at lags 0..N-1, [..., N]."""
     both_sides = torch.cat([correlation.flip(-1), correlation[..., 1:]], -1)
     return both_sides.unfold(-1, correlation.shape[-1], 1).flip(-2)
 
 
 def least_noise(N: int, dtype: torch.dtype) -> float:
-    """White noise, as a share of the signal's power, with which the covariance of N samples of few sinusoids can be
-    factorised in a dtype: such a covariance has few eigenvalues that are not zero, and rounding leaves the others within
-    about N eps of it. 1e-4 for 100 samples in float32."""
+    """Return the least white noise, relative to the signal's power, with which a covariance can be factorised.
+
+    The covariance of N samples of few sinusoids has few eigenvalues that are not zero; rounding leaves the others within
+    about N eps of zero. 1e-4 for 100 samples in float32.
+    """
     return 8 * N * torch.finfo(dtype).eps
 
 
 def solve(correlation: Tensor, x: Tensor) -> Tensor:
-    """C^-1 x for C = covariance(correlation), both [..., N]; differentiable in both, to any order.
+    """Return C^-1 x for C = covariance(correlation), both [..., N]; differentiable in both, to any order.
 
-    Raises torch.linalg.LinAlgError where C is not positive definite.
+    Raises:
+        torch.linalg.LinAlgError: If C is not positive definite.
     """
     return _Solve.apply(correlation, x)[0]  # type: ignore[no-untyped-call]
 
 
 def forecast(correlation: Tensor, solved: Tensor) -> Tensor:
-    """E[x(N + h) | x] = sum_s c(N + h - s) (C^-1 x)(s), h = 0..H-1: [..., H].
+    """Return E[x(N + h) | x] = sum_s c(N + h - s) (C^-1 x)(s) for h = 0..H-1, [..., H].
 
-    correlation: of the signal without its noise, at lags 0..N+H-1; solved: C^-1 x, [..., N], C with the noise.
+    Args:
+        correlation: Of the signal without its noise, at lags 0..N+H-1.
+        solved: C^-1 x, [..., N], where C includes the noise.
     """
     N = solved.shape[-1]
     return (correlation.unfold(-1, N, 1)[..., 1:, :].flip(-1) * solved.unsqueeze(-2)).sum(-1)
 
 
 class _Solve(torch.autograd.Function):
-    """One Cholesky factorisation serves the solution and its gradient, which for a Toeplitz matrix is a correlation of
-    two solutions: an n log n matter where the gradient of a general factorisation costs several n^3."""
+    """C^-1 x whose gradient reuses the Cholesky factor.
+
+    For a Toeplitz matrix the gradient is a correlation of two solutions, n log n operations; the gradient of a general
+    factorisation costs several n^3.
+    """
 
     generate_vmap_rule = True
 
@@ -62,7 +70,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         correlation, solved, factor = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants second derivatives: those of the solution, factorised anew
+        if torch.is_grad_enabled():  # for second derivatives the solution must be differentiable itself
             of_x = solve(correlation, gradient)
         else:
             of_x = torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)

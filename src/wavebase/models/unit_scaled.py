@@ -1,8 +1,8 @@
 """Weights in their natural units: W = unit * theta, where theta, of order one, is what an optimiser trains.
 
-Curvature belongs to coordinates. The gains of an exact net span ten orders of magnitude, so in W lambda_max follows the gains
-(3e18 at an exact start, 3e3 at gains near 1), and no rate moves all weights; in theta it is the same for every choice of
-gains. Derivation and numbers: docs/unit_scaled.md.
+Curvature depends on the coordinates. The gains of an exact net span ten orders of magnitude, so lambda_max in W follows
+the gains (3e18 at an exact start, 3e3 at gains near 1) and no learning rate moves all weights. In theta it is the same
+for every choice of gains. Derivation and numbers: docs/unit_scaled.md.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ Parametrization = Literal["auto", "unit_scaled", "raw"]
 
 
 def is_unit_scaled(parametrization: Parametrization, start: str) -> bool:
-    """Whether a net trains theta. auto: where it starts at, or near, an algorithm; a random start has no natural units.
+    """Return whether a net trains theta.
 
-    Raises ValueError for another word.
+    Args:
+        parametrization: auto stands for unit_scaled, and for raw at a random start, which has no natural units.
+        start: exact, perturbed or random.
+
+    Raises:
+        ValueError: For another parametrization.
     """
     if parametrization not in ("auto", "unit_scaled", "raw"):
         raise ValueError(f"model.parametrization must be auto, unit_scaled or raw, got {parametrization!r}; use auto")
@@ -26,7 +31,7 @@ def is_unit_scaled(parametrization: Parametrization, start: str) -> bool:
 
 
 def random_theta(weight: Tensor, unit: Tensor, generator: torch.Generator) -> Tensor:
-    """Random weights of the same size in the same coordinates: each row of theta in a random direction, as long as it was.
+    """Draw random weights of the same size in the same coordinates: each row of theta keeps its length only.
 
     Args:
         weight: Exact weights [rows, columns], or [rows].
@@ -43,21 +48,21 @@ def random_theta(weight: Tensor, unit: Tensor, generator: torch.Generator) -> Te
 
 
 class UnitScaled(nn.Module):
-    """A module some of whose parameters are thetas; their units are buffers that no checkpoint holds."""
+    """A module with parameters that are thetas, and their units in buffers that no checkpoint holds."""
 
     def in_units(self, name: str, weight: Tensor, unit: Tensor | None) -> Tensor:
-        """The theta of a weight, whose unit is kept under its name; without a unit the weight itself."""
+        """Return the theta of a weight and keep its unit; without a unit, return the weight itself."""
         if unit is None:
             return weight
         self.register_buffer(unit_key(name), unit.clone(), persistent=False)
         return weight / unit
 
     def in_weights(self, name: str, theta: Tensor) -> Tensor:
-        """The weight of a theta, differentiable."""
+        """Return the weight of a theta, differentiable."""
         unit = self._buffers.get(unit_key(name))
         return theta if unit is None else theta * unit
 
 
 def unit_key(name: str) -> str:
-    """The name of the buffer that holds a weight's unit."""
+    """Return the name of the buffer that holds a weight's unit."""
     return f"unit_{name}".replace(".", "_")

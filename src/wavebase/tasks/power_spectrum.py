@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from wavebase.limits import check_memory
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
@@ -72,6 +73,8 @@ class PowerSpectrum(SquaredErrorTask):
             "signal_amplitude": signal.peak,
             "windows": windows,
         }
+        rows = 8 * held_out_count + T // 2 + 1  # of all held-out sets; the set of tones has one row per frequency
+        check_memory(5 * 8 * rows * self.samples, f"held-out signals for T={T}", "use a smaller T")
         self.held_out = {
             name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
         }

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 RESERVED = 48  # descriptors for everything but runs
+SMALL = 2**26  # bytes that are not worth asking the system about
+
+
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse to build what this process has no memory for: the system would kill it without a message.
+
+    Args:
+        needed: Estimated peak, bytes.
+        what: What needs it, as the subject of the message.
+        remedy: How to need less.
+
+    Raises:
+        ValueError: If less is available. Below 64 MiB nothing is checked.
+    """
+    if needed > SMALL and needed > (available := available_memory()):
+        raise ValueError(
+            f"{what} must fit into the {available / 2**30:.3g} GiB of memory that are free, got about {needed / 2**30:.3g} GiB; {remedy}"
+        )
 
 
 def available_memory() -> int:
     """Return the bytes that this process can still take: of the machine, of its control groups, and of `ulimit -v`."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    free = []
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on macOS, where ulimit alone is known
+        free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")] or free
@@ -26,7 +47,7 @@ def available_memory() -> int:
         except OSError:
             used = 0
         free.append(max(0, soft - used))
-    return min(free)
+    return min(free, default=sys.maxsize)
 
 
 def _left_in_control_groups() -> list[int]:
