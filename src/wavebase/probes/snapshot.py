@@ -47,6 +47,7 @@ class Snapshot:
     loss: Callable[[Tensor, Tensor], Tensor]
     trained: Mapping[str, Tensor]
     learning_rate: float
+    mean_over_sequences: bool = False
 
     @property
     def blocks(self) -> Mapping[str, slice]:
@@ -119,4 +120,5 @@ def snapshot_of(
         loss=task.loss,
         trained=dict(net.named_parameters()) if trained is None else trained,
         learning_rate=learning_rate,
+        mean_over_sequences=getattr(task, "mean_over_sequences", False),
     )
