@@ -602,3 +602,42 @@ class TestCurvatureInChunks:
         monkeypatch.setattr(curvature, "loss_terms", lambda *given: cut.append(terms(*given)) or cut[-1])
         assert sharpness(snapshot(exact()))["curvature/lambda_max"] == pytest.approx(found, rel=1e-6)
         assert len(cut[0]) > 1
+
+
+class TestExtremes:
+    """Relative quantities at both ends of the range of floating-point numbers."""
+
+    @pytest.mark.parametrize("size", [1e-300, 1e-200, 1e-40, 1.0, 1e200, 1e300])
+    def test_drift_does_not_depend_on_the_scale(self, size):
+        start = size * torch.linspace(0.5, 1, 9, dtype=torch.float64).view(3, 3)
+        assert drift.relative_drift(1.5 * start, start) == pytest.approx(0.5)
+        assert drift.relative_drift(0 * start, start) == pytest.approx(1)
+
+    def test_subnormal_numbers_and_zero(self):
+        least = torch.full((3, 3), 5e-322, dtype=torch.float64)
+        assert drift.relative_drift(2 * least, least) == pytest.approx(1)
+        assert drift.relative_drift(0 * least, 0 * least) == 0
+        assert math.isnan(drift.relative_drift(least * math.nan, least))
+
+    @pytest.mark.parametrize("amplitude", [1e-15, 1e-10, 1.0, 1e10])
+    def test_a_net_that_outputs_zero_has_lost_its_function_at_any_amplitude_of_float32(self, amplitude):
+        """float32 squares of powers of 1e-30 are zero, those of 1e20 infinite."""
+        generator = torch.Generator().manual_seed(0)
+        start = spectral_construction(4, amplitude=amplitude, dtype=torch.float32)
+        task = PowerSpectrum(
+            WhiteNoise(amplitude), 4, torch.float32, torch.device("cpu"), generator, normalisation="power", held_out_count=8
+        )  # fmt: skip
+        net = SpectralLSTM(start)
+        seen = snapshot_of(net, task, start.weights, start)
+        assert function.held_out_error(seen)["loss/relative"] < 1e-6
+        torch.nn.init.zeros_(net.readout.weight)
+        torch.nn.init.zeros_(net.readout.bias)
+        zero = snapshot_of(net, task, start.weights, start)
+        for values, name in ((function.held_out_error(zero), "loss/relative"), (function.centred_error(zero), "centred/loss")):  # fmt: skip
+            assert 0.99 < values[name] < 10
+        assert wavebase.verdict({**start.weights, "readout.weight": 0 * start.weights["readout.weight"]}, start).name == "broken"  # fmt: skip
+
+    def test_a_silent_reference(self):
+        silent = replace(snapshot(exact()), baselines={"zero": 0.0, "mean": 0.0})
+        assert function.held_out_error(silent)["loss/relative"] == math.inf
+        assert function.centred_error(silent)["centred/loss"] == math.inf

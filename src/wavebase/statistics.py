@@ -73,7 +73,7 @@ def median(values: Sequence[float]) -> Interval:
     """Find the median of independent values; the interval follows from their order and assumes no distribution.
 
     Args:
-        values: At least one number. Infinite ones have their place in the order.
+        values: At least one number. Infinite ones have their place in the order; with a nan all three results are nan.
 
     Returns:
         The median, and the narrowest pair of values, equally far from either end, that holds the true median with 95 %
@@ -81,6 +81,8 @@ def median(values: Sequence[float]) -> Interval:
         the interval is then their range, with a confidence of 1 - 2^(1 - n).
     """
     ordered, n = sorted(float(value) for value in values), len(values)
+    if any(map(math.isnan, ordered)):
+        return Interval(math.nan, math.nan, math.nan)
     drop, tail = 0, 1  # values dropped at each end; 2^n P(at most `drop` of n below the median)
     while 2 * (drop + 1) < n and 1 - 2 * (tail + math.comb(n, drop + 1)) / 2**n >= 0.95:
         drop += 1

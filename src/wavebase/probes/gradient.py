@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions.construction import STATE_NAMES
+from wavebase.probes.norms import TINY, relative_norm
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence.cells import GATES
 from wavebase.registry import registered
 
 SEQUENCES = 16  # of the held-out training signals that these probes read
-TINY = torch.finfo(torch.float64).tiny
 LIVE = 1e-12  # fraction of the largest derivative up to which one is rounding
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -162,9 +162,8 @@ def conserved(snapshot: Snapshot) -> dict[str, float]:
         kind: torch.cat([(weights[f"{kind}_{gate}"] - start[f"{kind}_{gate}"]).double() for gate in GATES])
         for kind in ("bias_ih", "bias_hh")
     }
-    total = (change["bias_ih"] + change["bias_hh"]).norm()
-    apart = (change["bias_ih"] - change["bias_hh"]).norm()
-    values = {"conserved/bias_difference": (apart / total).item() if total > 0 else apart.item()}
+    apart, together = change["bias_ih"] - change["bias_hh"], change["bias_ih"] + change["bias_hh"]
+    values = {"conserved/bias_difference": relative_norm(apart, together)}
     moved = []
     for name in ("sum", "prod"):
         if name in snapshot.blocks:
