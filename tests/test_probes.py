@@ -641,3 +641,12 @@ class TestExtremes:
         silent = replace(snapshot(exact()), baselines={"zero": 0.0, "mean": 0.0})
         assert function.held_out_error(silent)["loss/relative"] == math.inf
         assert function.centred_error(silent)["centred/loss"] == math.inf
+
+
+def test_weight_space_of_a_net_that_no_output_can_feel():
+    net = spectral_construction(4)
+    silent = net.replace_weights({**net.weights, "readout.weight": 0 * net.weights["readout.weight"]})
+    dead = silent.replace_weights({name: 0 * weight for name, weight in silent.weights.items()})
+    for unit_scaled in (False, True):
+        parts = position.subspaces(dead, windows=4, unit_scaled=unit_scaled)
+        assert len(parts.visible) <= len(dead.bins), "only the readout's biases are felt"

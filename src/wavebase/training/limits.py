@@ -1,4 +1,4 @@
-"""What this process may use of the machine: memory and file descriptors, as limited by the system, containers and ulimit."""
+"""The memory and file descriptors that the system, containers and ulimit leave to this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import resource
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-RESERVED = 48  # descriptors for everything but runs
+RESERVED = 48  # descriptors kept for everything but runs
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still take: of the machine, of its control groups, and of `ulimit -v`."""
+    """Return the bytes that this process can still take: the least of machine, control groups and `ulimit -v`."""
     free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
