@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +17,9 @@ from wavebase.recurrence.lstm import plain
 from wavebase.registry import registered
 
 Loss = Callable[[], Tensor]
-GRAPH_BYTES = 2**32  # most that one graph of second derivatives may keep; cutting costs time, twice as much a product
+GRAPH_BYTES = int(1.6 * 2**30)  # most that a graph of second derivatives may keep: cutting doubles a product's time
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+LARGE_WEIGHTS = 2**24  # bytes of trained weights from which on the heap is kept free of their gradients
 FEWEST = 4  # sequences that are cut at all
 MEASURED = 8  # sequences whose graph is measured to know the size of the whole
 
@@ -151,10 +155,11 @@ def loss_terms(
     whole: list[Loss] = [lambda: loss(forward(inputs), target)]
     if not (mean_over_sequences and isinstance(inputs, Tensor) and len(inputs) == len(target) >= FEWEST):
         return whole
+    trained = [p for p in parameters if p.requires_grad]
+    if sum(p.nbytes for p in trained) >= LARGE_WEIGHTS:
+        _return_large_blocks()
     some = slice(0, MEASURED)
-    measured = _graph_bytes(
-        lambda: loss(forward(inputs[some]), target[some]), [p for p in parameters if p.requires_grad]
-    )
+    measured = _graph_bytes(lambda: loss(forward(inputs[some]), target[some]), trained)
     count = min(len(inputs), -(-measured * len(inputs) // (min(MEASURED, len(inputs)) * GRAPH_BYTES)))
     if count <= 1:
         return whole
@@ -169,6 +174,16 @@ def loss_terms(
         return lambda: loss(forward(part), wanted) * (len(part) / len(inputs))
 
     return [term(*part) for part in parts]
+
+
+def _return_large_blocks() -> None:
+    """Let glibc return freed blocks of 4 MiB and more to the system, from now on.
+
+    The gradients of large weights, one of 25 MB a step at T = 128, otherwise leave holes in the heap that small tensors
+    of the graph occupy, so that the process grows by 3 GiB in each of the two passes.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**22)
 
 
 def _graph_bytes(loss: Loss, trained: Sequence[Tensor]) -> int:
