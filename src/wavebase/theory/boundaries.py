@@ -91,8 +91,10 @@ class Rule:
         return self.reach / pull if 0 < pull < float("inf") else None
 
     def curvature(self, learning_rate: float) -> float:
-        """The curvature whose boundary is this learning rate."""
-        return (self.reach / learning_rate - self.offset) / self.weight if learning_rate > 0 else float("inf")
+        """Return the curvature whose boundary is this learning rate; infinite where every curvature is stable."""
+        if learning_rate <= 0 or self.weight == 0:  # dampening 1: after its first step SGD ignores the gradient
+            return float("inf")
+        return (self.reach / learning_rate - self.offset) / self.weight
 
 
 class Curvatures(NamedTuple):
