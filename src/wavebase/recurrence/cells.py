@@ -60,7 +60,8 @@ def lstm_trace(
     for pre_input in _input_projections(inputs, weight_ih, bias):
         hidden, cell, gates = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
         steps.append((hidden, cell, *gates))
-    return Trace(*(torch.stack(series, -2) for series in zip(*steps, strict=True)), input_gate)
+    h, c, i, f, g, o = (torch.stack(series, -2) for series in zip(*steps, strict=True))
+    return Trace(h, c, i, f, g, o, input_gate)
 
 
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
