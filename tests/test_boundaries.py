@@ -267,3 +267,9 @@ def test_a_default_rate_yields_to_the_fraction_that_is_asked_for(cli, tmp_path):
     assert status == 0 and "0.5 of the boundary" in " ".join(out.split()), err
     lines = out.splitlines()
     assert len(next(line for line in lines if line.startswith("learning rate"))) <= 80
+
+
+def test_a_gradient_that_is_dampened_away_has_no_boundary():
+    weight = torch.nn.Parameter(torch.ones(1))
+    rule = boundaries.rule_of(torch.optim.SGD([weight], 0.1, momentum=0.9, dampening=1.0))
+    assert rule.learning_rate(5.0) is None and rule.curvature(0.1) == float("inf")

@@ -16,7 +16,7 @@ from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.experiment import judge
-from wavebase.experiment.judge import judge_run
+from wavebase.experiment.judge import judge_folder
 from wavebase.models.spectral import random_weights
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -167,7 +167,7 @@ def lost(tmp_path_factory, run_once):
 
 def test_a_stored_run_is_judged_at_every_checkpoint(lost):
     folder = lost
-    judged = judge_run(folder)
+    judged = judge_folder(folder)
     summary, measured = folder.summary(), folder.metrics()
     assert judged.last.name == summary["verdict"] == "broken"
     assert list(judged.verdicts) == [0, 10, 20, 30, 40] and judged.verdicts[0].name == "unmoved"
@@ -179,7 +179,7 @@ def test_a_stored_run_is_judged_at_every_checkpoint(lost):
     bound = summary["conditions"]["centred/loss"]["bound"]
     assert judged.first_failed["centred/loss"] == next(s for s, v in zip(steps, losses, strict=True) if v > bound)
     assert not [line for line in judged.table().splitlines() if len(line) > 80]
-    assert [*judge_run(folder, 10).verdicts] == [10]
+    assert [*judge_folder(folder, 10).verdicts] == [10]
 
 
 def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
@@ -216,7 +216,7 @@ def test_a_run_without_recurrent_weights_is_judged_all_the_same(ran, monkeypatch
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(RecordsError, match="must hold checkpoints, got none"):
-        judge_run(RunFolder(tmp_path))
+        judge_folder(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize(

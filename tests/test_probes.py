@@ -13,7 +13,7 @@ from wavebase.constructions import controls, symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.spectral import SpectralLSTM, random_weights
-from wavebase.probes import drift, dynamics, function, gradient, mechanism, position
+from wavebase.probes import curvature, drift, dynamics, function, gradient, mechanism, position
 from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, first_failures, judge, judge_run
@@ -501,3 +501,152 @@ class TestVerdict:
         first = first_failures(series, Thresholds())
         assert first["mechanism/mode_phase"] == 10 and first["error/tones"] == 20
         assert first["loss/relative"] is None and first["position/distance"] is None
+
+
+class TestNothingToDifferentiate:
+    """No trained weight, weights or losses that are not finite, outputs that do not depend on the weights."""
+
+    probes = (gradient.movable, gradient.movement, sharpness, group_sharpness)
+
+    @pytest.mark.parametrize("probe", probes, ids=lambda probe: probe.__name__)
+    def test_no_trained_weight_gives_no_value(self, probe):
+        assert probe(replace(snapshot(exact()), trained={})) == {}
+
+    @pytest.mark.parametrize("probe", probes, ids=lambda probe: probe.__name__)
+    def test_weights_that_are_not_finite(self, probe):
+        net = exact()
+        torch.nn.init.constant_(net.readout.weight, math.nan)
+        values = probe(snapshot(net))
+        assert all(math.isnan(value) for value in values.values()) and (values != {}) == (probe not in self.probes[:2])
+
+    def test_a_loss_that_overflows_moves_nothing_that_can_be_counted(self):
+        seen = snapshot(exact())
+        broken = replace(seen, loss=lambda output, target: (output * 1e300).square().sum())
+        assert gradient.movable(broken) == {} and math.isnan(sharpness(broken)["curvature/lambda_max"])
+
+    @pytest.mark.parametrize("probe", probes, ids=lambda probe: probe.__name__)
+    def test_outputs_that_depend_on_no_weight(self, probe):
+        seen = snapshot(exact())
+        constant = replace(seen, forward=lambda signal: TASK.held_out["training"].target[: len(signal)] + 1)
+        values = probe(constant)
+        fixed = {"moved/trained", "moved/nonzero"}
+        assert values and all(value == 0 for name, value in values.items() if name not in fixed)
+
+    def test_a_second_derivative_that_is_not_finite(self):
+        x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        y = torch.zeros(9, dtype=torch.float64, requires_grad=True)
+        assert math.isnan(largest_curvature(lambda: (x.abs() ** 1.5).sum(), [x]))
+        assert math.isnan(largest_curvature(lambda: (y.abs() ** 1.5).sum(), [y]))
+
+    def test_a_conserved_quantity_that_is_not_finite_is_seen_in_any_block(self):
+        for block in ("sum", "prod"):
+            net = exact()
+            with torch.no_grad():
+                net.weight_hh_input[net.construction.blocks[block]] = math.nan
+            assert math.isnan(gradient.conserved(snapshot(net))["conserved/product_balance"])
+
+
+def test_the_input_gate_is_what_the_cell_says_not_what_its_signs_look_like():
+    """A tanh gate at exactly zero has slope 1, a sigmoid's slope there would be zero."""
+    net = exact()
+    for name in ("weight_ih_input", "weight_hh_input", "bias_ih_input", "bias_hh_input"):
+        torch.nn.init.zeros_(net.get_parameter(name))
+    assert gradient.live_gradient(snapshot(net))["gradient/live_fraction"] == pytest.approx(2 / 4)
+
+
+class TestCurvatureInChunks:
+    def test_products_and_eigenvalue_are_those_of_the_whole_batch(self, monkeypatch):
+        net = wavebase.spectral_lstm(4, eps=2.0**-5, dtype=torch.float64)
+        signal = WhiteNoise().sample(30, 8, torch.Generator().manual_seed(0))
+        target = wavebase.power_spectrum(signal, 4)
+        trained = list(net.parameters())
+        loss = torch.nn.functional.mse_loss
+        whole = curvature.loss_terms(net, loss, signal, target, trained, True)
+        assert len(whole) == 1
+        monkeypatch.setattr(curvature, "GRAPH_BYTES", 2**18)
+        terms = curvature.loss_terms(net, loss, signal, target, trained, True)
+        assert 3 < len(terms) < 30
+        one, many = curvature.Hessian(whole, trained), curvature.Hessian(terms, trained)
+        vector = np.random.default_rng(0).standard_normal(sum(one.sizes))
+        wanted = one.product(vector)
+        assert np.linalg.norm(many.product(vector) - wanted) <= 1e-12 * np.linalg.norm(wanted) > 0
+        assert many.largest() == pytest.approx(one.largest(), rel=1e-6)
+
+    def test_a_graph_of_chunks_keeps_less(self, monkeypatch):
+        net, held = exact(), TASK.held_out["training"]
+        trained = list(net.parameters())
+        loss = torch.nn.functional.mse_loss
+        whole = curvature._graph_bytes(lambda: loss(net(held.input), held.target), trained)
+        monkeypatch.setattr(curvature, "GRAPH_BYTES", whole // 4)
+        terms = curvature.loss_terms(net, loss, *held, trained, True)
+        assert len(terms) >= 4 and curvature._graph_bytes(terms[0], trained) < whole / 3
+
+    @pytest.mark.parametrize("why", ["no mean", "a batch norm", "a pair of inputs"])
+    def test_only_what_is_exact_is_cut(self, why, monkeypatch):
+        monkeypatch.setattr(curvature, "GRAPH_BYTES", 1)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)).double()
+        signal = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        inputs = (signal, signal) if why == "a pair of inputs" else signal
+        mean = why != "no mean"
+        forward = net[0] if why != "a batch norm" else net
+        terms = curvature.loss_terms(forward, torch.nn.functional.mse_loss, inputs, signal, net.parameters(), mean)
+        assert len(terms) == 1
+        if why == "no mean":
+            assert len(curvature.loss_terms(net[0], torch.nn.functional.mse_loss, signal, signal, net[0].parameters(), True)) == 12  # fmt: skip
+
+    def test_the_probe_cuts_what_its_task_allows(self, monkeypatch):
+        found = sharpness(snapshot(exact()))["curvature/lambda_max"]
+        monkeypatch.setattr(curvature, "GRAPH_BYTES", 2**20)
+        cut = []
+        terms = curvature.loss_terms
+        monkeypatch.setattr(curvature, "loss_terms", lambda *given: cut.append(terms(*given)) or cut[-1])
+        assert sharpness(snapshot(exact()))["curvature/lambda_max"] == pytest.approx(found, rel=1e-6)
+        assert len(cut[0]) > 1
+
+
+class TestExtremes:
+    """Relative quantities at both ends of the range of floating-point numbers."""
+
+    @pytest.mark.parametrize("size", [1e-300, 1e-200, 1e-40, 1.0, 1e200, 1e300])
+    def test_drift_does_not_depend_on_the_scale(self, size):
+        start = size * torch.linspace(0.5, 1, 9, dtype=torch.float64).view(3, 3)
+        assert drift.relative_drift(1.5 * start, start) == pytest.approx(0.5)
+        assert drift.relative_drift(0 * start, start) == pytest.approx(1)
+
+    def test_subnormal_numbers_and_zero(self):
+        least = torch.full((3, 3), 5e-322, dtype=torch.float64)
+        assert drift.relative_drift(2 * least, least) == pytest.approx(1)
+        assert drift.relative_drift(0 * least, 0 * least) == 0
+        assert math.isnan(drift.relative_drift(least * math.nan, least))
+
+    @pytest.mark.parametrize("amplitude", [1e-15, 1e-10, 1.0, 1e10])
+    def test_a_net_that_outputs_zero_has_lost_its_function_at_any_amplitude_of_float32(self, amplitude):
+        """float32 squares of powers of 1e-30 are zero, those of 1e20 infinite."""
+        generator = torch.Generator().manual_seed(0)
+        start = spectral_construction(4, amplitude=amplitude, dtype=torch.float32)
+        task = PowerSpectrum(
+            WhiteNoise(amplitude), 4, torch.float32, torch.device("cpu"), generator, normalisation="power", held_out_count=8
+        )  # fmt: skip
+        net = SpectralLSTM(start)
+        seen = snapshot_of(net, task, start.weights, start)
+        assert function.held_out_error(seen)["loss/relative"] < 1e-6
+        torch.nn.init.zeros_(net.readout.weight)
+        torch.nn.init.zeros_(net.readout.bias)
+        zero = snapshot_of(net, task, start.weights, start)
+        for values, name in ((function.held_out_error(zero), "loss/relative"), (function.centred_error(zero), "centred/loss")):  # fmt: skip
+            assert 0.99 < values[name] < 10
+        assert wavebase.verdict({**start.weights, "readout.weight": 0 * start.weights["readout.weight"]}, start).name == "broken"  # fmt: skip
+
+    def test_a_silent_reference(self):
+        silent = replace(snapshot(exact()), baselines={"zero": 0.0, "mean": 0.0})
+        assert function.held_out_error(silent)["loss/relative"] == math.inf
+        assert function.centred_error(silent)["centred/loss"] == math.inf
+
+
+def test_weight_space_of_a_net_that_no_output_can_feel():
+    net = spectral_construction(4)
+    silent = net.replace_weights({**net.weights, "readout.weight": 0 * net.weights["readout.weight"]})
+    dead = silent.replace_weights({name: 0 * weight for name, weight in silent.weights.items()})
+    for unit_scaled in (False, True):
+        parts = position.subspaces(dead, windows=4, unit_scaled=unit_scaled)
+        assert len(parts.visible) <= len(dead.bins), "only the readout's biases are felt"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from wavebase.training import interruption
 from wavebase.training.loop import TrainSettings, train
 from wavebase.training.optimizers import AdamL1
 from wavebase.training.schedule import LearningRate
-from wavebase.training.stacking import activation_bytes
+from wavebase.training.stacking import activation_bytes, stack_key
 from wavebase.training.stacks import ELEMENTWISE, make_trainer
 from wavebase.training.trainer import TrainState
 
@@ -348,3 +349,62 @@ def test_equal_settings_are_stepped_together(name, clip_norm, monkeypatch):
         for one, other in zip(saved["alone", n], saved["together", n], strict=True):
             assert one["param_groups"] == other["param_groups"]
             torch.testing.assert_close(one["state"], other["state"], rtol=1e-12, atol=0)
+
+
+def state_of(net, task):
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    return TrainState(
+        net, task, dict(net.named_parameters()), optimizer, lambda step: 0.01, None, torch.Generator().manual_seed(0),
+        lambda step, values: None, lambda step: None, lambda step: None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tone:
+    amplitude: float
+
+
+class Scaled(Sines):
+    """Its loss reads a nested setting."""
+
+    def __init__(self, amplitude, data=0):
+        self.signal, self.fixed, self.baselines = Tone(amplitude), torch.full((2,), float(data)), {"zero": float(data)}
+
+    def loss(self, output, target):
+        return (output - self.signal.amplitude * target).square().mean()
+
+
+def leaky(slope):
+    return torch.nn.Sequential(Line(0), torch.nn.Sequential(torch.nn.LeakyReLU(slope)))
+
+
+def with_activation(function):
+    net = Line(0)
+    net.options = {"activations": [function]}
+    return net
+
+
+def with_offset(value):
+    net = Line(0)
+    net.offset = torch.tensor([value])
+    return net
+
+
+@pytest.mark.parametrize(
+    "one,other,equal",
+    [
+        ((leaky(0.1), Sines()), (leaky(0.1), Sines()), True),
+        ((leaky(0.1), Sines()), (leaky(0.3), Sines()), False),
+        ((Line(0), Scaled(1.0)), (Line(1), Scaled(1.0)), True),
+        ((Line(0), Scaled(1.0)), (Line(0), Scaled(2.0)), False),
+        ((Line(0), Scaled(1.0, data=1)), (Line(0), Scaled(1.0, data=2)), True),
+        ((with_activation(torch.relu), Sines()), (with_activation(torch.tanh), Sines()), False),
+        ((with_offset(1.0), Sines()), (with_offset(2.0), Sines()), False),
+        ((with_offset(1.0), Sines()), (with_offset(1.0), Sines()), True),
+    ],
+    ids=["same slope", "slope", "weights", "signal", "own data", "function", "tensor attribute", "same tensor"],
+)
+def test_what_forward_and_loss_read_keeps_members_apart(one, other, equal):
+    """A stack runs the first member's forward and loss."""
+    assert (stack_key(state_of(*one)) == stack_key(state_of(*other))) == equal
+    assert hash(stack_key(state_of(*one))) == hash(stack_key(state_of(*one)))

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: memory and file descriptors, as limited by the system, containers and ulimit."""
+"""The memory and file descriptors that the system, containers and ulimit leave to this process."""
 
 from __future__ import annotations
 

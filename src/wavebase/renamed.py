@@ -30,7 +30,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "interruption": ("training.interruption", {}),
     "intervals": ("statistics", {}),
     "jobs": ("experiment.runner", {"run_stacked": "experiment.stacked.run_stacked"}),
-    "judgement": ("experiment.judge", {}),
+    "judgement": ("experiment.judge", {"Judgement": "VerdictHistory", "judge_run": "judge_folder"}),
     "label_noise": (
         "theory.label_noise",
         {name: f"theory.gauss_newton.{name}" for name in ("GaussNewton", "gauss_newton", "enough")},

@@ -24,13 +24,15 @@ class Interval(NamedTuple):
 
 
 def nmse(errors: Tensor, sizes: Tensor) -> Interval:
-    """sum of errors / sum of sizes, a ratio of sums over independent signals, with its interval by the delta method.
+    """Divide the sum of squared errors by that of squared targets; the interval is the delta method's for such a ratio.
 
-    errors: squared errors, sizes: squared targets, both [signals] or [signals, steps]. 1 is what predicting zero gives.
+    Args:
+        errors, sizes: Squared errors and squared targets of independent signals, [signals] or [signals, steps].
+
+    Returns:
+        The ratio: 1 is what predicting zero gives. nan where all targets are zero.
     """
-    errors, sizes = (
-        values.double().flatten(1).sum(1) if values.ndim > 1 else values.double() for values in (errors, sizes)
-    )
+    errors, sizes = _by_signal(errors, sizes)
     value = (errors.sum() / sizes.sum()).item()
     reach = 1.96 * ((errors - value * sizes).norm() / sizes.sum()).item()
     return Interval(value, value - reach, value + reach)
@@ -39,33 +41,48 @@ def nmse(errors: Tensor, sizes: Tensor) -> Interval:
 def paired_difference(
     errors: Tensor, others: Tensor, sizes: Tensor, generator: torch.Generator, draws: int = 4000
 ) -> Interval:
-    """nmse(errors) - nmse(others) on the same signals, with its 95 % interval by the bootstrap over signals: negative where
-    the first is better. Shapes as in `nmse`."""
+    """Subtract the `nmse` of two forecasts of the same signals; the interval is the bootstrap's over signals.
+
+    Args:
+        errors, others: Squared errors of the two forecasts, shaped as in `nmse`.
+        sizes: Squared targets.
+        generator: Draws the resamples.
+        draws: Number of resamples.
+
+    Returns:
+        nmse(errors) - nmse(others), negative where the first is better.
+    """
     import torch
 
-    difference, sizes = ((values.double().flatten(1).sum(1)) for values in (errors - others, sizes))
-    count = len(sizes)
-    found = torch.stack(
-        [
-            difference[chosen].sum() / sizes[chosen].sum()
-            for chosen in (torch.randint(count, (count,), generator=generator) for _ in range(draws))
-        ]
-    )
+    errors, others, sizes = _by_signal(errors, others, sizes)
+    difference, count = errors - others, len(sizes)
+    resamples = (torch.randint(count, (count,), generator=generator) for _ in range(draws))
+    found = torch.stack([difference[drawn].sum() / sizes[drawn].sum() for drawn in resamples])
     low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)).tolist()
     return Interval((difference.sum() / sizes.sum()).item(), low, high)
 
 
-def median(values: Sequence[float]) -> Interval:
-    """The median of values drawn independently, and its interval from their order: no distribution is assumed.
+def _by_signal(*squares: Tensor) -> list[Tensor]:
+    """Return the sums over steps, [signals] in float64, all over the largest of the last: its squares may underflow."""
+    sums = [one.double().flatten(1).sum(1) if one.ndim > 1 else one.double() for one in squares]
+    largest = sums[-1].max()
+    return [one / largest for one in sums] if largest > 0 else sums
 
-    Infinite values have their place in the order. The interval is the narrowest pair of values, equally far from either
-    end, that holds the true median with 95 % confidence: the number of values below it is binomial with p = 1/2. Fewer
-    than six values cannot reach 95 %; the interval is then their range, with a confidence of 1 - 2^(1 - n).
+
+def median(values: Sequence[float]) -> Interval:
+    """Find the median of independent values; the interval follows from their order and assumes no distribution.
 
     Args:
-        values: At least one number.
+        values: At least one number. Infinite ones have their place in the order; with a nan all three results are nan.
+
+    Returns:
+        The median, and the narrowest pair of values, equally far from either end, that holds the true median with 95 %
+        confidence: the number of values below it is binomial with p = 1/2. Fewer than six values cannot reach 95 %;
+        the interval is then their range, with a confidence of 1 - 2^(1 - n).
     """
     ordered, n = sorted(float(value) for value in values), len(values)
+    if any(map(math.isnan, ordered)):
+        return Interval(math.nan, math.nan, math.nan)
     drop, tail = 0, 1  # values dropped at each end; 2^n P(at most `drop` of n below the median)
     while 2 * (drop + 1) < n and 1 - 2 * (tail + math.comb(n, drop + 1)) / 2**n >= 0.95:
         drop += 1
@@ -74,7 +91,7 @@ def median(values: Sequence[float]) -> Interval:
 
 
 def proportion(successes: int, count: int) -> Interval:
-    """A proportion and its interval (Wilson, 1927)."""
+    """Divide successes by their count; the interval is Wilson's (1927)."""
     from scipy import stats
 
     low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
@@ -82,7 +99,11 @@ def proportion(successes: int, count: int) -> Interval:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """The exponent p of y ~ x^p, fitted on logarithms, and its interval (Student's t)."""
+    """Fit the exponent p of y ~ x^p on logarithms; the interval is Student's.
+
+    Args:
+        x, y: Positive, at least two of each. Two leave no interval: its ends are nan.
+    """
     import numpy as np
     from scipy import stats
 

@@ -97,7 +97,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from wavebase.analysis.report_text import wrapped
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.experiment import validation
-    from wavebase.experiment.judge import judge_run
+    from wavebase.experiment.judge import judge_folder
     from wavebase.figures import common, spectrum_sheet
     from wavebase.figures.movement import movement, movement_table
     from wavebase.records.atomic import atomic_write
@@ -120,7 +120,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
 
     lines, written = [], []
     if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
-        judged = judge_run(RunFolder(source.root), source.step)
+        judged = judge_folder(RunFolder(source.root), source.step)
         save("verdict.json", json.dumps(to_json(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
         lines.append(judged.table() + "\n")
         written.append("verdict.json")

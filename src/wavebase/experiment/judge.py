@@ -17,8 +17,7 @@ from wavebase.experiment.build import load_net, load_run, measure, snapshot
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
-from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
-from wavebase.probes.verdict import judge_run as judge_by_values
+from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge, judge_run
 from wavebase.records.folder import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
@@ -134,9 +133,14 @@ class _Weights(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """verdicts, by step of a checkpoint; first_failed: the first such step at which a condition did not hold, or None;
-    start: the probes' values of the net before training."""
+class VerdictHistory:
+    """The verdicts on a run at its checkpoints.
+
+    Attributes:
+        verdicts: By step.
+        first_failed: The first of these steps at which each condition does not hold, or None.
+        start: The probes' values before training.
+    """
 
     verdicts: dict[int, Verdict]
     first_failed: dict[str, int | None]
@@ -176,7 +180,7 @@ class Judgement:
         return "\n".join([*lines, textwrap.fill(f"so far: {', '.join(turns)}", 80)])
 
 
-def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
+def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:
     """Rebuild a run from its config.yaml and judge its checkpoints (or that of one step) against its start, with its own probes.
 
     Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
@@ -190,5 +194,5 @@ def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
         load_net(components.net, folder.load_checkpoint(at), folder)
         values[at] = measure(probes, snapshot(components, begun, at))
     thresholds = cfg.probe.verdict
-    verdicts = {step: judge_by_values(start, measured, thresholds) for step, measured in values.items()}
-    return Judgement(verdicts, first_failures(values, thresholds), start)
+    verdicts = {step: judge_run(start, measured, thresholds) for step, measured in values.items()}
+    return VerdictHistory(verdicts, first_failures(values, thresholds), start)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.validation import ConfigError
+from wavebase.probes.curvature import loss_terms
 from wavebase.theory import boundaries, gauss_newton, label_noise
 from wavebase.theory.boundaries import Curvatures
 
@@ -56,7 +57,7 @@ def measure_curvatures(
             return measured[own]
         found = boundaries.measure(
             rule,
-            lambda: task.loss(net(signal), target),
+            loss_terms(net, task.loss, signal, target, trained.values(), getattr(task, "mean_over_sequences", False)),
             trained.values(),
             (training(step) for step in range(boundaries.BATCHES)),
             Curvatures(measured.get(key)),

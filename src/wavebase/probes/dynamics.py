@@ -1,4 +1,4 @@
-"""What do the oscillators do: the eigenvalues of the gen block."""
+"""How do the oscillators turn? The eigenvalues of the gen block."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from wavebase.registry import registered
 
 
 def gen_eigenvalues(weight_hh_cell: Tensor, gen: slice) -> np.ndarray:
-    """Complex eigenvalues of the gen block's one-step map, sorted by angle. Its exact values are exp(+-2 pi i k / T)."""
+    """Compute the complex eigenvalues of the gen block's one-step map, by angle. The exact ones are exp(+-2 pi i k / T)."""
     values = np.linalg.eigvals(weight_hh_cell[gen, gen].double().cpu().numpy())
     return values[np.lexsort((np.abs(values), np.angle(values)))]
 
 
 @registered
 def gen_spectrum(snapshot: Snapshot) -> dict[str, float]:
-    """spectrum/gen_radius_max, and spectrum/gen_shift_max, gen_shift_rms: how far eigenvalues moved from their start.
+    """Measure the gen block's eigenvalues and how far they have moved.
 
-    Now and start are matched one to one with the least total distance in the complex plane. Empty without blocks, or
-    if a weight is not finite.
+    Returns:
+        spectrum/gen_radius_max: the largest modulus. spectrum/gen_shift_max, spectrum/gen_shift_rms: distances in the
+        complex plane to the start's eigenvalues, matched one to one with the least total distance. Empty without
+        blocks, or if a weight is not finite.
     """
     gen = snapshot.blocks.get("gen")
     if gen is None or not snapshot.weights["weight_hh_cell"].isfinite().all():

@@ -10,42 +10,45 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
+from wavebase.probes.norms import relative_distance
 from wavebase.probes.snapshot import Snapshot
 from wavebase.registry import registered
 
-SAME = (
-    1e-6  # share of the zero predictor's loss under which the mean predictor's says only that all targets are the same
-)
-MOST_SAMPLES = 32  # longest window whose forms are recovered whole: T (T + 1) / 2 signals
+SAME = 1e-6  # of the zero predictor's loss: if the mean predictor's is below, all targets are nearly the same
+MOST_SAMPLES = 32  # longest window whose forms are recovered: they take T (T + 1) / 2 signals
 
 
 @registered
 def held_out_error(snapshot: Snapshot) -> dict[str, float]:
-    """error/<probe signal>, the relative error of each held-out set; its worst window on the training signal; the loss
-    there, plain and relative to that of the mean predictor (1 is no better than predicting the mean). Where all targets are
-    nearly the same (a steady tone), so that the mean predicts them too, relative to that of predicting zero."""
+    """Measure the relative error on every held-out set, and metrics and loss on the training signal.
+
+    Returns:
+        error/<probe signal>: relative errors. task/<metric>: the task's metrics on the training signal.
+        loss/held_out: its loss. loss/relative: that loss over `reference_loss`; predicting the mean gives 1.
+    """
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
         output = snapshot.predict(signal)
         metrics = snapshot.metrics(output, target)
         values[f"error/{name}"] = metrics["relative_error"]
         if name == "training":
-            loss = snapshot.loss(output, target).item()
+            loss = loss_value(snapshot, output, target)
             values |= {f"task/{metric}": value for metric, value in metrics.items()}
-            values |= {"loss/held_out": loss, "loss/relative": loss / reference_loss(snapshot)}
+            values |= {"loss/held_out": loss, "loss/relative": _relative_loss(snapshot, loss)}
     return values
 
 
 @registered
 def centred_error(snapshot: Snapshot) -> dict[str, float]:
-    """How far the net is from its function when a constant is taken from each bin: its mean error on the training signal.
+    """Measure the errors that are left when each bin's mean error on the training signal is taken away.
 
-    The sharpest directions of an exact net shift one bin's output by a constant, which the readout's bias undoes: a
-    displacement of a thousandth costs a digit of precision and says nothing about how the power is computed.
+    The sharpest directions of an exact net shift one bin's output by a constant, which the readout's bias can undo: a
+    displacement of a thousandth costs a digit of precision and does not change how the power is computed.
 
-    centred/loss: the training signal's loss relative to that of the mean predictor, 1 for any constant output.
-    centred/<probe signal>: the relative error. Where all targets are nearly the same nothing is taken away, for a constant is
-    all there is. Empty for a net that is held against no algorithm for power spectra.
+    Returns:
+        centred/loss: the training signal's loss over `reference_loss`, 1 for any constant output.
+        centred/<probe signal>: relative errors. Where all targets are nearly the same, the constant is the function and
+        stays. Empty unless the net is compared with an algorithm for power spectra.
     """
     if "spec" not in snapshot.blocks:
         return {}
@@ -55,20 +58,39 @@ def centred_error(snapshot: Snapshot) -> dict[str, float]:
         output = snapshot.predict(signal) - constant
         values[f"centred/{name}"] = snapshot.metrics(output, target)["relative_error"]
         if name == "training":
-            values["centred/loss"] = snapshot.loss(output, target).item() / reference_loss(snapshot)
+            values["centred/loss"] = _relative_loss(snapshot, loss_value(snapshot, output, target))
     return values
 
 
+def loss_value(snapshot: Snapshot, output: Tensor, target: Tensor) -> float:
+    """Evaluate the loss, in float64 where squares under- or overflow in the output's dtype: 0 would look exact."""
+    loss = snapshot.loss(output, target).item()
+    kind = torch.finfo(output.dtype)
+    if kind.tiny / kind.eps < loss < kind.max or output.dtype == torch.float64 or not output.isfinite().all():
+        return loss
+    return snapshot.loss(output.double(), target.double() if target.is_floating_point() else target).item()
+
+
 def reference_loss(snapshot: Snapshot) -> float:
-    """The held-out training signal's loss of the mean predictor, or of the zero predictor where all targets are nearly the same."""
+    """Return the training signal's held-out loss of the mean predictor, or of zero where targets are nearly the same."""
     mean, zero = (snapshot.baselines.get(name, 0.0) for name in ("mean", "zero"))
     return mean if mean > SAME * zero else zero
 
 
-def mean_error(snapshot: Snapshot, output: Tensor) -> Tensor:
-    """Mean over sequences and windows of an output's error on the held-out training signal: [sequences, windows, bins] to [bins].
+def _relative_loss(snapshot: Snapshot, loss: float) -> float:
+    """Divide a loss by the reference; 0/0 is 0, as of an exact output where every target is zero."""
+    reference = reference_loss(snapshot)
+    return loss / reference if reference > 0 else 0.0 if loss == 0 else math.inf if loss > 0 else math.nan
 
-    Zero where all targets are nearly the same.
+
+def mean_error(snapshot: Snapshot, output: Tensor) -> Tensor:
+    """Average an output's error on the held-out training signal over sequences and windows.
+
+    Args:
+        output: [sequences, windows, bins].
+
+    Returns:
+        [bins]; zero where all targets are nearly the same.
     """
     target = snapshot.held_out["training"][1]
     error = (output - target).mean((0, 1))
@@ -77,8 +99,10 @@ def mean_error(snapshot: Snapshot, output: Tensor) -> Tensor:
 
 @registered
 def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
-    """<metric>/<probe signal>: every metric of the task on every held-out set, but the relative error, which is
-    `held_out_error`'s."""
+    """Measure <metric>/<probe signal>: the task's metrics on every held-out set, relative_error excepted.
+
+    That one is `held_out_error`'s.
+    """
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
         metrics = snapshot.metrics(snapshot.predict(signal), target)
@@ -88,15 +112,16 @@ def held_out_metrics(snapshot: Snapshot) -> dict[str, float]:
 
 @registered
 def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
-    """The forms Q_k of P_k(x) = x' Q_k x, recovered by impulses and pairs of impulses: the function itself, off any support.
+    """Recover the forms Q_k of P_k(x) = x' Q_k x and compare them with the exact ones, scale cos(2 pi k (s - t) / T).
 
-    With P(0) taken away, an impulse at s gives Q_k[s, s], and a pair at s and t what it exceeds its two impulses by,
-    2 Q_k[s, t]. Exact: Q_k[s, t] = scale cos(2 pi k (s - t) / T).
+    They are the function on all signals, not only on those that training showed. An impulse at s gives Q_k[s, s]; a
+    pair at s and t exceeds the sum of its two impulses by 2 Q_k[s, t]. P(0) is subtracted first.
 
-    function/quadratic_form_error: ||Q - exact||_F / ||exact||_F over all bins (1 for a net that outputs a constant).
-    function/kernel_angle: largest angle, over bins, between the plane of Q_k's two largest eigenvalues (a line at DC and
-    Nyquist) and the plane of cos and sin, in radians; pi / 2 where an eigenvalue is zero to rounding, so that there is none.
-    Empty without a construction, or for T over MOST_SAMPLES.
+    Returns:
+        function/quadratic_form_error: ||Q - exact||_F / ||exact||_F over all bins, 1 for a constant output.
+        function/kernel_angle: the largest angle in radians, over bins, between the plane of Q_k's two largest
+        eigenvalues (a line at DC and Nyquist) and the plane of cos and sin; pi / 2 where such an eigenvalue is zero to
+        rounding. Empty without a construction, or for T over MOST_SAMPLES.
     """
     construction = snapshot.construction
     if construction is None or construction.T > MOST_SAMPLES:
@@ -106,7 +131,7 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     lag = torch.arange(T, dtype=torch.float64)[:, None] - torch.arange(T)
     bins = torch.tensor(construction.bins, dtype=torch.float64)[:, None, None]
     exact = construction.scale * torch.cos(2 * math.pi * (bins * lag).remainder(T) / T)
-    values = {"function/quadratic_form_error": ((recovered - exact).norm() / exact.norm()).item()}
+    values = {"function/quadratic_form_error": relative_distance(recovered, exact)}
     if not recovered.isfinite().all():
         return values
     angle, rounding = 0.0, T**2 * construction.scale * torch.finfo(snapshot.weights["hidden_0"].dtype).eps
@@ -122,9 +147,16 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
 
 
 def recover_forms(predict: Callable[[Tensor], Tensor], T: int, height: float, like: Tensor) -> Tensor:
-    """Quadratic forms [F, T, T], float64, of a function of one window: `predict` maps [batch, T] to [batch, 1, F].
+    """Recover the quadratic forms of a function of one window.
 
-    height: of the impulses; like: a tensor of the dtype and device that `predict` wants.
+    Args:
+        predict: Maps [batch, T] to [batch, 1, F].
+        T: Samples of a window.
+        height: Of the impulses.
+        like: A tensor of the dtype and on the device that `predict` takes.
+
+    Returns:
+        [F, T, T], float64.
     """
     first, second = torch.triu_indices(T, T, 1)
     one = height * torch.eye(T, dtype=like.dtype, device=like.device)

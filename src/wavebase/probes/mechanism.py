@@ -1,8 +1,8 @@
-"""Does the net still compute its spectra in the way it was built to: with these oscillators, through these blocks?
+"""Does the net still compute its spectra as it was built to, with these oscillators and through these blocks?
 
-Every probe reads the weights after `Snapshot.aligned` has taken unit permutations, swaps and signs out of them, works from
-the outside (states are observed, exchanged or cut away), and is empty for a net whose start has no such blocks. None
-depends on the continuous moves of `constructions.symmetry` either: oscillators and sums are looked at in `bin_coordinates`.
+Every probe reads the weights as `Snapshot.aligned` gives them, without unit permutations, swaps and signs; it observes,
+exchanges or removes states; it is empty for a net whose start has no such blocks. No probe depends on the continuous moves
+of `constructions.symmetry` either, because oscillators and sums are read in `bin_coordinates`.
 Letters: B batch, T window, F bins, H hidden units, k a bin, theta_k = 2 pi k / T.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wavebase.constructions.construction import WEIGHT_NAMES, Construction
 from wavebase.probes.function import mean_error
+from wavebase.probes.norms import norm
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
@@ -26,17 +27,19 @@ BLOCKS = {"gen", "sum", "prod", "spec"}
 
 @registered
 def oscillators(snapshot: Snapshot) -> dict[str, float]:
-    """The oscillators as the sum block sees them, not as W_g's raw eigenvalues, which include modes that nothing reads.
+    """Measure the oscillators as the sum block receives them; W_g's raw eigenvalues include modes that nothing reads.
 
-    The net runs on silence over two windows; what a bin's two coordinates receive from all hidden units (`bin_coordinates`)
-    is realised as a linear system (`realised_modes`), whose eigenvalues are the bin's modes: two, or one at DC and Nyquist.
+    The net runs on silence over two windows. What a bin's two coordinates receive from all hidden units
+    (`bin_coordinates`) is realised as a linear system (`realised_modes`), whose eigenvalues lambda are the bin's modes:
+    two, or one at DC and Nyquist.
 
-    mechanism/mode_phase: largest T |lambda| | |arg lambda| - theta_k |, theta_k folded into [0, pi]: radians a window, less for
-    a mode that is hardly there. _phase_bin, _modulus_bin: whose, where one is off by more than 1e-3.
-    mechanism/mode_modulus: largest T * | |lambda| - the nearest of the algorithm's |.
-    mechanism/gain_product_{min,max}: over bins, the mean square of what the two coordinates receive, over the scale of the
-    output: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
-    Infinite (products: 0) where a bin receives nothing. Empty for an algorithm without the four blocks.
+    Returns:
+        mechanism/mode_phase: the largest T |lambda| | |arg lambda| - theta_k | in radians a window, theta_k folded into
+        [0, pi]; a weak mode counts less. mechanism/mode_modulus: the largest T | |lambda| - the nearest of the
+        algorithm's |. _phase_bin and _modulus_bin name the bins where one is over 1e-3.
+        mechanism/gain_product_{min,max}: over bins, the mean square of what the coordinates receive, over the output's
+        scale: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
+        Where a bin receives nothing, errors are infinite and products 0. Empty without the four blocks.
     """
     construction = snapshot.construction
     if construction is None or not set(construction.blocks) >= BLOCKS:
@@ -44,7 +47,7 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     T, worst = construction.T, {"phase": (0.0, -1), "modulus": (0.0, -1)}
     now, start = _received(construction.replace_weights(snapshot.aligned)), _received(construction)
     for k, series, first in zip(construction.bins, now, start, strict=True):
-        # at DC and Nyquist the sine is silent: a second mode there must be as strong as one that turns by the verdict's 0.05
+        # at DC and Nyquist the sine is silent: a second mode must be as strong as one that turns by the verdict's 0.05
         least = 0.05 if 2 * k % T == 0 else 1e-9
         values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
         if not (len(values) and len(before)):
@@ -56,7 +59,7 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
             "modulus": np.abs(np.abs(values)[:, None] - np.abs(before)).min(1).max(),
         }
         for name, error in off.items():
-            if T * float(error) > worst[name][0] * (1 + 1e-6):  # of equal ones the first, whatever rounding says
+            if T * float(error) > worst[name][0] * (1 + 1e-6):  # among equals the first, whatever the rounding
                 worst[name] = (T * float(error), k)
     products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
     return {
@@ -68,13 +71,16 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
 
 
 def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
-    """(of_sum [F, 2, n], received [F, 2, H]): a bin's Re and Im as linear functions of the n sum units, and what they take in
-    a step, for each unit of input, from the hidden state.
+    """Find each bin's Re and Im as linear functions of the n sum units.
 
-    In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod units j,
-    A the path through spec to the readout. Its two largest eigenvectors, by the root of their eigenvalues, are coordinates in
-    which it is re^2 + im^2, whatever was done to gen, sum and prod. The form leaves them an orthogonal map of the plane,
-    which eigenvectors of two nearly equal values take at random; the start of a window fixes it (`_upright`).
+    In the linear regime output k is a quadratic form of the sum block, sum_j A[k, j] (W_i[j] s) (W_g[j] s) over prod
+    units j, with A the path through spec to the readout. Its two largest eigenvectors, times the roots of their
+    eigenvalues, are coordinates in which it is re^2 + im^2, whatever was done to gen, sum and prod. The form determines
+    them up to an orthogonal map of the plane, which the start of a window fixes (`_upright`).
+
+    Returns:
+        of_sum [F, 2, n]: the coordinates. received [F, 2, H]: what they receive from the hidden state in a step, per
+        unit of input.
     """
     w = {name: weight.double() for name, weight in net.weights.items()}
     sum_, prod, spec = (net.blocks[name] for name in ("sum", "prod", "spec"))
@@ -83,10 +89,10 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     first, second = (w[f"weight_hh_{gate}"][prod, sum_] for gate in ("input", "cell"))
     form = slope * torch.einsum("kj,ja,jb->kab", path, first, second)
     if not form.isfinite().all():
-        form = torch.zeros_like(form)  # a net that overflows has no coordinates: nothing is received in them
+        form = torch.zeros_like(form)  # a net that overflows has no coordinates and receives nothing
     value, vectors = torch.linalg.eigh(form + form.mT)
     size, top = value.abs().topk(2, -1)
-    # a value that is zero to rounding has an arbitrary vector, and must not come in by a root of 1e-8
+    # an eigenvalue that is zero to rounding has an arbitrary vector, and its root would be 1e-8
     size = torch.where(size > value.shape[-1] * torch.finfo(size.dtype).eps * size[:, :1], size, 0)
     axes = vectors.gather(2, top[:, None].expand(-1, len(form[0]), -1)).mT
     of_sum = (size / 2).sqrt()[..., None] * axes
@@ -97,12 +103,17 @@ def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
 
 
 def _upright(series: Tensor, net: Construction) -> Tensor:
-    """The orthogonal maps [F, 2, 2] after which what a bin's plane receives on silence turns as in the construction, like
-    (cos, -sin)(theta_k t): clockwise, and along the first axis at a window's start.
+    """Find the maps after which what a plane receives on silence turns like (cos, -sin)(theta_k t), as constructed.
 
-    series: [F, 2, steps]. The sense is the sign of the signed area swept, earlier steps counting more, since over whole
-    periods the area of a small leak cancels; the phase is that of the Fourier coefficient at theta_k. A plane that receives
-    nothing is left alone; where what it receives lies on a line (DC and Nyquist), its normal has no sign, and needs none.
+    Args:
+        series: What each bin's plane receives, [F, 2, steps].
+        net: Gives T and the bins.
+
+    Returns:
+        Orthogonal maps [F, 2, 2]. The sense of turning is the sign of the area swept, in which earlier steps count more,
+        since over whole periods the area of a small leak cancels; the phase is that of the Fourier coefficient at
+        theta_k. A plane that receives nothing is not turned. What it receives at DC and Nyquist lies on a line, whose
+        normal needs no sign.
     """
     steps = torch.arange(series.shape[-1], dtype=series.dtype, device=series.device)
     x, y = series.nan_to_num().unbind(1)
@@ -116,11 +127,18 @@ def _upright(series: Tensor, net: Construction) -> Tensor:
 
 
 def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
-    """Eigenvalues of the linear system that makes `series` [N, channels], by the eigensystem realisation algorithm.
+    """Find the eigenvalues of the linear system that generates a series (eigensystem realisation, Juang and Pappa 1985).
 
-    The block Hankel matrix of the series is cut to rank `most`, or to fewer where singular values are under the share
-    `least` of the first; its column space, an observability matrix, is shifted by one step by the system's map (Juang and
-    Pappa 1985). Empty for a series that is zero or not finite.
+    The column space of the series' block Hankel matrix is an observability matrix, which the system's map shifts by one
+    step.
+
+    Args:
+        series: [N, channels].
+        most: Rank of the system.
+        least: Singular values below this fraction of the first are left out.
+
+    Returns:
+        At most `most` complex numbers; none for a series that is zero or not finite.
     """
     N, channels = series.shape
     if not np.isfinite(series).all() or not series.any():
@@ -134,9 +152,10 @@ def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndar
 
 @registered
 def masked_error(snapshot: Snapshot) -> dict[str, float]:
-    """mechanism/masked_error: the relative error on the training signal of the net without the recurrent weights between blocks
-    that the algorithm does not connect (through this gate), less its mean in each bin. What the net has learnt to use there
-    is missed; what it has not is no loss. Within a connected pair of blocks all weights stay: symmetries mix them.
+    """Measure mechanism/masked_error: the relative error without weights between blocks that the algorithm does not connect.
+
+    It is taken on the training signal, less its mean in each bin, and grows if the net has learnt to use such weights.
+    Blocks are connected or not for each gate. Within a connected pair all weights stay, because symmetries mix them.
     """
     construction = snapshot.construction
     if construction is None:
@@ -156,14 +175,18 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
 
 @registered
 def interchange(snapshot: Snapshot) -> dict[str, float]:
-    """Exchange what a block holds between two runs: does the output become the other's, as the algorithm says?
+    """Exchange the states of a block between two runs and measure how far the output becomes the other run's.
 
-    mechanism/interchange_sum, _prod: the block's state, set at the end of a window (one step later for prod) to that of a run
-    on another signal, must give that signal's spectrum. mechanism/interchange_gen: each bin's coordinates take in what the
-    next bin's do, and must give the next bin's power. Each is 1 - |given - wanted| / |unchanged - wanted| over the
-    held-out training signals' first windows: 1 for the algorithm, 0 where the exchange does nothing, less where it harms.
-    Outputs are compared with the net's own, so that its errors do not count here; of the bins that is the part that is even in
-    the signal, less the output on silence: a bin's constant offset stays with its readout.
+    Each value is 1 - |given - wanted| / |unchanged - wanted| over the first windows of the held-out training signals: 1
+    for the algorithm, 0 where the exchange changes nothing, negative where it harms. Wanted outputs are the net's own, so
+    that its errors do not count.
+
+    Returns:
+        mechanism/interchange_sum, mechanism/interchange_prod: the block's state at the end of a window (for prod one
+        step later) is set to that of a run on another signal, and must give that signal's spectrum.
+        mechanism/interchange_gen: each bin's coordinates receive what the next bin's do, and must give the next bin's
+        power. Outputs are compared in the part that is even in the signal, less the output on silence, because a bin's
+        constant offset stays with its readout.
     """
     construction = snapshot.construction
     if construction is None:
@@ -180,7 +203,7 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
             for part in state:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
             _, (hidden, _) = _advance(net, inputs[:, step:], state)
-            values |= _share(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
+            values |= _interchange_value(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
     if set(blocks) >= BLOCKS and len(construction.bins) > 1:
         of_sum, received = bin_coordinates(net)
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
@@ -192,45 +215,45 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         weight[blocks["sum"], oscillating] += change[:, oscillating].to(weight)
         exchanged = net.replace_weights({**net.weights, "weight_hh_input": weight})
         given, own = (_even(one, signal) for one in (exchanged, net))
-        values |= _share("gen", given, own, own.roll(-1, -1))
+        values |= _interchange_value("gen", given, own, own.roll(-1, -1))
     return values
 
 
 def _even(net: Construction, signal: Tensor) -> Tensor:
-    """Of outputs on single windows what is even in the signal, less that on silence: [B, F]."""
+    """Return the part of single windows' outputs that is even in the signal, less the output on silence: [B, F]."""
     every = outputs(net, torch.cat([signal, -signal, torch.zeros_like(signal[:1])]))[:, 0]
     return (every[: len(signal)] + every[len(signal) : -1]) / 2 - every[-1]
 
 
-def _share(name: str, given: Tensor, unchanged: Tensor, wanted: Tensor) -> dict[str, float]:
-    """How much of the way from unchanged to wanted was gone; nothing where all signals have one spectrum (a steady tone)."""
-    apart = (unchanged - wanted).norm()
-    if apart <= 1e-9 * unchanged.norm() and unchanged.any():
+def _interchange_value(name: str, given: Tensor, unchanged: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Return the fraction of the way from unchanged to wanted; nothing where all signals have one spectrum."""
+    apart = norm(unchanged - wanted)
+    if apart <= 1e-9 * norm(unchanged) and unchanged.any():
         return {}
-    share = (1 - (given - wanted).norm() / apart).item() if apart > 0 else 0.0
-    return {f"mechanism/interchange_{name}": share}
+    value = (1 - norm(given - wanted) / apart).item() if apart > 0 else 0.0
+    return {f"mechanism/interchange_{name}": value}
 
 
 def _received(net: Construction) -> np.ndarray:
-    """What each bin's coordinates receive at every step of two silent windows, per unit of input: [F, 2T + 1, 2]."""
+    """Return what each bin's coordinates receive in two silent windows, per unit of input: [F, 2T + 1, 2]."""
     return (_silent_states(net) @ bin_coordinates(net)[1].mT).cpu().numpy()
 
 
 def _silent_states(net: Construction) -> Tensor:
-    """Hidden states [2T + 1, H], float64, of two windows of silence, from the one that every sequence starts with."""
+    """Return the hidden states of two silent windows, the initial one first: [2T + 1, H], float64."""
     start = _initial(net, 1)
     states, _ = _advance(net, net.weights["hidden_0"].new_zeros(1, 2 * net.T, 1), start)
     return torch.cat([start[0][:, None], states], 1)[0].double()
 
 
 def outputs(net: Construction, signal: Tensor) -> Tensor:
-    """Outputs [B, windows, F] of the cell with the construction's weights, as the model computes them."""
+    """Compute the outputs [B, windows, F] of the cell with the construction's weights."""
     states, _ = _advance(net, _flushed(net, signal), _initial(net, len(signal)))
     return _read(net, states[:, net.T - 1 + net.latency :: net.T][:, : signal.shape[1] // net.T])
 
 
 def _advance(net: Construction, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    """Hidden states [B, steps, H] and the last (hidden, cell), from any state."""
+    """Run from any state; return the hidden states [B, steps, H] and the last (hidden, cell)."""
     w_ih, w_hh, bias = join_gates([net.weights[name] for name in WEIGHT_NAMES])
     states, hidden, cell = lstm_sequence(inputs, *state, w_ih, w_hh, bias, net.input_gate)
     return states, (hidden.clone(), cell.clone())

@@ -1,4 +1,4 @@
-"""How far are the weights from the algorithm, once what no output can see is taken away?"""
+"""How far are the weights from the algorithm, apart from changes that no output can see?"""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from wavebase.constructions import symmetry
 from wavebase.constructions.alignment import changed_units
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
+from wavebase.probes.norms import TINY, relative_norm
 from wavebase.probes.snapshot import Snapshot
 from wavebase.registry import registered
 
-FLAT = 1e-12  # share of the largest derivative up to which one is none, where all are in units
+FLAT = 1e-12  # fraction of the largest derivative, in units, up to which one is rounding
 
 
 @registered
 def distance(snapshot: Snapshot) -> dict[str, float]:
-    """position/distance: of the aligned weights from the exact ones, relative, every weight measured by what it does to its row's
-    argument (`alignment.distance`); position/permuted: the share of units whose weights the aligning element would change
-    in the exact net. So a symmetry of that net itself counts for nothing: elements that differ by one are equally near, and
-    rounding chooses. Empty without a construction, infinite where a weight is not finite."""
+    """Measure the distance of the aligned weights from the exact ones.
+
+    Returns:
+        position/distance: relative, every weight measured by its effect on its row's argument (`alignment.distance`);
+        infinite where a weight is not finite. position/permuted: the fraction of units whose weights the aligning
+        element would change in the exact net; a symmetry of that net counts for nothing, because elements that differ by
+        one are equally near and rounding chooses. Empty without a construction.
+    """
     if snapshot.construction is None:
         return {}
     found = snapshot.alignment
@@ -34,9 +39,11 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
 
 
 class Subspaces(NamedTuple):
-    """Weight space about a start, cut into orthogonal parts by what a step does to the function at first order.
+    """Weight space at a start, split into orthogonal parts by the first-order effect of a step on the function.
 
-    live: booleans [parameters], false along the frozen ones. visible, gauge: orthonormal rows [., live parameters].
+    Attributes:
+        live: Booleans [parameters], false for frozen ones.
+        visible, gauge: Orthonormal rows [., live parameters].
     """
 
     live: Tensor
@@ -44,7 +51,7 @@ class Subspaces(NamedTuple):
     gauge: Tensor
 
     def split(self, drift: Tensor) -> dict[str, Tensor]:
-        """A drift [parameters] as its parts: frozen [frozen parameters], visible, gauge and null [live parameters]."""
+        """Split a drift [parameters]: frozen [frozen parameters], visible, gauge and null [live parameters]."""
         moved = drift[self.live]
         visible = self.visible.mT @ (self.visible @ moved)
         gauge = self.gauge.mT @ (self.gauge @ moved)
@@ -53,11 +60,14 @@ class Subspaces(NamedTuple):
 
 @registered
 def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
-    """The drift of the aligned weights in the parts of `subspaces`.
+    """Split the drift of the aligned weights into the parts of `subspaces`.
 
-    position/<part>: a part's norm over that of all weights at the start; their squares sum to that of position/drift. Of the
-    whole weight space, position/visible_rank and position/live_parameters are J's rank and its number of columns that are not
-    zero. About a second at T = 4, half a minute at T = 8. Empty without a construction, or if a weight is not finite.
+    It takes about a second at T = 4, half a minute at T = 8.
+
+    Returns:
+        position/<part>: a part's norm over that of all weights at the start; squares sum to that of position/drift.
+        position/visible_rank, position/live_parameters: the Jacobian's rank and its number of columns that are not zero.
+        Empty without a construction, or if a weight is not finite.
     """
     construction = snapshot.construction
     if construction is None or not all(weight.isfinite().all() for weight in snapshot.weights.values()):
@@ -66,7 +76,7 @@ def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
     parts = subspaces(construction.replace_weights(snapshot.start), windows)
     drift = symmetry.flatten(snapshot.aligned).double() - start
     split = {"drift": drift, **parts.split(drift)}
-    values = {f"position/{name}": (part.norm() / start.norm()).item() for name, part in split.items()}
+    values = {f"position/{name}": relative_norm(part, start) for name, part in split.items()}
     return values | {
         "position/visible_rank": float(len(parts.visible)),
         "position/live_parameters": float(parts.live.sum()),
@@ -74,32 +84,41 @@ def drift_split(snapshot: Snapshot, windows: int = 256) -> dict[str, float]:
 
 
 def subspaces(net: Construction, windows: int = 256, unit_scaled: bool = False) -> Subspaces:
-    """The parts of weight space about a net; with `unit_scaled` of the space of its weights over their natural units.
+    """Split weight space at a net.
 
-    frozen: parameters whose every derivative is zero (behind saturated gates, in dead units). visible: the row space of the
-    Jacobian J of the outputs of `windows` windows of white noise, its rank cut at 1e-10 of the largest singular value. gauge:
-    the continuous symmetry group's directions (`symmetry.tangent`), less what of them is visible. What is left, null, the
-    function does not see either, with no symmetry of the linear regime behind it.
+    Args:
+        net: Where the space is split.
+        windows: Windows of white noise whose outputs are differentiated.
+        unit_scaled: Split the space of the weights over their natural units.
+
+    Returns:
+        frozen: parameters whose every derivative is zero (behind saturated gates, in dead units). visible: the row space
+        of the outputs' Jacobian J, its rank cut at 1e-10 of the largest singular value. gauge: the directions of the
+        continuous symmetry group (`symmetry.tangent`) that are not visible. The rest, null, leaves the function
+        unchanged at first order without a symmetry of the linear regime.
     """
     unit = (
         torch.cat([net.unit_scale[name].flatten() for name in net.weights]).double() if unit_scaled else torch.ones(())
     )
     jacobian = output_jacobian(net, windows) * unit
     size = jacobian.abs().amax(0)
-    live = size > (FLAT * size.max() if unit_scaled else 0)  # in units, what a saturated gate lets through is rounding
+    live = size > (
+        FLAT * size.max() if unit_scaled else 0
+    )  # in units, derivatives behind a saturated gate are rounding
     _, sizes, rows = torch.linalg.svd(jacobian[:, live], full_matrices=False)
-    visible = rows[sizes > 1e-10 * sizes[0]]
+    visible = rows[sizes > 1e-10 * sizes[:1]]  # none where no parameter is live
     gauge = (torch.cat(list(symmetry.tangent(net.weights, net.blocks).values())) / unit)[:, live]
-    gauge = gauge / gauge.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    gauge = gauge / gauge.norm(dim=1, keepdim=True).clamp_min(TINY)
     gauge = gauge - (gauge @ visible.mT) @ visible
     _, sizes, directions = torch.linalg.svd(gauge, full_matrices=False)
     return Subspaces(live, visible, directions[sizes > 1e-6])
 
 
 def output_jacobian(net: Construction, windows: int, seed: int = 0) -> Tensor:
-    """Derivatives of the outputs by all weights, float64 [windows * F, parameters], on single windows of white noise.
+    """Differentiate the outputs on single windows of white noise by all weights.
 
-    Parameters in the order of `symmetry.flatten(net.weights)`.
+    Returns:
+        [windows * F, parameters], float64; parameters in the order of `symmetry.flatten(net.weights)`.
     """
     generator = torch.Generator().manual_seed(seed)
     signal = net.amplitude * (2 * torch.rand(windows, net.T, generator=generator, dtype=torch.float64) - 1)

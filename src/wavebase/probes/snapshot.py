@@ -1,4 +1,4 @@
-"""What a probe may see: weights now and at the start, the blocks of the algorithm, and the net as a function."""
+"""What a probe measures: the weights now and at the start, the algorithm, and the net as a function."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ from wavebase.constructions.symmetry import identity_element
 from wavebase.recurrence.cells import Trace
 from wavebase.signals.generators import WhiteNoise
 
-NEAR = 1e-3  # distance to the algorithm under which weights count as they are
-FAR = 1e50  # and from which on squared distances may overflow: a net that diverged has no place in the group
+NEAR = 1e-3  # distance to the algorithm below which weights need no alignment
+FAR = 1e50  # distance above which squares may overflow: the net has diverged
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A net at one training step.
 
-    weights, start: tensors by canonical name (see `Construction`), now and at step 0, detached.
-    construction: the algorithm that the run is held against, None if there is none: its weights are the exact ones, and
-    `start` may be a perturbed copy.
-    held_out: (input, target) by probe signal; predict: input to output, without gradients; trace:
-    input to the states and gates of every step, None for a net that has none;
-    metrics: (output, target) to named floats, the task's own; baselines: losses of the zero and the mean predictor;
-    forward: input to output with its graph; loss: (output, target) to a scalar; trained: the parameters under training;
-    learning_rate: of the step about to be taken; algorithm: what the model's author knows of an exact algorithm that is no
-    `Construction`.
+    Attributes:
+        step: Updates so far.
+        weights, start: Detached tensors by canonical name (see `Construction`), now and at step 0.
+        construction: The algorithm that the run is compared with, None if there is none. Its weights are the exact ones;
+            `start` may be a perturbed copy.
+        held_out: (input, target) by probe signal; "training" is always there.
+        predict: Maps an input to the output, without a graph.
+        trace: Maps an input to the states and gates of every step; None for a net that has none.
+        metrics: Maps (output, target) to the task's named numbers.
+        baselines: Losses of the "zero" and the "mean" predictor on held_out["training"].
+        forward: Maps an input to the output, with its graph.
+        loss: Maps (output, target) to a scalar.
+        trained: The parameters under training, by name.
+        learning_rate: Of the next step.
+        algorithm: What the model's author knows of an exact algorithm that is no `Construction`; None without one.
+        mean_over_sequences: Whether the loss is a mean over the first axis of a batch.
     """
 
     step: int
@@ -50,6 +57,7 @@ class Snapshot:
     trained: Mapping[str, Tensor]
     learning_rate: float
     algorithm: ExactAlgorithm | None = None
+    mean_over_sequences: bool = False
 
     @property
     def blocks(self) -> Mapping[str, slice]:
@@ -64,16 +72,18 @@ class Snapshot:
 
     @cached_property
     def alignment(self) -> Alignment | None:
-        """What brings the weights nearest to the exact ones among all nets that are the same by permuting units, swapping their
-        factors or changing signs; None without a construction, or for weights that diverged. Weights that it brings no nearer
-        than zero weights are stay as they are: among elements that far away rounding would choose."""
+        """The permutation of units, swap of factors and change of signs that bring the weights nearest to the exact ones.
+
+        It is the identity where no element brings the weights nearer than zero weights are, since rounding would decide
+        among elements so far away. None without a construction, or for weights that diverged.
+        """
         if self.construction is None or not all(weight.isfinite().all() for weight in self.weights.values()):
             return None
         exact = self.construction
         apart = distance(self.weights, exact)
         if not apart < FAR:
             return None
-        if apart < NEAR:  # no other element comes nearer by more than this, and the search costs 0.1 s at T = 8
+        if apart < NEAR:  # another element could gain less than this; the search costs 0.1 s at T = 8
             return Alignment(identity_element(exact.hidden_size), dict(self.weights), apart)
         signal = WhiteNoise(exact.amplitude).sample(4, 2 * exact.T, torch.Generator().manual_seed(0))
         found, as_they_are = align(self.weights, exact, signal), identity_element(exact.hidden_size)
@@ -81,7 +91,7 @@ class Snapshot:
 
     @property
     def aligned(self) -> Mapping[str, Tensor]:
-        """The weights after `alignment`, or as they are where there is none."""
+        """The weights after `alignment`; unchanged where there is none."""
         return self.weights if self.alignment is None else self.alignment.weights
 
 
@@ -97,9 +107,18 @@ def snapshot_of(
     learning_rate: float = 0.0,
     step: int = 0,
 ) -> Snapshot:
-    """The net as it now stands on a task, beside the weights that it started with. trained: None for all parameters."""
+    """Describe a net as it stands.
 
-    @cache  # several probes look at one set
+    Args:
+        net: See `models.base.Model`.
+        task: See `tasks.base.Task`.
+        start: Its weights at step 0.
+        construction: The algorithm that it is compared with, or None.
+        trained: Its parameters under training; None for all.
+        learning_rate, step: Of the next update.
+    """
+
+    @cache  # several probes read one set
     def predict(signal: Any) -> Tensor:
         with torch.no_grad():
             return net(signal)
@@ -123,4 +142,5 @@ def snapshot_of(
         trained=dict(net.named_parameters()) if trained is None else trained,
         learning_rate=learning_rate,
         algorithm=getattr(net, "algorithm", None),
+        mean_over_sequences=getattr(task, "mean_over_sequences", False),
     )

@@ -1,20 +1,24 @@
-"""The verdict on a net: is the algorithm preserved, deformed within its class, left for another way, or lost?
+"""Judge a net: is its algorithm preserved, deformed within its class, replaced by another way, or lost?
 
-A pure function of what the probes say of the net now, measured against the exact algorithm. Which name it gets follows from how
-the function is computed; how precisely is a number beside the name, for the same change of the same algorithm costs a net
-that was exact all its digits and a loose one none. Conditions are of four kinds:
+A verdict is a pure function of the probes' values, measured against the exact algorithm. Its name says how the function is
+computed. How precisely is a separate number: one change of one algorithm costs a net that was exact all its digits and an
+imprecise one none. Conditions are of four kinds:
 
-    function     the training signal's loss is not lost in that of predicting the mean
-    off_support  nor are the errors on signals that training need not have shown, and the quadratic forms
-                 (both but for a constant in each bin, see `function.centred_error`)
+    function     the training signal's loss, compared with that of predicting the mean
+    off_support  errors on signals that training need not have shown, and the quadratic forms (function and off_support
+                 both ignore a constant in each bin, see `function.centred_error`)
     mechanism    modes, masked weights, interchange: how the function is computed
-    position     how far the weights are from the exact ones, modulo what no output can see
+    position     distance of the weights from the exact ones, modulo symmetries that no output can see
 
-preserved: all hold. deformed: only position fails. drifted: the training signal's function holds, but off its support or in
-the mechanism something fails: another function, or another way to compute it. broken: the function is lost. diverged: an
-error is no longer finite. Of a run, two more: unmoved, where no weight changed by more than rounding, so that nothing was
-asked of the algorithm; no algorithm, where the start had none and the end has none. A net for which no mechanism is
-known is preserved only where it hardly moved, and else has moved.
+    preserved    all conditions hold
+    deformed     only position fails
+    moved        only position fails, in a net for which no mechanism is known
+    drifted      the function holds on the training signal, but off_support or mechanism fails: another function, or
+                 another way to compute it
+    broken       the function is lost
+    diverged     an error is not finite
+    unmoved      of a run: no weight changed by more than rounding, so nothing was tested
+    no algorithm of a run: neither its start nor its end computes the function
 """
 
 from __future__ import annotations
@@ -33,18 +37,26 @@ WEAK = ("impulses", "half_amplitude")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Bounds of the conditions; `docs/verdicts.md` says on which controls, and which seeds, they were calibrated.
+    """Bounds of the conditions; `docs/verdicts.md` says on which controls and seeds they were calibrated.
 
-    lost: the training signal's loss over the mean predictor's from which on the function is lost (a relative error of half of
-    that of predicting the mean). valid: the same for a net whose mechanism is not known, at the start.
-    off_support: the relative error on another signal. forms: that of the quadratic forms.
-    mode: an oscillator's error over a window, in phase (radians) and in modulus.
-    masked: the error without the weights between blocks that the algorithm does not connect, where that is more than twice the
-    error with them. interchange: the least share of its effect that exchanging a block's state must have, and the least score
-    of a question of an `ExactAlgorithm`.
-    distance: of the weights from the exact ones modulo the symmetry group, relative, in their natural units.
-    drift: relative drift of `weight` where no distance is measured; in a net without a weight of that name, the largest drift
-    of any weight."""
+    Attributes:
+        lost: Training signal's loss over the mean predictor's above which the function is lost: half of the relative
+            error of predicting the mean.
+        valid: The same at the start, for a net whose mechanism is not known.
+        off_support: Relative error on another signal.
+        forms: Relative error of the quadratic forms.
+        mode: An oscillator's error over a window, in phase (radians) and in modulus.
+        masked: Error without the weights between blocks that the algorithm does not connect; it counts only where it is
+            more than twice the error with them.
+        interchange: Least fraction of its effect that exchanging a block's state must have, and least score of a
+            question of an `ExactAlgorithm`.
+        distance: Relative distance of the weights from the exact ones modulo the symmetry group, in natural units.
+        drift: Relative drift of `weight` where no distance is measured; in a net without a weight of that name, the
+            largest drift of any weight.
+
+    Raises:
+        ValueError: If a bound is not positive and finite.
+    """
 
     lost: float = 0.25
     valid: float = 0.01
@@ -65,7 +77,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Condition:
-    """One measured number and its bound: an upper bound, or a lower one for `least`."""
+    """One measured number and its bound, an upper one, or a lower one if `least`."""
 
     kind: Kind
     name: str
@@ -75,18 +87,18 @@ class Condition:
 
     @property
     def holds(self) -> bool:
-        """Whether the number is within its bound; one that is not finite never is."""
+        """Whether the number is finite and within its bound."""
         return math.isfinite(self.value) and (self.value >= self.bound if self.least else self.value <= self.bound)
 
     @property
     def use(self) -> float:
-        """How much of its bound it uses up: over 1 where it does not hold."""
+        """Fraction of its bound that the number uses: over 1 where it does not hold."""
         if not math.isfinite(self.value):
             return math.inf
         return (1 - self.value) / max(1 - self.bound, 1e-12) if self.least else self.value / self.bound
 
     def words(self) -> str:
-        """The condition as text."""
+        """Describe the condition."""
         if not math.isfinite(self.value):
             return f"{self.name} is not finite"
         relation = ("at least" if self.holds else "under") if self.least else ("within" if self.holds else "over")
@@ -95,16 +107,20 @@ class Condition:
 
 @dataclass(frozen=True)
 class Precision:
-    """How precisely a net computes its function, as relative errors (predicting zero has 1).
+    """How precisely a net computes its function, as relative errors; predicting zero has 1.
 
-    training: on the training signal; off_support: the largest on any other, whose name is `worst`."""
+    Attributes:
+        training: On the training signal.
+        off_support: The largest on any other signal.
+        worst: The name of that signal; "" if there is none.
+    """
 
     training: float
     off_support: float
     worst: str
 
     def words(self) -> str:
-        """Decimal digits and errors as text."""
+        """Describe it in decimal digits and errors."""
         if self.worst == "":
             return f"to {digits(self.training)} digits on the training signal (error {self.training:.2g})"
         return (
@@ -115,8 +131,15 @@ class Precision:
 
 @dataclass(frozen=True)
 class Verdict:
-    """name: as above; reasons: what was measured, in words and numbers; conditions: all of them; weight: the one whose drift
-    is shown; precision: how precisely the function is computed, None where it is lost."""
+    """What became of a net's algorithm.
+
+    Attributes:
+        name: One of the names at the top of this module.
+        reasons: The measured numbers that decide, as text.
+        conditions: All that could be checked.
+        weight: The weight whose drift is shown.
+        precision: None where the function is lost.
+    """
 
     name: str
     reasons: list[str]
@@ -126,12 +149,17 @@ class Verdict:
 
 
 def digits(error: float) -> str:
-    """Decimal digits that a relative error leaves, at least 0."""
+    """Return the decimal digits that a relative error leaves, at least 0, as text."""
     return f"{max(0.0, -math.log10(error)):.1f}" if error > 0 else "all"
 
 
 def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
-    """The verdict on a net from what the probes say of it: preserved, deformed, moved, drifted, broken or diverged."""
+    """Judge a net: preserved, deformed, moved, drifted, broken or diverged.
+
+    Args:
+        now: The probes' values, by name.
+        thresholds: Bounds of the conditions.
+    """
     weight = _watched(now, thresholds.weight)
     every = conditions(now, thresholds, weight)
     errors = {name.removeprefix("error/"): _number(now, name) for name in now if name.startswith("error/")}
@@ -147,20 +175,21 @@ def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     worst = max(errors, key=lambda name: errors[name], default="")
     precision = Precision(training, errors.get(worst, math.nan), worst)
     if failed["off_support"] or failed["mechanism"]:
-        name, told = "drifted", failed["off_support"] + failed["mechanism"]
+        name, decisive = "drifted", failed["off_support"] + failed["mechanism"]
     else:
         moved = "deformed" if kinds["mechanism"] else "moved"
         name = moved if failed["position"] else "preserved"
-        # all hold, so of each kind the one nearest to its bound says most
-        told = [max(members, key=lambda c: c.use) for members in kinds.values() if members]
-    return Verdict(name, [_with_bin(c, now) for c in told], every, weight, precision)
+        # of each kind, the condition nearest to its bound
+        decisive = [max(members, key=lambda c: c.use) for members in kinds.values() if members]
+    return Verdict(name, [_with_bin(c, now) for c in decisive], every, weight, precision)
 
 
 def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: Thresholds) -> Verdict:
-    """The verdict on a run, from what the probes said at step 0 and at the end.
+    """Judge a run by its net at the end; "no algorithm" and "unmoved" replace that verdict where they apply.
 
-    That of the net at the end; but "no algorithm" where neither end nor start is one, and "unmoved" where no trained weight
-    changed by more than rounding.
+    Args:
+        start, end: The probes' values at step 0 and at the end.
+        thresholds: Bounds of the conditions.
     """
     verdict = judge(end, thresholds)
     if verdict.name == "diverged":
@@ -181,7 +210,7 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
 
 
 def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) -> list[Condition]:
-    """Every condition that the values allow to check."""
+    """List every condition that can be checked with these values; `weight` is the one whose drift counts."""
     found = []
     loss = "centred/loss" if "centred/loss" in now else "loss/relative"
     if loss in now:
@@ -213,7 +242,12 @@ def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) ->
 
 
 def first_failures(series: Mapping[int, Mapping[str, float]], thresholds: Thresholds) -> dict[str, int | None]:
-    """The first step at which each condition did not hold, from the values of several steps; None where it always did."""
+    """Find the first step at which each condition does not hold, None where it always holds.
+
+    Args:
+        series: The probes' values by step.
+        thresholds: Bounds of the conditions.
+    """
     first: dict[str, int | None] = {}
     for step in sorted(series):
         for c in conditions(series[step], thresholds, _watched(series[step], thresholds.weight)):
@@ -223,19 +257,19 @@ def first_failures(series: Mapping[int, Mapping[str, float]], thresholds: Thresh
 
 
 def _number(values: Mapping[str, float], name: str) -> float:
-    """A value, nan where it is missing: JSON keeps what was not finite as null."""
+    """Return a value, nan where it is missing or None: JSON stores what is not finite as null."""
     value = values.get(name)
     return math.nan if value is None else value
 
 
 def _with_bin(condition: Condition, now: Mapping[str, float]) -> str:
-    """The condition as text, with the bin of the oscillator that is furthest off."""
+    """Describe the condition, with the bin of the oscillator that is furthest off."""
     bin_ = now.get(f"{condition.name}_bin") if not condition.holds else None
     return condition.words() + ("" if bin_ is None else f" (bin {bin_:.0f})")
 
 
 def _watched(values: Mapping[str, float], wanted: str) -> str:
-    """The weight asked for, or where the net has none of that name, the one that drifted most."""
+    """Return the wanted weight, or the one that drifted most if the net has none of that name."""
     drifts = {name: value for name, value in values.items() if name.startswith("drift/") and name.count("/") == 1}
     if f"drift/{wanted}" in drifts or not drifts:
         return wanted

@@ -14,7 +14,7 @@ from wavebase.recurrence.cells import plain_sequence
 class _Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
-        """As ever; but outside torch.func without the inspection of signatures by which torch prepares for it."""
+        """Apply the function; outside torch.func, skip the inspection of signatures that only torch.func needs."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*arguments)  # type: ignore[no-untyped-call]
         return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]

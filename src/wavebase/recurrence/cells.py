@@ -19,7 +19,7 @@ InputGate = Literal["tanh", "sigmoid"]
 
 
 class Trace(NamedTuple):
-    """States and gates of every time step, each [..., B, N, H]."""
+    """States and gates of every time step, each [..., B, N, H], and the function that makes the input gate."""
 
     hidden: Tensor
     cell: Tensor
@@ -27,6 +27,7 @@ class Trace(NamedTuple):
     forget_gate: Tensor
     candidate: Tensor
     output_gate: Tensor
+    input_gate_activation: InputGate = "tanh"
 
 
 def lstm_step(pre: Tensor, cell: Tensor, input_gate: InputGate = "tanh") -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -59,7 +60,8 @@ def lstm_trace(
     for pre_input in _input_projections(inputs, weight_ih, bias):
         hidden, cell, gates = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
         steps.append((hidden, cell, *gates))
-    return Trace(*(torch.stack(series, -2) for series in zip(*steps, strict=True)))
+    h, c, i, f, g, o = (torch.stack(series, -2) for series in zip(*steps, strict=True))
+    return Trace(h, c, i, f, g, o, input_gate)
 
 
 def _input_projections(inputs: Tensor, weight_ih: Tensor, bias: Tensor) -> tuple[Tensor, ...]:

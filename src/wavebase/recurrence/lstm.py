@@ -1,9 +1,8 @@
-"""One step and one sequence of a long short-term memory cell whose input gate may be signed; one step of a GRU.
+"""One sequence of a long short-term memory cell whose input gate may be signed.
 
-Letters: B batch, N time steps, I inputs, H hidden units, S stack. Gate order everywhere: input, forget, cell, output.
-`lstm_sequence` is the only door to the recurrence; what is fast may change behind it, what it computes may not. It runs
-a compiled kernel for the tensors' device (`wavebase.recurrence.native`); where there is none, or it cannot be built, the plain loop,
-its oracle.
+Letters: B batch, N time steps, I inputs, H hidden units. Gate order everywhere: input, forget, cell, output.
+`lstm_sequence` is the sole entry point. Backends may change; results may not. It runs a compiled kernel for the tensors'
+device (`wavebase.recurrence.native`), or the plain loop where there is none or it cannot be built.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ class Task(Protocol):
         baselines: Losses of constant predictions on held_out["training"]: "zero", and "mean", the best constant.
 
     A task may also have `residuals(output, target)`, numbers whose squares add up to the loss (Gauss-Newton needs them);
+    `mean_over_sequences`, True where the loss is a mean over the batch's first axis, so that it can be cut into chunks;
     `examples(rows)`, what a run stores for its figures; and `check_output(output, target)`, which replaces the rule that
     both have one shape.
     """
@@ -47,6 +48,8 @@ class Task(Protocol):
 
 class SquaredErrorTask:
     """A task whose loss is the mean squared error. Output and target have one shape."""
+
+    mean_over_sequences = True
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared error over all numbers of the batch, in the target's units squared."""

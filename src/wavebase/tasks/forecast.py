@@ -30,6 +30,8 @@ class Forecast:
     constant predictions: zero, and the mean of each step.
     """
 
+    mean_over_sequences = True
+
     def __init__(
         self,
         signal: Signal,

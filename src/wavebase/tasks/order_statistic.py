@@ -29,6 +29,8 @@ class OrderStatistic:
     constant (the entropy of the target's frequencies; the variance of the median).
     """
 
+    mean_over_sequences = True
+
     def __init__(
         self,
         signal: Signal,

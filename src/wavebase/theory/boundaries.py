@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor, optim
 
-from wavebase.probes.curvature import Hessian
+from wavebase.probes.curvature import Hessian, Loss
 
 BATCHES = 64  # v is then right to about sqrt(2 / 64), P to 9 %
 KNOWN = "SGD, Adam, AdamW, RMSprop"
@@ -91,8 +91,10 @@ class Rule:
         return self.reach / pull if 0 < pull < float("inf") else None
 
     def curvature(self, learning_rate: float) -> float:
-        """The curvature whose boundary is this learning rate."""
-        return (self.reach / learning_rate - self.offset) / self.weight if learning_rate > 0 else float("inf")
+        """Return the curvature whose boundary is this learning rate; infinite where every curvature is stable."""
+        if learning_rate <= 0 or self.weight == 0:  # dampening 1: after its first step SGD ignores the gradient
+            return float("inf")
+        return (self.reach / learning_rate - self.offset) / self.weight
 
 
 class Curvatures(NamedTuple):
@@ -177,7 +179,7 @@ def rule_of(optimizer: optim.Optimizer) -> Rule | None:
 
 def measure(
     rule: Rule | None,
-    loss: Callable[[], Tensor],
+    loss: Loss | Sequence[Loss],
     parameters: Iterable[Tensor],
     batch_losses: Iterable[Callable[[], Tensor]],
     known: Curvatures = Curvatures(),  # noqa: B008  an immutable value
@@ -196,8 +198,7 @@ def measure(
     trained = [p for p in parameters if p.requires_grad]
     # before the Hessian's graph, whose saved weights torch.nn.LSTM would count as changed
     moments = _moments(batch_losses, trained, preconditioner.decay) if preconditioner else None
-    with torch.backends.cudnn.flags(enabled=False):  # the fused kernel has no second derivative
-        hessian = Hessian(loss, trained)
+    hessian = Hessian(loss, trained)
     lambda_max = hessian.largest() if known.lambda_max is None else known.lambda_max
     if preconditioner is None or moments is None:
         return Curvatures(lambda_max)

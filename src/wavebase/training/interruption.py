@@ -1,4 +1,4 @@
-"""A request to stop, heard between two steps instead of in the middle of one."""
+"""Signals that ask a run to stop, acted upon between two steps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has saved what it needs to go on."""
+    """The run was asked to stop and has saved a checkpoint to continue from."""
 
 
 class Interruption:
-    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards.
+    """Calling it returns whether SIGINT, SIGTERM or SIGUSR2 has arrived. Use as a context manager.
 
-    A second SIGINT stops at once, for who does not want to wait for the step to end."""
+    On exit the previous handlers are restored, and SIGUSR2's is called if that signal arrived. A second SIGINT raises
+    KeyboardInterrupt at once.
+    """
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
 
@@ -25,7 +27,7 @@ class Interruption:
     def __enter__(self) -> Interruption:
         try:
             self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        except ValueError:  # not the main thread: whoever owns the signals stops us
+        except ValueError:  # only the main thread may set handlers
             self.previous = {}
         return self
 

@@ -1,4 +1,4 @@
-"""One visible loop that trains a net, or a stack of nets, on a task, and knows neither by name."""
+"""The training loop, for one net or a stack of nets, on any task."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ Status = Literal["done", "diverged", "interrupted"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """steps, batch: of the training. parameters: "all" weights and biases, or a list of names (patterns with * allowed);
-    initial_state: train hidden_0 and cell_0 too. log_every: steps between recorded training losses;
-    checkpoint_every: steps between checkpoints (a run's first and last step always have one)."""
+    """What a run trains, and how long.
+
+    Attributes:
+        steps: Updates.
+        batch: Sequences of an update.
+        parameters: "all" weights and biases, or a list of names, in which * stands for any characters.
+        initial_state: Whether hidden_0 and cell_0 are trained too.
+        log_every: Steps between recorded training losses.
+        checkpoint_every: Steps between checkpoints; the first and the last step always have one.
+    """
 
     steps: int = 500
     batch: int = 64
@@ -39,22 +46,31 @@ def train(
     steps: Iterable[int],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[tuple[Status, int]]:
-    """Train all members until `settings.steps`, a loss that is not finite, or an interruption: why and where each ended.
+    """Train all members until `settings.steps`, a loss that is not finite, or an interruption.
 
-    `steps` counts from where to start (a progress bar may wrap it). At each step, in this order: a checkpoint if due,
-    the probes if due (step 0 and the last step are), then one update from a fresh batch, whose loss before the update
-    is recorded if due. A checkpoint thus holds the state before anything of its own step has happened; that of the end is
-    the caller's. A member whose loss is not finite stops alone.
+    At each step, in this order: a checkpoint if due; the probes if due (they are at step 0 and at the last step); one
+    update from a fresh batch, whose loss before the update is recorded if due. A checkpoint thus holds the state before
+    its own step. The caller saves the final checkpoint. A member whose loss is not finite stops alone.
+
+    Args:
+        members: Nets with equal `stack_key`.
+        settings: Shared by all.
+        observe_every: Steps between probes.
+        steps: Counts from the first step to `settings.steps`; a progress bar may wrap it.
+        interrupted: Whether to stop before the next update.
+
+    Returns:
+        For each member why and at which step it ended.
     """
     outcome: dict[int, tuple[Status, int]] = {}
     running = list(range(len(members)))
-    together = make_trainer(members)
+    trainer = make_trainer(members)
     for step in steps:
         last = step == settings.steps
         stop = interrupted()
         saving = stop or (step % settings.checkpoint_every == 0 and not last)
         if saving or last:
-            together.sync_optimizer_state()
+            trainer.sync_optimizer_state()
         for n in running:
             if saving:
                 members[n].save(step)
@@ -65,14 +81,14 @@ def train(
             break
 
         batches = [members[n].task.sample_batch(settings.batch, members[n].data, step) for n in running]
-        losses = together.losses(batches)
-        together.update(step)
+        losses = trainer.losses(batches)
+        trainer.update(step)
 
         if step % settings.log_every == 0:
             values = losses.tolist()
             finite = all(map(math.isfinite, values))
             if not finite:
-                together.sync_optimizer_state()
+                trainer.sync_optimizer_state()
             for n, value in zip(running, values, strict=True):
                 members[n].record(step, {"loss/train": value, "optim/lr": members[n].learning_rate(step)})
                 if not math.isfinite(value):
@@ -82,5 +98,5 @@ def train(
                 running = [n for n in running if n not in outcome]
                 if not running:
                     break
-                together = make_trainer([members[n] for n in running])
+                trainer = make_trainer([members[n] for n in running])
     return [outcome[n] for n in range(len(members))]

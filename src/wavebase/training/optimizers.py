@@ -1,4 +1,4 @@
-"""Optimisers beside torch's: Muon for matrices with AdamW for the rest, Gauss-Newton, Adam with L1, Lion; and loading any one's state."""
+"""Optimisers beside torch's (Muon with AdamW, Gauss-Newton, Adam with L1, Lion), and loading the state of any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, optim
 from wavebase.recurrence.lstm import plain
 from wavebase.registry import registered
 
-TRIES = 8  # of one Gauss-Newton step, each with ten times the damping of the one before
+TRIES = 8  # of one Gauss-Newton step, each with ten times the previous damping
 LEAST_DAMPING = 1e-14
 
 
@@ -22,14 +22,15 @@ class MuonWithAdamW(optim.Optimizer):
     """torch.optim.Muon for matrices, torch.optim.AdamW for biases and vectors, as Muon is meant to be used.
 
     Args:
-        params: at least one of them a matrix.
-        lr: of both. With adjust_lr_fn=match_rms_adamw Muon's steps have the root mean square of AdamW's, so that one rate serves both.
-        weight_decay: decoupled, of both.
-        momentum, nesterov, ns_steps, adjust_lr_fn: see torch.optim.Muon.
-        betas, eps: see torch.optim.AdamW.
+        params: At least one of them a matrix.
+        lr: Of both. With adjust_lr_fn=match_rms_adamw Muon's steps have the root mean square of AdamW's, so that one rate
+            suits both.
+        weight_decay: Decoupled, of both.
+        momentum, nesterov, ns_steps, adjust_lr_fn: See torch.optim.Muon.
+        betas, eps: See torch.optim.AdamW.
 
     Raises:
-        ValueError: if no parameter is a matrix.
+        ValueError: If no parameter is a matrix.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class MuonWithAdamW(optim.Optimizer):
         super().__init__([group for part in self._parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Step both. They work on this optimiser's own groups and state, which loading may have replaced."""
+        """Step both on this optimiser's own groups and state, which loading may have replaced."""
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state
             part.step()
@@ -64,15 +65,18 @@ class MuonWithAdamW(optim.Optimizer):
 
 @registered
 class GaussNewton(optim.Optimizer):
-    """Levenberg-Marquardt: the step that minimises |r - J d|^2 + damping |d|^2, for least squares with few numbers.
+    """Levenberg-Marquardt for least squares: the step d minimises |r - J d|^2 + damping |d|^2.
 
-    The damping is in units of the mean diagonal entry of J J^T. A step that does not make the residuals of its batch smaller
-    is taken back and tried with ten times the damping, `TRIES` times at most; the next batch starts with a tenth of what
-    worked. The equations are solved in the smaller of the two spaces, residuals or parameters.
+    A step that does not reduce the residuals of its batch is undone and tried with ten times the damping, `TRIES` times
+    at most; the next batch starts with a tenth of what worked. The equations are solved in the smaller of the two
+    spaces, residuals or parameters.
 
     Args:
-        lr: share of the step that is taken.
-        damping: of the first try.
+        lr: Fraction of the step that is taken.
+        damping: Of the first try, in units of the mean diagonal entry of J J^T.
+
+    Raises:
+        ValueError: If damping is not positive.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1.0, damping: float = 1e-3):
@@ -82,7 +86,11 @@ class GaussNewton(optim.Optimizer):
         self._trained: list[Tensor] = self.param_groups[0]["params"]
 
     def check(self, residuals: int) -> None:
-        """Raise ValueError if a Jacobian of so many residuals does not fit into half of the free memory."""
+        """Check that a Jacobian of so many residuals fits into half of the free memory.
+
+        Raises:
+            ValueError: If it does not.
+        """
         numbers = sum(p.numel() for p in self._trained)
         needed = self._trained[0].element_size() * (2 * residuals * numbers + 2 * min(residuals, numbers) ** 2)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -92,10 +100,10 @@ class GaussNewton(optim.Optimizer):
             )
 
     def step(self, residuals: Callable[[], Tensor]) -> None:  # type: ignore[override]
-        """One step on a batch.
+        """Step on a batch.
 
         Args:
-            residuals: evaluates the batch anew; the loss is the sum of their squares. Any shape.
+            residuals: Evaluates the batch again, in any shape; the loss is the sum of squares.
         """
         state = self.state[self._trained[0]]
         damping = state.get("damping", self.param_groups[0]["damping"])
@@ -130,11 +138,14 @@ class GaussNewton(optim.Optimizer):
 
 @registered
 class AdamL1(optim.Adam):
-    """Adam on the loss plus `l1` times the sum of all |numbers|, whose slope joins the gradient as coupled weight decay does.
+    """Adam on the loss plus `l1` times the sum of |w|, whose slope is added to the gradient as coupled weight decay is.
 
     Args:
-        params, lr, betas, eps: see torch.optim.Adam.
-        l1: weight of the sum.
+        params, lr, betas, eps: See torch.optim.Adam.
+        l1: Weight of the sum.
+
+    Raises:
+        ValueError: If l1 is negative or not finite.
     """
 
     def __init__(
@@ -152,7 +163,7 @@ class AdamL1(optim.Adam):
             group.setdefault("l1", l1)
 
     def step(self, closure: Any = None) -> Any:
-        """One step; the gradients are left as they are."""
+        """Step; `grad` of the parameters is not changed."""
         kept = []
         for group in self.param_groups:
             for p in group["params"]:
@@ -168,10 +179,10 @@ class AdamL1(optim.Adam):
 def lion(
     params: Iterable[Tensor], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
 ) -> optim.Optimizer:
-    """Lion (Chen et al. 2023, arXiv 2302.06675) of the package lion-pytorch.
+    """Build the Lion of the package lion-pytorch (Chen et al. 2023, arXiv 2302.06675).
 
     Raises:
-        ValueError: if the package is not installed.
+        ValueError: If the package is not installed.
     """
     try:
         from lion_pytorch import Lion
@@ -181,8 +192,10 @@ def lion(
 
 
 def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load an optimiser's state_dict so that it goes on bit for bit: torch casts counts and schedules of some optimisers (ASGD,
-    NAdam), which are kept in float32, to the parameter's dtype."""
+    """Load an optimiser's state_dict so that it continues bit for bit.
+
+    torch casts the float32 counts and schedules of some optimisers (ASGD, NAdam) to the parameter's dtype.
+    """
     optimizer.load_state_dict(dict(saved))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in saved["param_groups"] for n in group["params"]]
@@ -193,13 +206,13 @@ def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
 
 
 def needs_closure(optimizer: optim.Optimizer) -> bool:
-    """Whether a step evaluates its batch several times (LBFGS, Gauss-Newton)."""
+    """Return whether a step evaluates its batch several times (LBFGS, Gauss-Newton)."""
     arguments = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
     return any(argument.default is argument.empty for argument in arguments)
 
 
 def _jacobian(residuals: Tensor, parameters: Sequence[Tensor], rows: int = 64) -> Tensor:
-    """[residuals, numbers] by reverse mode, `rows` residuals at a time."""
+    """Differentiate residuals by all parameters, `rows` residuals at a time: [residuals, numbers]."""
     basis = torch.eye(len(residuals), dtype=residuals.dtype, device=residuals.device)
     parts = []
     for some in basis.split(rows):

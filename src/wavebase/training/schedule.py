@@ -10,9 +10,15 @@ Schedule = Literal["constant", "linear", "cosine", "exponential"]
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
-    """What multiplies the learning rate at a step: rises linearly over `warmup` steps (step 0 gets 1/(warmup + 1); below
-    1 it is a fraction of `steps`), then stays (constant), falls to 0 at `steps` in a line (linear) or half a cosine
-    (cosine), or falls exponentially to a floor of 1 %, reached halfway (exponential; AlgZoo's recipe)."""
+    """Return what multiplies the learning rate at a step.
+
+    Args:
+        schedule: After the warmup: constant; linear, to 0 at `steps`; cosine, half a period to 0 at `steps`;
+            exponential, to a floor of 1 % reached halfway (AlgZoo's recipe).
+        step: From 0.
+        steps: Of the run.
+        warmup: Steps of linear rise, below 1 a fraction of `steps`. Step 0 gets 1/(warmup + 1).
+    """
     if warmup < 1:
         warmup = round(warmup * steps)
     if step < warmup:
@@ -36,5 +42,5 @@ class LearningRate:
     warmup: float
 
     def __call__(self, step: int) -> float:
-        """At a step."""
+        """Return the rate at a step."""
         return self.base * schedule_factor(self.schedule, step, self.steps, self.warmup)

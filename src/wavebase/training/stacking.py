@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import is_dataclass
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from wavebase.training.optimizers import needs_closure
 from wavebase.training.trainer import TrainState
 
+# A stack runs the first member's forward and loss. What those read besides parameters and buffers must therefore agree.
+OF_MODULES = {*vars(nn.Module())} - {"training"}  # torch's own bookkeeping
+OF_THE_RUN = {"construction"}  # what a net is compared with; no forward pass reads it
+OF_THE_DATA = {"held_out", "baselines"}  # drawn by each member for itself
+
 
 def stack_key(member: TrainState) -> Hashable:
-    """Members with equal keys can be trained as one stack: same classes, plain attributes and shapes of tensors."""
-    plain = (bool, int, float, str, tuple, type(None), torch.dtype)
+    """Return what members must share to be trained as one stack.
 
-    def is_plain(value: object) -> bool:  # a pair of tensors, such as fixed training data, is each member's own
-        return isinstance(value, plain) and (not isinstance(value, tuple) or all(map(is_plain, value)))
+    Args:
+        member: One net under training, with its task.
 
-    def attributes(thing: object) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted((k, repr(v)) for k, v in vars(thing).items() if is_plain(v)))
-
+    Returns:
+        The shapes of all parameters and buffers, the names of the trained ones, and the classes and attributes of the
+        net, of each of its submodules, and of the task. Attributes are compared by value within lists, tuples,
+        mappings and dataclasses too; tensors of a task, such as fixed training data, are each member's own.
+    """
     shapes = tuple(
         (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
     )
-    return (
-        type(member.net),
-        attributes(member.net),
-        type(member.task),
-        attributes(member.task),
-        shapes,
-        tuple(member.trained),
+    modules = tuple(
+        (name, type(module), _attributes(module, OF_MODULES | OF_THE_RUN, _tensor_key))
+        for name, module in member.net.named_modules()
     )
+    task = type(member.task), _attributes(member.task, OF_THE_DATA, lambda tensor: ())
+    return modules, task, shapes, tuple(member.trained)
+
+
+def _attributes(thing: object, skipped: set[str], of_tensor: Callable[[Tensor], Hashable]) -> Hashable:
+    """Return an object's attributes in a form that can be compared, those without a value to compare left out."""
+
+    def key(value: object) -> Hashable:
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
+            return type(value), repr(value)  # repr: nan equals itself, 0.0 is not -0.0
+        if isinstance(value, Tensor):
+            return of_tensor(value)
+        if isinstance(value, list | tuple):
+            return type(value), tuple(map(key, value))
+        if isinstance(value, Mapping):
+            return type(value), tuple((repr(name), key(inner)) for name, inner in value.items())
+        if is_dataclass(value):
+            return type(value), tuple((name, key(inner)) for name, inner in vars(value).items())
+        return getattr(value, "__qualname__", None)  # a function, such as an activation; nothing else is compared
+
+    return tuple((name, key(value)) for name, value in sorted(vars(thing).items()) if name not in skipped)
+
+
+def _tensor_key(tensor: Tensor) -> Hashable:
+    """Return the numbers of a tensor that is neither parameter nor buffer: the first member's would serve for all."""
+    return tuple(tensor.shape), tensor.dtype, tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()  # fmt: skip
 
 
 def unstackable_reason(optimizer: optim.Optimizer) -> str | None:
-    """Why runs with this optimiser are trained alone, or None."""
+    """Return why a run with this optimiser is trained alone, or None if it can be stacked."""
     return f"{type(optimizer).__name__} evaluates a batch several times a step" if needs_closure(optimizer) else None
 
 
 def activation_bytes(member: TrainState, batch: int) -> int:
-    """Bytes that one forward pass of the member keeps for its backward pass, measured."""
+    """Measure the bytes that one forward pass of `batch` sequences keeps for its backward pass."""
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

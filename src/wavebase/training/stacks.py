@@ -1,4 +1,4 @@
-"""One net under training, or many as one program: losses, gradients, updates. The loop around them is `training`."""
+"""Many nets trained as one: their parameters are stacked, and one forward pass is batched over the stack."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
-from torch.utils._pytree import tree_map
 
+from wavebase.tasks.base import Batch
 from wavebase.training.optimizers import AdamL1
-from wavebase.training.trainer import Batch, SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
+from wavebase.training.trainer import SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
 
-# optimisers that treat every number of a tensor by itself: those of many nets can be one tensor. Of torch's others Adafactor
-# and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
+# Optimisers that treat every number of a tensor by itself, so that one tensor may hold the numbers of many nets. Of torch's
+# others, Adafactor and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
 ELEMENTWISE = (
     optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Rprop, optim.Adadelta,
     optim.Adagrad, optim.ASGD, AdamL1,
@@ -28,16 +28,17 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def make_trainer(members: Sequence[TrainState]) -> Trainer:
-    """A run alone as it is, several as a stack. Several must agree in everything but the values of tensors (`stack_key`)."""
+    """Return the trainer of one net, or of several whose `stack_key` is equal."""
     return StackedTrainer(members) if len(members) > 1 else SingleTrainer(members[0])
 
 
 class StackedTrainer:
-    """Members as one program: their parameters become views on storage with a leading stack axis, and the net's own forward
-    is batched over it (torch.func.vmap). A net that carries a state from step to step keeps it in buffers and writes them in place.
+    """Trains several nets at once.
 
-    Members with equal settings of an elementwise optimiser are stepped together, as one parameter: the same arithmetic,
-    without torch's bookkeeping for every member and tensor.
+    Their parameters become views on storage with a leading stack axis, and the first net's forward pass is batched over
+    it (torch.func.vmap). A net that carries a state from step to step must keep it in buffers and write them in place.
+    Members with equal settings of an elementwise optimiser are stepped as one parameter: the same arithmetic, without
+    torch's bookkeeping for every member and tensor.
     """
 
     def __init__(self, members: Sequence[TrainState]):
@@ -67,7 +68,7 @@ class StackedTrainer:
         def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
             return self.task.loss(torch.func.functional_call(self.net, {**leaf, **fixed}, (inputs,)), target)
 
-        inputs, targets = tree_map(lambda *parts: torch.stack(parts), *(batches[n] for n in self.ordered))
+        inputs, targets = _stack([tuple(batches[n]) for n in self.ordered])
         losses = torch.func.vmap(one)(self.leaves, self.fixed, inputs, targets)
         self.gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
         return losses.detach()[self.places]
@@ -83,14 +84,19 @@ class StackedTrainer:
             part.sync_optimizer_state()
 
 
+def _stack(parts: Sequence[Any]) -> Any:
+    """Stack equal tensors, or tuples of them, along a new first axis."""
+    return torch.stack(list(parts)) if isinstance(parts[0], Tensor) else tuple(map(_stack, zip(*parts, strict=True)))
+
+
 class _Part:
-    """Neighbours in a stack whose optimisers have equal settings, and the one optimiser that steps them."""
+    """Neighbours in a stack whose optimisers have equal settings, and the optimiser that steps them together."""
 
     def __init__(self, members: Sequence[TrainState], place: slice, storage: Mapping[str, Tensor]):
         self.members, self.place = members, place
         own = members[0].optimizer
-        numbers = any(tensor.ndim == 1 for tensor in storage.values())  # no shape to tell them from counts of steps
-        self.together = len(members) > 1 and type(own) in ELEMENTWISE and len(own.param_groups) == 1 and not numbers
+        scalars = any(tensor.ndim == 1 for tensor in storage.values())  # their moments look like counts of steps
+        self.together = len(members) > 1 and type(own) in ELEMENTWISE and len(own.param_groups) == 1 and not scalars
         if not self.together:
             return
         self.parameters = {name: nn.Parameter(tensor) for name, tensor in storage.items()}
@@ -99,14 +105,14 @@ class _Part:
         self.optimizer = kind([{"params": list(self.parameters.values()), **settings}])
         for name, parameter in self.parameters.items():
             states = [member.optimizer.state.get(member.trained[name], {}) for member in members]
-            for key, value in states[0].items():  # what is no tensor of the parameter's shape counts steps
+            for key, value in states[0].items():  # a value of another shape counts steps and is common to all
                 numbers = isinstance(value, Tensor) and value.shape == parameter.shape[1:]
                 self.optimizer.state[parameter][key] = (
                     torch.stack([state[key] for state in states]) if numbers else value
                 )
 
     def update(self, step: int, gradients: Sequence[Tensor | None]) -> None:
-        """None for a parameter that the loss does not depend on: as in a run alone, it is not decayed either."""
+        """Step all members; a gradient is None where the loss does not depend on the parameter, which then stays."""
         steppers = [self.optimizer] if self.together else []
         set_rate([*steppers, *(member.optimizer for member in self.members)], self.members[0].learning_rate(step))
         if self.members[0].clip_norm is not None:
@@ -140,7 +146,7 @@ class _Part:
 
 
 def _settings(member: TrainState) -> tuple[Any, ...]:
-    """What members must share to be stepped together."""
+    """Return what members must share to be stepped together."""
     groups = [
         {key: value for key, value in group.items() if key != "params"} for group in member.optimizer.param_groups
     ]
@@ -149,9 +155,12 @@ def _settings(member: TrainState) -> tuple[Any, ...]:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed. Blocks from 32 MiB on, such as what a stack keeps for its backward pass, would go back to
-    the system and be mapped anew in every step: a tenth of a step's time for 32 nets at T = 8 in float64."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    """Let glibc keep freed memory.
+
+    Blocks of 32 MiB and more, such as a stack's activations, would be unmapped and mapped again in every step: a tenth
+    of a step's time for 32 nets at T = 8 in float64.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""One net under training: what it consists of, and its losses, gradients and updates."""
+"""One net under training: its state, and the trainer that computes its losses, gradients and updates."""
 
 from __future__ import annotations
 
@@ -8,31 +8,20 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn, optim
 
+from wavebase.tasks.base import Batch, Task
 from wavebase.training.optimizers import GaussNewton, needs_closure
-
-Batch = tuple[Any, Tensor]
-
-
-class Task(Protocol):
-    """What training asks of a task."""
-
-    def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """The (input, target) of a training step: fresh ones from the generator, or the step's place in a fixed order.
-
-        An input is a tensor or a tuple of tensors, whatever the net's forward takes.
-        """
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """A scalar."""
-
-    def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss. Only Gauss-Newton asks; a task whose loss is no such sum has none."""
 
 
 class TrainState(NamedTuple):
-    """One net under training, and what is to be done with it on the way.
+    """One net under training, and the callbacks of its run.
 
-    learning_rate: of a step; members whose functions are equal are stepped together.
+    Attributes:
+        trained: The parameters under training, by name.
+        learning_rate: Of a step. Members whose functions compare equal are stepped together.
+        clip_norm: Largest norm of a gradient; None: gradients are not clipped.
+        data: Draws the training batches.
+        record: Takes a step and named numbers.
+        observe, save: Take a step, measure the probes or write a checkpoint.
     """
 
     net: nn.Module
@@ -48,29 +37,29 @@ class TrainState(NamedTuple):
 
 
 class Trainer(Protocol):
-    """Members as the loop sees them."""
+    """What the training loop does with its S members, one or many."""
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
-        """Each member's loss [S] on its batch; keeps the gradients for `update`."""
+        """Return each member's loss on its batch, [S], and keep the gradients for `update`."""
 
     def update(self, step: int) -> None:
-        """One step of every member's optimiser, along the gradients kept."""
+        """Step every member's optimiser along the gradients kept."""
 
     def sync_optimizer_state(self) -> None:
-        """Give every member's optimiser its own state, which it may not have had since the last update."""
+        """Give every member's optimiser its own state, which may have been shared since the last update."""
 
 
 class SingleTrainer:
-    """One member, by torch's usual means. An optimiser that wants a closure gets one that evaluates the same batch again."""
+    """Trains one net by torch's usual means; an optimiser's closure evaluates the same batch again."""
 
     def __init__(self, member: TrainState):
         self.member = member
-        self.again = needs_closure(member.optimizer)
+        self.has_closure = needs_closure(member.optimizer)
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
         self.batch = batches[0]
-        if self.again:  # a net that carries a state reads the batch from where it now stands, each time
+        if self.has_closure:  # a net that carries a state must read the batch from the same state each time
             self.buffers = [(buffer, buffer.clone()) for buffer in self.member.net.buffers()]
         return self._evaluate().detach()[None]
 
@@ -93,7 +82,8 @@ class SingleTrainer:
     def _residuals(self) -> Tensor:
         self._rewind()
         inputs, target = self.batch
-        return self.member.task.residuals(self.member.net(inputs), target)
+        task: Any = self.member.task  # one with residuals, which is checked where Gauss-Newton is chosen
+        return task.residuals(self.member.net(inputs), target)
 
     def update(self, step: int) -> None:
         """See `Trainer`."""
@@ -106,22 +96,25 @@ class SingleTrainer:
                 parameter.grad = parameter.grad * factor  # type: ignore[operator]
         if isinstance(member.optimizer, GaussNewton):
             member.optimizer.step(self._residuals)
-        elif self.again:
+        elif self.has_closure:
             member.optimizer.step(self._evaluate_again)  # type: ignore[arg-type]  # a tensor, as torch says elsewhere
         else:
             member.optimizer.step()
 
     def sync_optimizer_state(self) -> None:
-        """See `Trainer`: nothing to do."""
+        """Do nothing: the optimiser is the member's own."""
 
 
 def set_rate(optimizers: Iterable[optim.Optimizer], rate: float) -> None:
+    """Set the learning rate of every group of parameters."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 def clipping_factor(gradients: Sequence[Tensor], most: float) -> Tensor:
-    """What shortens the gradients to the norm `most`. Not in place, as torch's clip_grad_norm_: gradients of two biases
-    that are added may share their storage."""
+    """Return the factor, at most 1, that shortens gradients to the norm `most`.
+
+    torch's clip_grad_norm_ works in place, which is wrong here: gradients of two biases that are added share storage.
+    """
     return (most / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)

@@ -1,4 +1,4 @@
-"""Work dealt to forked processes: they share what this one has loaded, hear of an interruption, and die with it."""
+"""Work in forked processes, which share what this one has loaded, receive its interruption, and die with it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,41 @@ PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its par
 
 
 def run_in_processes(work: Callable[[int], Any], count: int, interruption: Interruption) -> list[Any]:
-    """work(0), ..., work(count - 1), each in a process of its own; all have ended when this returns or raises. Linux only.
+    """Run work(0), ..., work(count - 1), each in a process of its own, and wait for all. Linux only.
 
-    What `interruption` hears is passed on as SIGTERM. Raises Interrupted if a process did; MemoryError for one that was
-    killed, as the kernel does where memory ran out; what the work raised otherwise.
+    Args:
+        work: Its result and its exception must be picklable.
+        count: Number of processes.
+        interruption: Passed on to the processes as SIGTERM.
+
+    Returns:
+        The results in order.
+
+    Raises:
+        Interrupted: If a process raised it.
+        MemoryError: If a process was killed, as the kernel does when memory runs out.
+        Exception: Whatever else the work raised.
     """
     context = multiprocessing.get_context("fork")
     processes = []
     waiting: dict[Any, int] = {}
     outcomes: list[Any] = [None] * count
-    told = False
+    terminated = False
     try:
         for n in range(count):
             receiver, sender = context.Pipe(duplex=False)
             processes.append(context.Process(target=_child, args=(work, n, sender), daemon=True))
             processes[n].start()
-            sender.close()  # no other process has it, so that this one's end is seen here
+            sender.close()  # so that a dead child yields EOF
             waiting[receiver] = n
         while waiting:
-            if interruption() and not told:
-                told = True
+            if interruption() and not terminated:
+                terminated = True
                 for process in processes:
                     process.terminate()
             for ready in connection.wait(list(waiting), timeout=0.2):
                 n = waiting.pop(ready)
-                with contextlib.suppress(EOFError):  # it died
+                with contextlib.suppress(EOFError):  # the process died
                     outcomes[n] = ready.recv()  # type: ignore[call-arg, union-attr]  # ours are connections
         for process in processes:
             process.join()
