@@ -311,7 +311,7 @@ def test_extrapolation_reproduces_even_polynomials():
 
 
 def test_the_grus_cell_is_torchs():
-    algorithm = spectral_gru_construction(4)
+    algorithm = spectral_gru_construction(4, orders=1)
     net = SpectralGRU(algorithm, 4, perturbed_weights(algorithm, 0.1, generator()))
     w, H = net.named_weights(), len(algorithm.weights["bias_new"])
     reference = torch.nn.GRU(1, H, batch_first=True, dtype=torch.float64)

@@ -34,7 +34,7 @@ from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs,
 from wavebase.recurrence.cells import GRU_GATES
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 
-MARGIN = 40.0  # of shut and open gates
+MARGIN = 40.0  # argument of shut and open gates: a sigmoid of it is 0 or 1 to rounding
 
 
 def spectral_gru_construction(
@@ -43,7 +43,7 @@ def spectral_gru_construction(
     *,
     scale: float = 1.0,
     gain: float | None = None,
-    orders: int = 1,
+    orders: int = 4,
     amplitude: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> Handwritten:

@@ -50,9 +50,9 @@ def build(
     *,
     bins: str | list[int] = "full",
     gain: float | None = None,
-    orders: int = 1,
+    orders: int = 4,
     start: Start = "exact",
-    perturbation_scale: float = 0.01,
+    perturbation_scale: float = 1e-5,
     parametrization: Parametrization = "auto",
 ) -> SpectralGRU:
     """The net of a run. gain, orders: see `constructions.spectral_gru`; parametrization: see `models.unit_scaled`."""
