@@ -178,7 +178,7 @@ def gains() -> list[Row]:
 
 
 def lengths() -> list[Row]:
-    """The counter: the longest string that is right, and the share of W_ih that has a gradient, by gain."""
+    """The counter: the longest string that is right, the share of W_ih that has a gradient, and curvature, by gain."""
     rows = []
     for dtype in DTYPES:
         for gain in (3.0, 5.0, 10.0, 20.0, 40.0, 127.0):
@@ -191,6 +191,11 @@ def lengths() -> list[Row]:
             task.loss(net(batch.input), batch.target).backward()
             parts = [p.grad for name, p in net.named_parameters() if name.startswith("weight_ih")]
             alive = sum(int((part != 0).sum()) for part in parts) / sum(part.numel() for part in parts)  # type: ignore[union-attr]
+            scaled = CounterLSTM(net.algorithm, None, True)
+            curvature = largest_curvature(
+                lambda net=scaled, batch=batch, task=task: task.loss(net(batch.input[:64]), batch.target[:64]),
+                scaled.parameters(),
+            )
             leak = 1 - torch.tensor(gain).double().sigmoid().item()
             foretold = (0.6 / leak) ** 0.5 if leak else math.inf
             rows.append(
@@ -200,6 +205,7 @@ def lengths() -> list[Row]:
                     "right to n": int(n),
                     "foretold": foretold,
                     "W_ih with a gradient": alive,
+                    "lambda_max": curvature,
                 }
             )
     return rows

@@ -25,6 +25,7 @@ from wavebase.models.linear_attention import LinearAttention
 from wavebase.models.modular_addition import ModularAddition
 from wavebase.models.spectral_gru import SpectralGRU
 from wavebase.models.state_space import StateSpace
+from wavebase.probes.curvature import largest_curvature
 from wavebase.recurrence.cells import GATES, GRU_GATES
 from wavebase.tasks.counting import Counting
 from wavebase.tasks.in_context_regression import InContextRegression
@@ -240,6 +241,18 @@ def test_a_small_gain_leaks_and_its_longest_string_is_foretold(gain):
 def test_a_saturated_counter_knows_every_length(dtype):
     assert largest_n(40.0, dtype) == largest_n(40.0, dtype, letters=3, longest=100) * 4 == 400
     assert counter_construction(gain=20.0, longest=100, dtype=torch.float64).error_bound < 0.01
+
+
+def test_curvature_in_natural_units_does_not_know_the_gain():
+    """It goes with the square of the readout's certainty alone. With the drive for every candidate's unit it was 170 times as large."""
+    task = Counting(32, torch.float64, CPU, generator(), held_out_count=2)
+    inputs, target = task.sample_batch(64, generator(2))
+    found = {}
+    for gain, certainty in ((40.0, 40.0), (10.0, 40.0), (40.0, 10.0)):
+        net = CounterLSTM(counter_construction(gain=gain, certainty=certainty), None, True)
+        found[gain, certainty] = largest_curvature(lambda net=net: task.loss(net(inputs), target), net.parameters())
+    assert found[10.0, 40.0] == pytest.approx(found[40.0, 40.0], rel=0.01)
+    assert found[40.0, 40.0] == pytest.approx(16 * found[40.0, 10.0], rel=0.05) and found[40.0, 40.0] < 1e4
 
 
 def test_the_counters_cell_is_torchs():

@@ -116,7 +116,11 @@ def _error_bound(letters: int, stop: float, gain: float, certainty: float, longe
 
 
 def _units(w: Weights) -> dict[str, Tensor]:
-    """Drive over level: one of the symbols is on, and |h| is at most 1."""
+    """Drive over level: one of the symbols is on, and |h| is at most 1.
+
+    A candidate has its drive, the gain, only at symbols that saturate it. Entries that act at others too, where its argument must be
+    zero, have the unit 1, the width of tanh: otherwise the curvature there grows with the square of the gain.
+    """
     units: dict[str, Tensor] = {}
     for gate in GATES:
         drive = w[f"weight_ih_{gate}"].abs().amax(1) + w[f"weight_hh_{gate}"].abs().sum(1) + w[f"bias_{gate}"].abs()
@@ -125,6 +129,9 @@ def _units(w: Weights) -> dict[str, Tensor]:
             f"weight_hh_{gate}": row_units(drive, 1.0),
             f"bias_{gate}": power_of_two(drive),
         }
+    reads = w["weight_ih_cell"] != 0
+    units["weight_ih_cell"] = torch.where(reads, units["weight_ih_cell"], 1.0)
+    units["weight_hh_cell"], units["bias_cell"] = torch.ones_like(w["weight_hh_cell"]), torch.ones_like(w["bias_cell"])
     row = w["readout_weight"].abs().amax(1) + w["readout_bias"].abs()
     return units | {"readout_weight": row_units(row, 1.0), "readout_bias": power_of_two(row)}
 

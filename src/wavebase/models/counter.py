@@ -38,7 +38,7 @@ def build(
     start: Start = "exact",
     gain: float = 40.0,
     certainty: float = 40.0,
-    perturbation_scale: float = 0.001,
+    perturbation_scale: float = 0.01,
     parametrization: Parametrization = "auto",
 ) -> CounterLSTM:
     """The net of a run. gain, certainty: see `constructions.counter`; parametrization: see `models.unit_scaled`."""
