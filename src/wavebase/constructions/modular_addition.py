@@ -7,7 +7,7 @@ For every frequency k = 1..(p-1)/2 and every pair of phases a, b out of 0, 2 pi/
 
 Of the square only the product 2 cos cos survives the sum over three equidistant phases a and b, as
 (9/2) cos(2 pi k (n + m - q)/p); the sum over k makes that a delta: output q is 1 if q = n + m mod p, else 0. Two phases
-leave a second term, cos(2 pi k (n - m ...)/p), and fail. 9 (p-1)/2 units.
+leave three more terms, cos(2 pi k (+-n +-m +-q)/p) with the other signs, and fail. 9 (p-1)/2 units.
 
 Source of the features: Gromov, "Grokking modular arithmetic" (2023, arXiv 2301.02679), whose phases are random, so that his
 weights are exact only for infinitely many units. The three phases make them exact for finitely many.

@@ -40,9 +40,10 @@ class ModularAddition(SquaredErrorTask):
             raise ValueError(f"task.p must be odd, got {p}; use {p + 1}")
         self.p, self.dtype, self.device, self.label_noise = p, dtype, device, label_noise
         self.sizes: dict[str, Any] = {"p": p}
-        pairs = torch.arange(p**2)
         if p**2 > held_out_count:
             pairs = torch.randint(p**2, (held_out_count,), generator=probe_generator)
+        else:
+            pairs = torch.arange(p**2)
         self.held_out = {"training": self._batch(pairs)}
         self.baselines = constant_losses(self.held_out["training"].target)
 
