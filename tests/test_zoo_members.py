@@ -214,6 +214,8 @@ def test_two_phases_are_not_enough_and_more_than_three_are():
         (lambda: counter_construction(stop=1.0), "stop must lie between 0 and 1, got 1.0"),
         (lambda: counter_construction(gain=-1.0), "gain must be positive and finite, got -1.0"),
         (lambda: state_space_construction(4, eigenvalue="s5"), "eigenvalue must be complex, lru or s4d, got 's5'"),
+        (lambda: state_space_construction(4, log_decay=-9.0), "log_decay must be null with eigenvalue=complex, got -9.0"),
+        (lambda: state_space_construction(4, eigenvalue="lru", log_decay=math.nan), "log_decay must lie in -700..3, got nan"),
         (lambda: spectral_gru_construction(4, orders=5), "orders must be 1..4, got 5"),
         (lambda: spectral_gru_construction(4, gain=0.0), "gain must be positive and finite, got 0.0"),
         (lambda: linear_attention_construction(8, 2, -1.0), "rate must be positive and finite, got -1.0"),

@@ -38,7 +38,7 @@ def state_space_construction(
     T: int,
     bins: str | Iterable[int] = "full",
     eigenvalue: Eigenvalue = "complex",
-    log_decay: float = LOG_DECAY,
+    log_decay: float | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Handwritten:
     """Return exact weights for the power spectrum of a window.
@@ -47,17 +47,22 @@ def state_space_construction(
         T: Samples in a window.
         bins: See `spectrum.resolve_bins`; F of them.
         eigenvalue: How lambda is stored.
-        log_decay: nu of lru; in s4d the decay a step is the same, so that its log_decay is this less log(2/T).
+        log_decay: nu of lru, None for -40; in s4d the decay a step is the same, so that its log_decay is this less log(2/T).
 
     Returns:
         Two or three tensors of lambda, input_real, input_imag, each [F] but log_step [1]; block mode. `error_bound` bounds
         |P_hat[k] - P[k]| over T * sum_t x_t^2, the window's whole spectral energy.
 
     Raises:
-        ValueError: For another eigenvalue, or bins that do not fit T.
+        ValueError: For another eigenvalue, a log_decay of complex or out of range, or bins that do not fit T.
     """
     k = resolve_bins(T, bins)
     F = len(k)
+    if log_decay is not None and eigenvalue == "complex":
+        raise ValueError(f"model.log_decay must be null with eigenvalue=complex, got {log_decay}; use eigenvalue=lru")
+    log_decay = LOG_DECAY if log_decay is None else log_decay
+    if not -700 <= log_decay <= 3:
+        raise ValueError(f"model.log_decay must lie in -700..3, got {log_decay}; use null")
     signed = torch.tensor(
         [n if 2 * n <= T else n - T for n in k], dtype=torch.float64
     )  # |angle| <= pi: smallest rounding

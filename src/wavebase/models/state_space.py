@@ -7,7 +7,6 @@ from torch import Tensor
 
 from wavebase.constructions.handwritten import Handwritten, Weights
 from wavebase.constructions.state_space import (
-    LOG_DECAY,
     Eigenvalue,
     eigenvalues,
     random_eigenvalues,
@@ -75,7 +74,7 @@ def build(
     *,
     bins: str | list[int] = "full",
     eigenvalue: Eigenvalue = "complex",
-    log_decay: float = LOG_DECAY,
+    log_decay: float | None = None,
     start: Start = "exact",
     perturbation_scale: float = 0.01,
     parametrization: Parametrization = "auto",
