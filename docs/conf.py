@@ -35,7 +35,7 @@ html_use_index = html_copy_source = html_show_copyright = smartquotes = False
 NAVIGATION = {
     "Learn": "getting_started construction_to_verdict mathematics unit_scaled verdicts dashboard",
     "Use": "run_folder sweeps extending trust",
-    "Systems": "cosine_transform reading_spectra frequency_extraction harmonic_forecast",
+    "Systems": "cosine_transform reading_spectra frequency_extraction harmonic_forecast zoo",
     "Results": "findings",
     "Reference": "reference/api reference/configuration architecture",
 }

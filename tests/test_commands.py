@@ -80,6 +80,7 @@ ELSEWHERE = {
 LONG = {
     "python bench/exactness.py": "tests/test_construction.py has its numbers for few windows",
     "python bench/recurrence.py": "timings",
+    "python bench/zoo.py": "tests/test_zoo.py has its bounds",
     "python bench/cosine.py": "timings",
     "python experiments/cosine_exactness.py": "T = 4096",
     "python tests/kill_fifty.py": "tests/test_survival.py kills a few",

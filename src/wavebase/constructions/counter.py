@@ -1,0 +1,160 @@
+"""An LSTM that counts: the next symbol of strings #a^n b^n#, #a^n b^n c^n# and so on, as probabilities.
+
+Strings of L letters, each n times, n geometric, one after the other; # stands before each. Symbols are one-hot, # first. Units
+of torch.nn.LSTM's cell (input gate sigmoid):
+
+    symbol   L      c = the letter read:  g = tanh(G letter), i open, f shut, o open;  h = tanh(1) letter
+    count    L - 1  c = #letter_j - #letter_(j+1):  g = tanh(G (letter_j - letter_(j+1))), i and f held open,
+                    h = tanh(c) while letter_(j+1) is read (its output gate is open then only), else 0
+
+Open is an argument G of a sigmoid, shut is -G. Once sigmoid(G) and tanh(G) round to 1 a cell counts exactly. Readout, as
+log-probabilities but for a constant:
+
+    after #              letter 1
+    after letter 1       letter 1 again with probability 1 - stop, letter 2 with stop
+    after letter j + 1   letter j + 1 while c_j > 0, else the next letter, # after the last
+
+Every other symbol is `certainty` below. A smaller G leaks: f < 1 forgets n (1 - f) of a count of n at every step, and strings get
+wrong from n about sqrt(0.6 / (1 - sigmoid(G))).
+
+Idea of the counter with an output gate: Lan, Chemla and Katzir, "Bridging the empirical-theoretical gap in neural network
+formal language learning using minimum description length" (2024, arXiv 2402.10013).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs, power_of_two, row_units
+from wavebase.recurrence.cells import GATES
+
+
+def counter_construction(
+    letters: int = 2,
+    stop: float = 0.3,
+    *,
+    gain: float = 40.0,
+    certainty: float = 40.0,
+    longest: int = 1000,
+    dtype: torch.dtype = torch.float64,
+) -> Handwritten:
+    """Return exact weights for the strings letter_1^n letter_2^n ... letter_L^n.
+
+    Args:
+        letters: L, at least 2; L + 1 symbols.
+        stop: Probability, after a first letter, of going on to the second.
+        gain: G, the argument of open gates and of candidates.
+        certainty: M, by how much the logit of what is impossible lies below.
+        longest: Largest n that `error_bound` covers, for strings from a zero state.
+
+    Returns:
+        weight_ih_<gate> [H, L + 1], weight_hh_<gate> [H, H], bias_<gate> [H] of the four gates, readout_weight [L + 1, H],
+        readout_bias [L + 1], H = 2L - 1; blocks symbol and count. `error_bound` bounds every probability's error; it is infinite where the
+        gain is too small for `longest`.
+
+    Raises:
+        ValueError: For fewer than 2 letters, a stop outside of (0, 1), or gains that are not positive and finite.
+    """
+    if letters < 2:
+        raise ValueError(f"task.letters must be at least 2, got {letters}; use 2")
+    if not 0 < stop < 1:
+        raise ValueError(f"task.stop must lie between 0 and 1, got {stop}; use 0.3")
+    for name, value in (("gain", gain), ("certainty", certainty)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"model.{name} must be positive and finite, got {value}; use 40")
+    L, H = letters, 2 * letters - 1
+    symbol, count = slice(0, L), slice(L, H)
+    w: dict[str, Tensor] = {}
+    for gate in GATES:
+        w[f"weight_ih_{gate}"] = torch.zeros(H, L + 1, dtype=torch.float64)
+        w[f"weight_hh_{gate}"] = torch.zeros(H, H, dtype=torch.float64)
+        w[f"bias_{gate}"] = torch.full((H,), 0.0 if gate == "cell" else gain, dtype=torch.float64)
+    letter = torch.eye(L + 1, dtype=torch.float64)[1:]  # rows: reads letter 1, .., L
+    w["weight_ih_cell"][symbol] = gain * letter
+    w["bias_forget"][symbol] = -gain
+    w["weight_ih_cell"][count] = gain * (letter[:-1] - letter[1:])
+    w["weight_ih_output"][count] = 2 * gain * letter[1:]
+    w["bias_output"][count] = -gain
+
+    unit = math.tanh(1.0)  # what a symbol unit says, and the least that a positive count does
+    logit = torch.full((L + 1, L + 1), -certainty, dtype=torch.float64)  # [next, read] with a count of 0
+    logit[1, 0] = 0
+    logit[1, 1], logit[2, 1] = math.log1p(-stop), math.log(stop)
+    for read in range(2, L + 1):
+        logit[(read + 1) % (L + 1), read] = 0
+    w["readout_weight"] = torch.zeros(L + 1, H, dtype=torch.float64)
+    w["readout_weight"][:, symbol] = (logit[:, 1:] - logit[:, :1]) / unit
+    w["readout_weight"][2:, count] = 2 * certainty / unit * torch.eye(L - 1, dtype=torch.float64)
+    w["readout_bias"] = logit[:, 0].clone()
+    return Handwritten(
+        weights={name: weight.to(dtype) for name, weight in w.items()},
+        unit_scale=_units(w),
+        blocks={"symbol": symbol, "count": count},
+        error_bound=_error_bound(L, stop, gain, certainty, longest, dtype),
+        generators={"logits": _shift_logits},
+        reflections={"sign": _flip_first_count, "exchange": _exchange_symbols},
+    )
+
+
+def _error_bound(letters: int, stop: float, gain: float, certainty: float, longest: int, dtype: torch.dtype) -> float:
+    """Probability left to the impossible, and rounding of the logits, where counts are within 0.1 of whole numbers."""
+    G = torch.tensor(gain, dtype=dtype)
+    leak, short = (1 - G.sigmoid()).item(), (1 - G.tanh()).item()
+    shut = math.exp(-gain)
+    off = longest**2 * leak + longest * (leak + short)  # of a count, at the end of a string
+    if off > 0.1 or leak + short + shut > 1e-4 or longest > 1 / torch.finfo(dtype).eps:
+        return math.inf
+    least = certainty * (
+        1 - 4 * off - 20 * (leak + short + shut)
+    )  # tanh(0.1)/tanh(1) is 0.13, tanh(0.9)/tanh(1) is 0.94
+    loose = 8 * certainty * (leak + short + shut)
+    size = certainty - math.log(stop) - math.log1p(-stop)  # of the logits' terms, which cancel down to a logarithm
+    return letters * math.exp(-least) + loose + 4 * size * torch.finfo(dtype).eps
+
+
+def _units(w: Weights) -> dict[str, Tensor]:
+    """Drive over level: one of the symbols is on, and |h| is at most 1.
+
+    A candidate has its drive, the gain, only at symbols that saturate it. Entries that act at others too, where its argument must be
+    zero, have the unit 1, the width of tanh: otherwise the curvature there grows with the square of the gain.
+    """
+    units: dict[str, Tensor] = {}
+    for gate in GATES:
+        drive = w[f"weight_ih_{gate}"].abs().amax(1) + w[f"weight_hh_{gate}"].abs().sum(1) + w[f"bias_{gate}"].abs()
+        units |= {
+            f"weight_ih_{gate}": row_units(drive, 1.0),
+            f"weight_hh_{gate}": row_units(drive, 1.0),
+            f"bias_{gate}": power_of_two(drive),
+        }
+    reads = w["weight_ih_cell"] != 0
+    units["weight_ih_cell"] = torch.where(reads, units["weight_ih_cell"], 1.0)
+    units["weight_hh_cell"], units["bias_cell"] = torch.ones_like(w["weight_hh_cell"]), torch.ones_like(w["bias_cell"])
+    row = w["readout_weight"].abs().amax(1) + w["readout_bias"].abs()
+    return units | {"readout_weight": row_units(row, 1.0), "readout_bias": power_of_two(row)}
+
+
+def _shift_logits(weights: Weights, t: float) -> dict[str, Tensor]:
+    """All logits t higher, and t times any unit's value higher: a softmax does not see it."""
+    shifted = {"readout_bias": weights["readout_bias"] + t, "readout_weight": weights["readout_weight"] + t}
+    return {**weights, **shifted}
+
+
+def _flip_first_count(weights: Weights) -> dict[str, Tensor]:
+    """The first counter counts downwards: its candidate and what is read of it have the opposite sign."""
+    unit = (len(weights["bias_cell"]) + 1) // 2
+    out_of = {f"weight_hh_{gate}": unit for gate in GATES} | {"readout_weight": unit}
+    return flip_signs(weights, {"weight_ih_cell": unit, "weight_hh_cell": unit, "bias_cell": unit}, out_of)
+
+
+def _exchange_symbols(weights: Weights) -> dict[str, Tensor]:
+    """The first two units exchanged; any permutation would do."""
+    order = torch.arange(len(weights["bias_cell"]))
+    order[:2] = order[:2].flip(0)
+    moved = {name: weight if name.startswith("readout") else weight[order] for name, weight in weights.items()}
+    for name in moved:
+        if "_hh_" in name or name == "readout_weight":
+            moved[name] = moved[name][:, order]
+    return moved
