@@ -31,10 +31,13 @@ def summarize(
     """Return what summary.json holds.
 
     Args:
-        start, end: The probes' values at step 0 and at the last `step`.
+        start, end: The probes' values at step 0 and at the last `step`. Null stands for what no probe measured.
         training_seconds: Of the training loop in this process; seconds: of the whole run, earlier processes included.
     """
-    error = {"initial": start["error/training"], "final": end["error/training"]}
+    error, loss, relative_loss = (
+        {"initial": start.get(name), "final": end.get(name)}
+        for name in ("error/training", "loss/held_out", "loss/relative")
+    )
     return {
         "choices": dict(choices),
         "status": status,
@@ -51,8 +54,8 @@ def summarize(
         "seconds": round(seconds, 3),
         "training_seconds": round(training_seconds, 3),
         "seed": cfg.seed,
-        "loss": {"initial": start["loss/held_out"], "final": end["loss/held_out"]},
-        "relative_loss": {"initial": start["loss/relative"], "final": end["loss/relative"]},
+        "loss": loss,
+        "relative_loss": relative_loss,
         "relative_error": error,
         "baseline": dict(components.task.baselines),
         "drift": {name: value for name, value in _below("drift/", end).items() if "/" not in name},
@@ -82,7 +85,7 @@ def hparams(
         "steps": cfg.train.steps,
     }
     numbers = {
-        "final/relative_error": end["error/training"],
+        "final/relative_error": end.get("error/training", math.nan),
         "final/drift_weight_hh_cell": end.get("drift/weight_hh_cell", math.nan),
     }
     return settings, numbers
@@ -92,9 +95,9 @@ def _below(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _label_noise(expected: float | None, error: float) -> dict[str, float] | None:
+def _label_noise(expected: float | None, error: float | None) -> dict[str, float] | None:
     """Return the error that label noise alone causes, and its share of the squared error; None where no law is known."""
-    if expected is None or not error > 0:
+    if expected is None or error is None or not error > 0:
         return None
     return {"expected_error": expected, "share": min(1.0, (expected / error) ** 2)}
 

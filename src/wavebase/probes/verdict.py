@@ -138,6 +138,8 @@ def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     if gone:
         return Verdict("diverged", gone[:1], every, weight)
     kinds = {kind: [c for c in every if c.kind == kind] for kind in KINDS}
+    if not kinds["function"]:
+        return Verdict("not judged", ["probe.measure has no function.held_out_error, so the loss was not measured"], every, weight)
     failed = {kind: [c for c in members if not c.holds] for kind, members in kinds.items()}
     if failed["function"]:
         lost = failed["function"] + failed["mechanism"]
@@ -162,7 +164,7 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
     changed by more than rounding.
     """
     verdict = judge(end, thresholds)
-    if verdict.name == "diverged":
+    if verdict.name in ("diverged", "not judged"):
         return verdict
     begun, loss = judge(start, thresholds), _number(start, "loss/relative")
     if any(c.kind == "mechanism" for c in begun.conditions):

@@ -12,11 +12,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """True once SIGINT, SIGTERM or SIGUSR2 came; the previous handlers come back (and SIGUSR2's is called) afterwards.
+    """True once SIGINT, SIGTERM, SIGUSR2 or SIGHUP came; the previous handlers come back (and SIGUSR2's is called) afterwards.
 
     A second SIGINT stops at once, for who does not want to wait for the step to end."""
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -24,7 +24,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         try:
-            self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            for number in self.SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self.previous[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: whoever owns the signals stops us
             self.previous = {}
         return self
