@@ -132,7 +132,7 @@ class StackedLauncher(BasicLauncher):
         return returns
 
 
-class _DeferredJobEnds(Callbacks):  # type: ignore[misc]  # Hydra has no types
+class _DeferredJobEnds(Callbacks):
     """The callbacks of a sweep whose jobs end after all of them have started."""
 
     def __init__(self, callbacks: Callbacks):

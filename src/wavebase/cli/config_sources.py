@@ -11,6 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from wavebase.cli.errors import check_groups
+
 COMMENT_COLUMN = 44
 
 
@@ -30,6 +32,7 @@ def show(folder: str, overrides: list[str], added: Sequence[str] = ()) -> str:
         overrides = [*overrides, f"hydra.searchpath=[{','.join(f'file://{path}' for path in added)}]"]
     with initialize_config_dir(folder, version_base="1.3"):
         cfg = compose("config", overrides)
+        check_groups(cfg)
         sources = _sources(overrides)
     raw: Any = OmegaConf.to_container(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)

@@ -17,7 +17,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from wavebase.cli.names import conf_folder
@@ -78,8 +78,6 @@ def one_line(error: BaseException) -> str:
         return f"every worker process must finish its jobs, got one that ended early ({text[:200]}); run the same command again for the rest"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"the run's folder must be writable, got {text}; free space there or set hydra.run.dir"
-    if not_mapping := re.search(r"Index '[^']+' \(str\) is not an int full_key: (\w+)", text):
-        return f"{not_mapping[1]} must be a group of keys, got a list; see conf/{not_mapping[1]}"
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"every override must name a known key, got {unknown[1]!r}; {_remedy(unknown[1])}"
     if absent := re.search(r"Could not find '([^']+)'.*?Available options in '[^']+': (.*?)(?: Config search|$)", text):
@@ -95,6 +93,18 @@ def one_line(error: BaseException) -> str:
         name = getattr(error, "full_key", None) or missing[1]
         return f"{name} must be given, got nothing; add {name}=..."
     return text
+
+
+def check_groups(cfg: DictConfig) -> None:
+    """Check that each group's option is a mapping of keys, before others refer to these keys.
+
+    Raises:
+        HydraException: For a group whose file holds something else.
+    """
+    for group in ("model", "signal", "task", "optim", "train", "probe"):
+        node = cfg._get_node(group) if group in cfg else None
+        if isinstance(node, ListConfig):
+            raise HydraException(f"{group} must be a mapping of keys, got {node}; see conf/{group}")
 
 
 def _remedy(unknown: str) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import console
-from wavebase.cli.errors import is_expected, one_line
+from wavebase.cli.errors import check_groups, is_expected, one_line
 from wavebase.experiment import summary
 from wavebase.records.atomic import FolderLocked, RecordsError
 from wavebase.report.callback import SweepReport
@@ -61,11 +61,13 @@ def prepare_job(cfg: DictConfig) -> Any:
     told apart.
 
     Raises:
+        HydraException: If the option of a group is not a mapping.
         ConfigError: If the command line gives both.
     """
     from wavebase.experiment.runner import Job
     from wavebase.experiment.validation import ConfigError
 
+    check_groups(cfg)
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
     optim = node.get("optim")

@@ -33,7 +33,7 @@ def continue_study(config: DictConfig) -> None:
     sweeper: Any = config.hydra.sweeper
     if "optuna" not in str(sweeper.get("_target_")) or not sweeper.get("storage") or not sweeper.get("study_name"):
         return
-    import optuna
+    import optuna  # type: ignore[import-not-found]  # an extra
 
     from wavebase.records.folder import find_runs
 

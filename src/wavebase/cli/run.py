@@ -44,12 +44,14 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs its search for fonts
     failures.clear()
     callback.SweepReport.folder = None
-    with raise_on_signal():
-        status = run_reporting_errors(_start, verbose)
-        folder = callback.SweepReport.folder
-        if folder is not None and folder.is_dir() and find_runs(folder):
-            status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
-    os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
+    try:
+        with raise_on_signal():
+            status = run_reporting_errors(_start, verbose)
+            folder = callback.SweepReport.folder
+            if folder is not None and folder.is_dir() and find_runs(folder):
+                status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)
 
 

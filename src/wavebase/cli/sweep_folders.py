@@ -38,7 +38,7 @@ def check_sweep(conf: str, overrides: Sequence[str]) -> None:
     if "hydra.sweep.subdir" not in given or (sweeper and sweeper.value() not in ("basic", "stacks")):
         return
     own = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    fixed = [override.input_line for override in parsed if override.key_or_group.startswith("hydra")]
+    fixed = [str(override.input_line) for override in parsed if override.key_or_group.startswith("hydra")]
     (jobs,) = BasicSweeper.split_arguments(own, None)
     GlobalHydra.instance().clear()
     with initialize_config_dir(conf, version_base="1.3"):

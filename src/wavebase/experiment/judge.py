@@ -1,4 +1,4 @@
-"""The verdict on any net against any construction, and on a stored run at each of its checkpoints: what failed first, when."""
+"""The verdict on any net against any construction, and on a stored run: which condition failed first, and when."""
 
 from __future__ import annotations
 
@@ -44,13 +44,21 @@ def verdict(
     count: int = 64,
     seed: int = 0,
 ) -> Verdict:
-    """Do these weights hold the start's algorithm? Everything that the verdict of a run rests on, without a run.
+    """Judge whether weights hold the algorithm of a construction, from everything that a run's verdict rests on.
 
-    The name says whether and how; `precision` of the result how precisely.
+    Args:
+        weights: Names and shapes as `start.weights` (see `constructions.construction.pad` for other sizes).
+        start: The construction.
+        signal: The training signal; white noise within the start's amplitude by default.
+        thresholds: Bounds of the conditions; those of conf/probe/default.yaml by default.
+        count: Held-out sequences of each probe signal.
+        seed: Of these sequences.
 
-    weights: names and shapes as `start.weights` (see `constructions.construction.pad` for algorithms of other sizes).
-    signal: the training signal, white noise within the start's amplitude by default; count: held-out sequences of each
-    probe signal; seed: of those. Raises ValueError for weights of other names or shapes.
+    Returns:
+        The verdict: `name` is whether and how the algorithm is held, `precision` how precisely.
+
+    Raises:
+        ValueError: For weights of other names or shapes.
 
     >>> import torch, wavebase
     >>> start = wavebase.spectral_construction(4)
@@ -86,8 +94,13 @@ def verdict(
 
 @dataclass(frozen=True)
 class Judgement:
-    """verdicts, by step of a checkpoint; first_failed: the first such step at which a condition did not hold, or None;
-    start: the probes' values of the net before training."""
+    """The verdicts on a run.
+
+    Attributes:
+        verdicts: By the step of each checkpoint.
+        first_failed: By condition, the first such step at which it did not hold, or None.
+        start: The probes' values before training.
+    """
 
     verdicts: dict[int, Verdict]
     first_failed: dict[str, int | None]
@@ -95,11 +108,11 @@ class Judgement:
 
     @property
     def last(self) -> Verdict:
-        """The verdict at the newest checkpoint."""
+        """Return the verdict at the newest checkpoint."""
         return self.verdicts[max(self.verdicts)]
 
     def to_dict(self) -> dict[str, Any]:
-        """What verdict.json holds."""
+        """Return what verdict.json holds."""
         return {
             "verdict": self.last.name,
             "reasons": self.last.reasons,
@@ -111,7 +124,7 @@ class Judgement:
         }
 
     def table(self) -> str:
-        """The verdict and its conditions, in at most 80 columns."""
+        """Return the verdict and its conditions as text of at most 80 columns."""
         precision = f", {self.last.precision.words()}" if self.last.precision else ""
         lines = [textwrap.fill(f"verdict at step {max(self.verdicts)}: {self.last.name}{precision}", 80)]
         lines += [f"  {reason}" for reason in self.last.reasons]
@@ -128,9 +141,14 @@ class Judgement:
 
 
 def judge_run(folder: RunFolder, step: int | None = None) -> Judgement:
-    """Rebuild a run from its config.yaml and judge its checkpoints (or that of one step) against its start, with its own probes.
+    """Rebuild a run from its config.yaml, and judge its checkpoints against its start with its own probes.
 
-    Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
+    Args:
+        step: Of the only checkpoint to judge; all by default.
+
+    Raises:
+        RecordsError: If the folder holds no checkpoint.
+        ConfigError: If its configuration cannot be built here.
     """
     cfg, components = load_run(folder, 0)
     begun = {name: weight.clone() for name, weight in components.net.named_weights().items()}

@@ -15,12 +15,10 @@ from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
 from wavebase.experiment.summary import describe, hparams, objective, summarize
-from wavebase.experiment.validation import ConfigError
 from wavebase.figures.common import png
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records.folder import RunFolder
-from wavebase.tasks.base import check_output
 from wavebase.training.loop import Status
 from wavebase.training.optimizers import load_state
 from wavebase.training.schedule import LearningRate
@@ -40,9 +38,6 @@ class Session:
         state: The checkpoint to continue from, or None.
         choices: The option chosen in each config group.
         single: Whether to show progress and a full summary on the console.
-
-    Raises:
-        ConfigError: If the model's output is not what the task compares with its target.
     """
 
     def __init__(
@@ -59,10 +54,6 @@ class Session:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.start_weights = {name: weight.clone() for name, weight in components.net.named_weights().items()}
         self.before = self._example()
-        try:
-            check_output(components.task, self.before, components.task.held_out["training"][1])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
         self.data = cfg.generator("data")
         self.first_step, kept = 0, 0
         self.ended: Status | None = None  # training had ended, but not all of its results were written
