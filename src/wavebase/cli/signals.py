@@ -34,7 +34,7 @@ def raise_on_signal() -> Iterator[None]:
     """Raise KeyboardInterrupt, with a message, if a signal comes. Training has its own handlers (`Interruption`)."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if frame is not None:  # else `Interruption` hands on a signal that has already ended a training
+        if frame is not None:  # without one, `Interruption` passes on a SIGUSR2 that has ended a training
             raise KeyboardInterrupt(message(number))
 
     with _handled_by(stop):
@@ -51,7 +51,8 @@ def _handled_by(handler: Any) -> Iterator[None]:
     previous = {}
     try:
         for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
-            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            # a handler of the caller's stays, and so does nohup's "ignore"
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread
         previous.clear()

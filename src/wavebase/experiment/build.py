@@ -111,7 +111,7 @@ def _measure_rate(
     rule = boundaries.rule_of(optimizer)
     if settings.lr is None and rule is None:
         raise ConfigError(
-            f"optim.lr must be given for {type(optimizer).__name__}, got null; its stability boundary is not known (those of {boundaries.KNOWN} are, without maximize)"
+            f"the learning rate must be a number for an optimiser whose stability boundary is unknown (known: {boundaries.KNOWN}, without maximize), got {type(optimizer).__name__}; give optim.lr instead"
         )
     curvatures = Curvatures()
     if cfg.probe.curvature or settings.lr is None:
