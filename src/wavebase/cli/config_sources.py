@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,13 +34,13 @@ def show(folder: str, overrides: list[str], added: Sequence[str] = ()) -> str:
     with initialize_config_dir(folder, version_base="1.3"):
         cfg = compose("config", overrides)
         check_groups(cfg)
-        sources = _sources(overrides)
+        sources = _sources(overrides, added)
     raw: Any = OmegaConf.to_container(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return "\n".join(_lines(resolved, raw, sources))
 
 
-def _sources(overrides: list[str]) -> dict[str, str]:
+def _sources(overrides: list[str], added: Sequence[str]) -> dict[str, str]:
     """Return, for the dotted key of each value and mapping that was written somewhere, the last place that wrote it."""
     loader: Any = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list("config", overrides, RunMode.RUN)
@@ -48,11 +49,13 @@ def _sources(overrides: list[str]) -> dict[str, str]:
         if default.config_path is None or default.config_path.startswith("hydra"):
             continue
         loaded = loader.repository.load_config(default.config_path)
-        if loaded is not None and isinstance(loaded.config, DictConfig):
+        files = [Path(folder) / f"{default.config_path}.yaml" for folder in added]
+        own = next((file for file in files if loaded is None and file.is_file()), None)
+        place = f"conf/{default.config_path}.yaml" if own is None else str(own)
+        node = OmegaConf.load(own) if own is not None else loaded and loaded.config
+        if isinstance(node, DictConfig):
             package = "" if default.package in (None, "", "_global_") else f"{default.package}."
-            place = "conf" if loaded.provider == "main" else loaded.path.removeprefix("file://").rstrip("/")
-            written = OmegaConf.to_container(loaded.config)
-            sources |= dict.fromkeys(_names(written, package), f"{place}/{default.config_path}.yaml")
+            sources |= dict.fromkeys(_names(OmegaConf.to_container(node), package), place)
     for override in defaults.config_overrides:
         key = override.key_or_group.replace("@", ".")
         place = f"command line, {override.input_line}"
