@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def continue_study(config: DictConfig) -> None:
     sweeper: Any = config.hydra.sweeper
     if "optuna" not in str(sweeper.get("_target_")) or not sweeper.get("storage") or not sweeper.get("study_name"):
         return
-    import optuna  # type: ignore[import-not-found]  # an extra
-
     from wavebase.records.folder import find_runs
+
+    optuna = import_module("optuna")  # an extra, which type checkers need not have
 
     try:
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)

@@ -116,7 +116,7 @@ def objective(summary: Mapping[str, Any]) -> float | None:
 def algorithm_in_question(summary: Mapping[str, Any]) -> bool:
     """Return whether a verdict says anything about a run: not if its net had no known algorithm and reached none."""
     conditions = summary.get("conditions") or {}
-    return summary["verdict"] != "no algorithm" or any(c["kind"] == "mechanism" for c in conditions.values())
+    return summary["verdict"] != "no algorithm" or any(c.get("kind") == "mechanism" for c in conditions.values())
 
 
 def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:

@@ -72,8 +72,9 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
     """
     file = Path(path)
     if not file.is_file():
+        below = "" if file.is_absolute() else f" in {Path.cwd()}"
         raise ValueError(
-            f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv"
+            f"signal.path must name a recording, got {path!r}, which is no file{below}; give signal.path=FILE.wav, .npy or .csv"
         )
     readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
     kind = file.suffix.lower()
