@@ -27,7 +27,7 @@ GROUPS = ("model", "signal", "task", "optim", "probe", "train", "experiment")
 def known():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
-        return errors._leaves(compose("config"))
+        return errors.config_keys(compose("config"))
 
 
 KEYS = [key for key in known() if not key.startswith("hydra")]

@@ -89,6 +89,18 @@ def test_a_preempted_job_is_requeued_and_continues(tmp_path):
     assert steps == list(range(0, 3000, 10))
 
 
+@pytest.mark.parametrize("engine", [JOBLIB])
+def test_a_killed_worker_leaves_a_report(engine, tmp_path):
+    words = ("T=4", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
+    process = sweep(tmp_path, *engine, *words, "train.steps=10000000", "train.checkpoint_every=20", "seed=0,1")
+    wait_until(lambda: len(list(tmp_path.glob("sweep/*/checkpoints/step_00000020.pt"))) == 2, process)
+    folder = next(file.parent for file in tmp_path.glob("sweep/*/config.yaml"))
+    os.kill(int(lock_owner(folder).split()[1]), signal.SIGKILL)
+    status, out, err = ended(process)
+    assert status == 1 and "run the same command again for the rest" in err and "Traceback" not in err, err
+    assert "2 runs, 0 failed, 2 unfinished" in out and out.count("unfinished: ") == 2, out
+
+
 @needs("hydra_optuna_sweeper")
 def test_optuna_looks_for_a_learning_rate(tmp_path):
     words = (

@@ -326,7 +326,7 @@ def test_parts_of_files_are_taken_away(composed, tmp_path):
     assert not part.exists() and np.isfinite(RunFolder(tmp_path / "run").metrics()["loss/train"][1]).all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_ends_a_run_between_two_steps(number, cli, tmp_path, monkeypatch):
     from wavebase.experiment.session import Session
 

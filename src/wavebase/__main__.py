@@ -1,4 +1,4 @@
-"""The command `wavebase`, or `python -m wavebase`: one word chooses what `python -m wavebase.<word>` runs. Light to import."""
+"""The command `wavebase`, or `python -m wavebase`: its first argument names the command to run. Light to import."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import difflib
 import runpy
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from wavebase import __version__
+from wavebase.cli.signals import STATUS, run_main
 from wavebase.console import print_error, print_help, print_styled
 
-USAGE = """usage: wavebase COMMAND [words]
+USAGE = """usage: wavebase COMMAND [arguments]
 
 run       train one net, or many with -m: wavebase run model=spectral optim=sgd
 report    tables, figures and one page of any folder of runs
@@ -21,15 +21,15 @@ compare   two nets of one architecture: distance modulo symmetry, paths, blocks,
 analyze   read the spectrum of any recurrent weights, and judge nothing
 findings  run the studies and write docs/findings.md (in a clone)
 
-wavebase COMMAND --help   says more
-wavebase --version        says which
+wavebase COMMAND --help   help on one command
+wavebase --version        the version
 
 exit status  0 done; 1 not done, and one line on standard error says why; 130 interrupted (a run has then saved a checkpoint, and the same command continues it)
 environment  NO_COLOR=1 leaves colours out, which only terminals get; COLUMNS overrides the terminal's width; HYDRA_FULL_ERROR=1 shows tracebacks"""
 
 
 def main() -> None:
-    """Run the command that the first word names, with the others as its own."""
+    """Run the command that the first argument names, with the others as its own."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print_help(USAGE)
@@ -46,14 +46,14 @@ def main() -> None:
     sys.argv = [f"wavebase {words[0]}", *words[1:]]
     try:
         command()
-    except KeyboardInterrupt:  # a run hears it itself, and has saved what it needs
-        print_error("interrupted; the same command does it anew")
-        sys.exit(130)
+    except KeyboardInterrupt:  # `run` handles its own
+        print_error("interrupted; run the same command again")
+        sys.exit(STATUS)
 
 
-def _of(module: str, **words: bool) -> Callable[[], None]:
-    """Its `main`, imported when it is called: some take a second."""
-    return lambda: import_module(module).main(**words)
+def _of(module: str, **arguments: bool) -> Callable[[], None]:
+    """Return a module's `main`, imported only when it is called: some imports take a second."""
+    return lambda: run_main(module, **arguments)
 
 
 def _findings() -> None:

@@ -42,13 +42,26 @@ def print_help(text: str) -> None:
 def print_error(text: str) -> None:
     """Print one line on standard error, marked as ours."""
     mark = colorize("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
-    print(f"{mark} {visible(one_line(text), sys.stderr)}", file=sys.stderr)
+    line = visible(one_line(text), sys.stderr)
+    if _is_terminal(sys.stderr):
+        line = wrap(f"wavebase: {line}", width(sys.stderr)).removeprefix("wavebase: ")
+    print(f"{mark} {line}", file=sys.stderr)
+
+
+def print_job_error(text: str) -> None:
+    """Print why a job failed on standard error, wrapped if that is a terminal."""
+    text = visible(text, sys.stderr)
+    print(wrap(text, width(sys.stderr)) if _is_terminal(sys.stderr) else text, file=sys.stderr)
 
 
 def one_line(text: str) -> str:
     """The text as one line of at most `LONGEST` characters, what a terminal would obey made visible."""
     line = visible(" ".join(text.split()))
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 20]} … {line[-16:]}"
+    if len(line) <= LONGEST:
+        return line
+    # the remedy at the end stays whole, and so do words and the escapes of control characters
+    remedy = line[-LONGEST // 3 :].partition("; ")[2] or line[-LONGEST // 10 :].partition(" ")[2]
+    return f"{line[: LONGEST - len(remedy) - 3].rpartition(' ')[0]} … {remedy}"
 
 
 def visible(text: str, stream: TextIO | None = None) -> str:
@@ -73,7 +86,8 @@ def wrap(text: str, columns: int) -> str:
 
     "name   prose" continues under the prose. A row of a table first gives up its alignment, and continues indented.
     """
-    return "\n".join(part for line in text.split("\n") for part in _wrapped(line.rstrip(), columns))
+    lines = text.expandtabs().split("\n")
+    return "\n".join(part for line in lines for part in _wrapped(line.rstrip(), columns))
 
 
 def _wrapped(line: str, columns: int) -> list[str]:

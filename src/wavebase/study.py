@@ -1,7 +1,7 @@
-"""A question that takes many runs: sweep through the command line, read the records back, and leave a finding.
+"""A study answers one question with many runs: it sweeps through the command line, reads the records, leaves a finding.
 
-A study is one file in experiments/: its docstring asks, `main` runs its `measure` at one of three sizes, and what that
-returns becomes outputs/studies/<name>/ with finding.json, table.csv and figure.png, from which docs/findings.md is made.
+A study is one file in experiments/. Its docstring is the question, and `main` runs its `measure` at one of three sizes. The
+result goes to outputs/studies/<name>/ as finding.json, table.csv and figure.png; docs/findings.md is made from these.
 """
 
 from __future__ import annotations
@@ -36,29 +36,33 @@ from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
 
 FOLDER = Path("outputs/studies")
-# what a study of many short runs needs no more of
+# a study of many short runs needs no pictures and no checkpoints on the way
 FAST_OVERRIDES = ("probe.figures=[]", "probe.every=1000000", "train.checkpoint_every=1000000", "threads=1")
 
 Choice = TypeVar("Choice")
 
 
 class Size(NamedTuple):
-    """How much a study computes: tiny (two steps of the least that has every part: a test), fast, or full."""
+    """How much a study computes: tiny (two steps with every part, for tests), fast, or full."""
 
     name: Literal["tiny", "fast", "full"]
     study: str
 
     @property
     def folder(self) -> Path:
-        """Where this study leaves its finding; each size its own."""
+        """Return where this study leaves its finding. Each size has a folder of its own."""
         return FOLDER / (self.study if self.name == "fast" else f"{self.study}_{self.name}")
 
     def pick(self, *, tiny: Choice, fast: Choice, full: Choice) -> Choice:
-        """The value of this size."""
+        """Return the value for this size."""
         return {"tiny": tiny, "fast": fast, "full": full}[self.name]
 
     def sweep(self, *overrides: str) -> list[Run]:
-        """The runs of one sweep with `FAST_OVERRIDES` and these overrides, in a folder of their own. A failed run raises."""
+        """Return the runs of one sweep with `FAST_OVERRIDES` and these overrides, in a folder of its own.
+
+        Raises:
+            RuntimeError: If a run failed.
+        """
         words = (*FAST_OVERRIDES, *overrides)
         part = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
         return sweep(f"{self.folder.name}/{part}", *words)
@@ -66,8 +70,15 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a study found. title: a few words. rows: the table, one mapping from column to cell each. says: what the
-    numbers show, with the numbers; silent: what they do not show. figure: a picture of them."""
+    """What a study found.
+
+    Attributes:
+        title: A few words.
+        rows: The table, a mapping from column to cell for each row.
+        conclusion: What the numbers show, with the numbers.
+        limitations: What they do not show.
+        figure: A picture of them.
+    """
 
     title: str
     rows: Sequence[Mapping[str, Any]]
@@ -77,14 +88,19 @@ class Finding:
 
 
 def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
-    """The command line of a study: `python experiments/NAME.py [--full | --tiny]`."""
+    """Run a study from the command line: `python experiments/NAME.py [--full | --tiny]`.
+
+    Args:
+        file: The study's `__file__`; doc: its docstring.
+        measure: Computes the finding at a size.
+    """
     question = doc.split("\n\n")[0].replace("\n", " ")
     parser = console.Parser(description=question)
     sizes = parser.add_mutually_exclusive_group()
     for name, words in (("full", "more sizes, seeds and steps: hours"), ("tiny", "two steps of the least: a test")):
         sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, default="fast", help=words)
     size = Size(parser.parse_args().size, Path(file).stem)
-    torch.set_num_threads(1)  # as its runs; matrices this small are slower with more
+    torch.set_num_threads(1)  # as its runs do: matrices this small are slower with more
     before = _processor_seconds()
     finding = measure(size)
     rows = to_json([dict(row) for row in finding.rows])
@@ -115,22 +131,28 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
 
 
 def _spent(folder: Path) -> float:
-    """Processor time of the dearest earlier time: a study that finds its runs finished costs less than it did."""
+    """Return the processor seconds recorded earlier: a study that finds its runs finished spends fewer now."""
     file = folder / "finding.json"
     return json.loads(file.read_text())["processor_seconds"] if file.is_file() else 0.0
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the processor time of this process and of its children that have ended."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def sweep(name: str, *overrides: str) -> list[Run]:
-    """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>; every run found there afterwards.
+    """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>.
 
-    Finished runs are not run again. What the sweep prints goes to sweep.log there. The process is forked, which spares it
-    the start of torch. Raises RuntimeError if a run failed.
+    Finished runs are not run again. The sweep's output goes to sweep.log there. The process is forked, which saves it the
+    start of torch.
+
+    Returns:
+        Every run found there afterwards.
+
+    Raises:
+        RuntimeError: If a run failed.
     """
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +176,7 @@ def _launch(words: Sequence[str], log: Path) -> None:
 
 
 def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:
-    """Runs by their configuration's values at dotted keys, in the order of those values."""
+    """Group runs by their configuration's values at dotted keys, in the order of these values."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.config[key] for key in keys), []).append(run)
@@ -162,20 +184,14 @@ def grouped(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]
 
 
 def final_errors(runs: Iterable[Run]) -> np.ndarray:
-    """relative_error at the end of each run; infinite where a run diverged."""
+    """Return relative_error at the end of each run, infinite where a run diverged."""
     errors = [run.value("relative_error", "final") for run in runs]
     return np.array([np.inf if error is None else error for error in errors])
 
 
 def counted(verdicts: Sequence[str]) -> str:
-    """Verdicts and how often each: `preserved 4, deformed 1`, the commonest first."""
+    """Return verdicts and their counts as text: `preserved 4, deformed 1`, the commonest first."""
     return ", ".join(f"{name} {count}" for name, count in Counter(verdicts).most_common())
-
-
-# ---- intervals, all of 95 % ----
-
-
-# ---- tables ----
 
 
 __getattr__ = old_names("study")

@@ -1,21 +1,30 @@
-"""The launcher: Hydra's own lets every job announce itself, then all are trained as stacks."""
+"""hydra/launcher=stacked: Hydra's basic launcher prepares every job, then all are trained as stacks."""
 
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 
 @dataclass
 class StackedLauncherConf:
-    """max_stack: most members of one stack; fewer where memory does not hold them. processes: that the jobs are dealt to,
-    each with stacks of its own; null for as many as the machine has cores for (`stacked.usable_processes`)."""
+    """Settings of the launcher.
+
+    Attributes:
+        max_stack: Most members of one stack; fewer where memory does not hold them.
+        processes: Processes that the jobs are dealt to, each with stacks of its own; null for as many as the machine
+            has cores for (`experiment.stacked.usable_processes`).
+    """
 
     _target_: str = "hydra_plugins.wavebase_stacked.launcher.StackedLauncher"
     max_stack: int = 64
@@ -26,7 +35,14 @@ ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=Stacke
 
 
 class StackedLauncher(BasicLauncher):
-    """Collects a sweep's jobs through the basic launcher, which makes their folders, and runs them together."""
+    """Collects a sweep's jobs through the basic launcher, which makes their folders, and trains them together.
+
+    Args:
+        max_stack, processes: See `StackedLauncherConf`.
+
+    Raises:
+        HydraException: If one of them is below 1.
+    """
 
     def __init__(self, max_stack: int, processes: int | None = None):
         super().__init__()
@@ -37,8 +53,10 @@ class StackedLauncher(BasicLauncher):
         self.max_stack, self.processes, self.launching = max_stack, processes, False
 
     def setup(self, **components: Any) -> None:
-        """As ever; but a job's configuration, which Hydra composes once to check it and once to run it (0.1 s each), is
-        kept from the first time to the second."""
+        """Set up the basic launcher.
+
+        Hydra composes a job's configuration twice, to check it and to run it (0.1 s each): the first result is kept.
+        """
         super().setup(**components)
         loader = components["hydra_context"].config_loader
         compose = loader.load_sweep_config
@@ -56,43 +74,83 @@ class StackedLauncher(BasicLauncher):
         loader.load_sweep_config = once
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; their return values are the final relative errors, as those of single runs."""
-        from wavebase.cli import jobs
+        """Train the jobs. Equal jobs are one run, whose value each of them returns.
+
+        Returns:
+            What the basic launcher would: each job's final relative error (see `cli.jobs.job`).
+
+        Raises:
+            HydraException: For another program, or if different jobs share a folder; nothing is trained then.
+        """
+        from wavebase.cli import jobs, sweep_folders
         from wavebase.experiment import runner, stacked
 
-        collected: list[tuple[DictConfig, runner.Job]] = []
-        places: list[int | None] = []
-
-        def announce(cfg: DictConfig) -> None:
-            try:
-                collected.append((cfg, jobs.prepare_job(cfg)))
-                places.append(len(collected) - 1)
-            except Exception as error:
-                jobs.mark_failed(cfg, error, *jobs.current_job_folder())
-                places.append(None)
-
-        own, self.task_function = self.task_function, announce
-        if getattr(own, "__module__", "") != "wavebase.cli.jobs":
+        if getattr(self.task_function, "__module__", "") != "wavebase.cli.jobs":
             raise HydraException(
                 "hydra/launcher=stacked runs wavebase.run only, got another program; use hydra/launcher=basic"
             )
-        self.launching = True
-        returns = list(super().launch(job_overrides, initial_job_idx))
-        self.launching = False
-        self.task_function = own
+        assert self.hydra_context is not None
+        collected: dict[Path, tuple[DictConfig, runner.Job]] = {}
+        places: list[Path | None] = []
+        named: list[sweep_folders.Named] = []
 
-        configs = {id(job): cfg for cfg, job in collected}
+        def collect(cfg: DictConfig) -> None:
+            try:
+                job = jobs.prepare_job(cfg)
+            except Exception as error:
+                jobs.mark_failed(cfg, error, *jobs.current_job_folder())
+                places.append(None)
+                return
+            collected.setdefault(job.path, (cfg, job))
+            places.append(job.path)
+            named.append((str(job.path), list(HydraConfig.get().overrides.task), job.node))
+
+        task, context = self.task_function, self.hydra_context
+        callbacks = _DeferredJobEnds(context.callbacks)
+        self.launching, self.task_function = True, collect
+        self.hydra_context = HydraContext(config_loader=context.config_loader, callbacks=callbacks)
+        try:
+            returns = list(super().launch(job_overrides, initial_job_idx))
+        finally:
+            self.launching, self.task_function, self.hydra_context = False, task, context
+        sweep_folders.check_distinct(named)
+
         failures = multiprocessing.Value("i", 0)  # the jobs may run in forked processes
 
         def failed(job: Any, error: Exception) -> None:
-            jobs.mark_failed(configs[id(job)], error, job.path, job.choices)
+            jobs.mark_failed(collected[job.path][0], error, job.path, job.choices)
             failures.value = len(jobs.failures)
 
-        wanted = [job for _, job in collected]
+        wanted = [job for _, job in collected.values()]
         processes = self.processes or stacked.usable_processes(wanted)
-        errors = stacked.run_stacked(wanted, self.max_stack, failed, processes)
+        finals = dict(zip(collected, stacked.run_stacked(wanted, self.max_stack, failed, processes), strict=True))
         if failures.value and not jobs.failures:
-            jobs.failures.append(HydraException("a job of another process failed, and said why"))
+            jobs.failures.append(HydraException("a job of another process failed, and printed why"))
         for done, place in zip(returns, places, strict=True):
-            done.return_value = None if place is None else errors[place]
+            done.return_value = None if place is None else finals[place]
+        callbacks.end_jobs()
         return returns
+
+
+class _DeferredJobEnds(Callbacks):
+    """The callbacks of a sweep whose jobs end after all of them have started."""
+
+    def __init__(self, callbacks: Callbacks):
+        super().__init__()
+        self.callbacks = callbacks.callbacks
+        self.ended: list[tuple[DictConfig, JobReturn]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Keep the call: the job has been collected, not trained."""
+        self.ended.append((config, job_return))
+
+    def end_jobs(self) -> None:
+        """Make the calls that were kept, each with its job's configuration as Hydra's current one."""
+        hydra_config = HydraConfig.instance()
+        before = hydra_config.cfg
+        try:
+            for config, job_return in self.ended:
+                hydra_config.set_config(config)
+                super().on_job_end(config=config, job_return=job_return)
+        finally:
+            hydra_config.cfg = before

@@ -1,4 +1,4 @@
-"""The sweeper: each job of any launcher, such as a cluster's, is a whole stack of a sweep's jobs."""
+"""hydra/sweeper=stacks: each job of any launcher, such as a cluster's, trains a whole stack of a sweep's jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from hydra_plugins.wavebase_stacked.launcher import StackedLauncher
 
 @dataclass
 class StacksSweeperConf:
-    """size: jobs of the sweep that one job of the launcher trains, those that agree in all but numbers as one program."""
+    """Settings of the sweeper. size: jobs of the sweep that one job of the launcher trains as stacks."""
 
     _target_: str = "hydra_plugins.wavebase_stacked.sweeper.StacksSweeper"
     size: int = 16
@@ -30,23 +30,27 @@ ConfigStore.instance().store(group="hydra/sweeper", name="stacks", node=StacksSw
 
 
 class StackTask:
-    """What the launcher calls, in whatever process: it runs the part of the sweep that the job's number stands for."""
+    """The function that the launcher calls, in whatever process: it runs the part of the sweep with the job's number."""
 
     def __init__(self, size: int, hydra_context: HydraContext, config: DictConfig):
         self.size, self.hydra_context, self.config = size, hydra_context, config
         self.parts: dict[int, Sequence[Sequence[str]]] = {}
 
     def __call__(self, cfg: DictConfig) -> list[Any]:
-        """The final relative errors of the part's jobs."""
+        """Return the final relative errors of the part's jobs."""
         from wavebase.cli import jobs
 
-        stacked = StackedLauncher(self.size, processes=1)  # the launcher of the parts has the others
+        stacked = StackedLauncher(self.size, processes=1)  # the launcher of the parts uses the other cores
         stacked.setup(hydra_context=self.hydra_context, task_function=jobs.job, config=self.config)
         return [done.return_value for done in stacked.launch(self.parts[HydraConfig.get().job.num], 0)]
 
 
 class StacksSweeper(BasicSweeper):
-    """Hydra's own sweeper, whose launcher gets parts of `size` neighbouring jobs: the last swept key varies fastest."""
+    """Hydra's own sweeper, whose launcher gets parts of `size` neighbouring jobs. The last swept key varies fastest.
+
+    Raises:
+        HydraException: If `size` is below 1.
+    """
 
     def __init__(self, size: int, max_batch_size: int | None = None, params: dict[str, str] | None = None):
         super().__init__(max_batch_size, params)
@@ -55,7 +59,11 @@ class StacksSweeper(BasicSweeper):
         self.size = size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Give the chosen launcher the task of a whole part. Raises HydraException for another program's task."""
+        """Give the chosen launcher the task of a whole part.
+
+        Raises:
+            HydraException: For another program's task.
+        """
         if getattr(task_function, "__module__", "") != "wavebase.cli.jobs":
             raise HydraException("hydra/sweeper=stacks runs wavebase.run only, got another program; use basic")
         task = StackTask(self.size, hydra_context, config)
@@ -65,7 +73,7 @@ class StacksSweeper(BasicSweeper):
 
 
 class _InParts:
-    """A launcher of jobs that launches parts: each is known to the other launcher by its first job's overrides."""
+    """A launcher of jobs that launches parts. The other launcher knows each part by its first job's overrides."""
 
     def __init__(self, launcher: Launcher, task: StackTask):
         self.launcher, self.task = launcher, task

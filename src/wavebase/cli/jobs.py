@@ -1,8 +1,9 @@
-"""One job of a command line: its configuration, its folder, and what is left where it fails."""
+"""One job of a command line: its configuration, its folder, and what it leaves behind if it fails."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,53 +15,71 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import console
-from wavebase.cli.errors import is_expected, one_line
+from wavebase.cli.errors import check_groups, is_expected, one_line
 from wavebase.cli.names import trusted_by_person
 from wavebase.experiment import summary
 from wavebase.records.atomic import FolderLocked, RecordsError
+from wavebase.report.callback import SweepReport
 
-failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
+failures: list[Exception] = []  # of jobs run in this process; other processes of a sweep leave theirs in the folders
 
 
 def job(cfg: DictConfig) -> float | None:
-    """One run of a resolved configuration, in the folder that Hydra gives it; returns the final relative error.
+    """Run one resolved configuration in the folder that Hydra gives it.
 
-    It raises nothing but an interruption, so that the other jobs of a sweep go on: `main` and the report tell of it.
+    Only an interruption is raised, so that the other jobs of a sweep go on; `main` and the report name the failed ones.
+
+    Returns:
+        The final relative error, infinity if the run diverged, None if it failed.
     """
     from wavebase.experiment import runner
 
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        return runner.run(prepare_job(cfg), single)
+        while True:
+            try:
+                return runner.run(prepare_job(cfg), single)
+            except FolderLocked:
+                # two equal trials of a search at one time: the second one returns the value of the first
+                if single or "optuna" not in str(HydraConfig.get().sweeper.get("_target_")):
+                    raise
+                time.sleep(0.5)
     except Exception as error:
         if single:
             failures.append(error)
-            _remove_if_empty(current_job_folder()[0])
+            with contextlib.suppress(OSError):  # the first that is not empty
+                for folder in SweepReport.new_folders:
+                    folder.rmdir()
         else:
             mark_failed(cfg, error, *current_job_folder())
         return None
 
 
 def prepare_job(cfg: DictConfig) -> Any:
-    """The job that Hydra is about to run, as `jobs` wants it. A default learning rate yields to a fraction of the boundary that
-    the command line asks for: only here it can be told from the default.
+    """Return the `runner.Job` that Hydra is about to run.
+
+    A default learning rate yields to a fraction of the boundary that the command line asks for: only here are the two
+    told apart.
 
     Raises:
-        ConfigError: if the command line gives both.
+        HydraException: If the option of a group is not a mapping.
+        ConfigError: If the command line gives both.
     """
     from wavebase.experiment.runner import Job
     from wavebase.experiment.validation import ConfigError
 
+    check_groups(cfg)
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     _trust(node)
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
-    rate, fraction = (node["optim"].get(name) for name in ("lr", "lr_over_boundary"))
+    optim = node.get("optim")
+    rate, fraction = (optim.get(key) if isinstance(optim, dict) else None for key in ("lr", "lr_over_boundary"))
     if "optim.lr_over_boundary" in given and rate is not None and fraction is not None:
         if "optim.lr" in given:
             raise ConfigError(
                 f"optim.lr or optim.lr_over_boundary must be given, got {rate} and {fraction}; leave out one of them"
             )
-        node["optim"]["lr"] = None
+        optim["lr"] = None
     return Job(node, *current_job_folder())
 
 
@@ -91,22 +110,22 @@ def _trust(node: dict[str, Any]) -> None:
 
 
 def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
-    """Leave a sweep's failed job's reason in its own folder, and tell it. One that another process runs is left to it."""
-    line = one_line(error) if is_expected(error) else f"{type(error).__name__}: {error}"
+    """Print why a sweep's job failed, and leave the reason in its folder unless another process writes there."""
+    expected = is_expected(error)
+    line = one_line(error) if expected else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
-    print(console.visible(f"{folder.name}: {line if is_expected(error) else details}", sys.stderr), file=sys.stderr)
+    console.print_job_error(f"{folder.name}: {line if expected else details}")
     if isinstance(error, FolderLocked):
         return
     failures.append(error)
     try:
         summary.mark_failed(folder, _readable(cfg), line, details, choices)
     except (RecordsError, OSError) as second:
-        told = f"{folder.name}: the reason above could not be left there: {one_line(second)}"
-        print(console.visible(told, sys.stderr), file=sys.stderr)
+        console.print_job_error(f"{folder.name}: the reason above could not be left there: {one_line(second)}")
 
 
 def current_job_folder() -> tuple[Path, dict[str, str]]:
-    """The folder of the job that Hydra is running, and the option chosen in each config group."""
+    """Return the folder of the job that Hydra is running, and the option chosen in each config group."""
     runtime = HydraConfig.get().runtime
     return Path(runtime.output_dir), {
         group: str(choice) for group, choice in runtime.choices.items() if "/" not in group
@@ -120,11 +139,3 @@ def _readable(cfg: DictConfig) -> str:
         return config_text(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
     except OmegaConfBaseException:
         return OmegaConf.to_yaml(cfg)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Take away the folders that Hydra made for a run that wrote nothing."""
-    for path in (folder, *folder.parents):
-        if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
-            return
-        path.rmdir()

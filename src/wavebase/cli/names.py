@@ -1,10 +1,11 @@
-"""Where the configurations are, and the names of the folders of runs and sweeps."""
+"""Where the configurations are, and what the folders of runs and sweeps are called."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def trusted_by_person() -> list[str]:
 
 
 def conf_folder() -> Path:
-    """Where the YAML files are: WAVEBASE_CONF, else beside the installed package, else the repository's conf/."""
+    """Return the folder of the YAML files: WAVEBASE_CONF, else beside the installed package, else the repository's conf/.
+
+    Raises:
+        HydraException: If it holds no config.yaml.
+    """
     package = Path(__file__).parents[1]
     chosen = os.environ.get("WAVEBASE_CONF")
     folders = [Path(chosen)] if chosen else [package / "conf", package.parents[1] / "conf"]
@@ -40,7 +45,11 @@ def conf_folder() -> Path:
 
 
 def run_name(*, _root_: DictConfig) -> str:
-    """model-optim-T8-s0-<hash of the whole resolved configuration>: the same run always has the same folder."""
+    """Return model-optim-T8-s0-<hash of the whole resolved configuration>: the same run always has the same folder.
+
+    Args:
+        _root_: The whole configuration, which OmegaConf supplies.
+    """
     choices = _root_.hydra.runtime.choices
     cfg = {
         key: _root_._get_node(key)
@@ -49,21 +58,24 @@ def run_name(*, _root_: DictConfig) -> str:
     }
     try:
         text = json.dumps(OmegaConf.to_container(OmegaConf.create(cfg), resolve=True), sort_keys=True, default=str)
-    except OmegaConfBaseException:  # a missing or broken value: the run itself will say so
+    except OmegaConfBaseException:  # a missing or broken value: the run itself names it
         text = OmegaConf.to_yaml(OmegaConf.create(cfg))
-    return f"{choices.model}-{choices.optim}-T{_root_.T}-s{_root_.seed}-{short_hash(text)}"
+    # an option may be given as a path, and a folder's name must not leave the sweep's folder
+    model, optim = (re.sub(r"[^\w.+-]+", "_", str(name)).lstrip("._") for name in (choices.model, choices.optim))
+    return f"{model}-{optim}-T{_root_.T}-s{_root_.seed}-{short_hash(text)}"
 
 
 def sweep_name() -> str:
-    """A short hash of the sweep's own words: the same sweep always has the same folder, whatever launches it.
+    """Return a short hash of the sweep's overrides: the same sweep always has the same folder, whatever launches it.
 
-    Each job composes its configuration anew and knows only its own overrides, so `main` leaves the name in the
-    environment, from which a launcher's other processes inherit it.
+    A job knows only its own overrides, so `main` leaves the name in the environment, which a launcher's other processes
+    inherit.
     """
     return os.environ.get("WAVEBASE_SWEEP", "unnamed")
 
 
 def short_hash(text: str) -> str:
+    """Return the first 8 hexadecimal digits of the text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -15,19 +15,27 @@ from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
-from wavebase.experiment.start import measure_curvatures, predicted_noise_error
+from wavebase.experiment.start import buffers_restored, measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
 from wavebase.records.untrusted import reason
+from wavebase.tasks.base import check_output
 from wavebase.theory import boundaries
 from wavebase.theory.boundaries import Boundary, Curvatures
 from wavebase.training.optimizers import GaussNewton, needs_closure
 
 
 class Components(NamedTuple):
-    """What a configuration builds."""
+    """What a configuration builds.
+
+    Attributes:
+        trained: The trained parameters by name.
+        learning_rate: Before any schedule.
+        noise_error: The relative error that label noise alone will cause; see `label_noise.stationary_error`. None where
+            no law is known.
+    """
 
     task: Any
     net: Any
@@ -36,7 +44,7 @@ class Components(NamedTuple):
     settings: config.OptimSettings
     learning_rate: float
     boundary: Boundary
-    noise_error: float | None = None  # relative, that label noise alone will cause: see `label_noise.stationary_error`
+    noise_error: float | None = None
 
 
 def build_components(
@@ -45,26 +53,45 @@ def build_components(
     curvatures: Curvatures = Curvatures(),  # noqa: B008  immutable
     measured: dict[str, Any] | None = None,
 ) -> Components:
-    """Build task, net and optimiser; measure the boundary where it is needed, and what label noise will cost.
+    """Build task, net and optimiser. A new run also measures its stability boundary and what label noise will cost.
 
     Args:
-        learning_rate: of a run that goes on; nothing is measured then.
-        curvatures: what was measured at that run's start.
-        measured: what has been measured at other starts, which equal ones take over; this one's is added.
+        learning_rate: Of a run that continues; nothing is measured then.
+        curvatures: What was measured at that run's start.
+        measured: Measurements at other starts, which equal ones reuse; this one's are added.
 
     Raises:
-        ConfigError: if something cannot be built, or the optimiser's boundary is asked for and there is none.
+        ConfigError: If something cannot be built, or the learning rate depends on a boundary that does not exist.
     """
+    task, net = _build_task_and_net(cfg)
+    _check_algorithm(net, task)
+    trained = _choose_trained(net, cfg)
+    settings, rest = config.optimizer_group(cfg.optim)
+    optimizer = _optimizer(rest, settings, list(trained.values()))
+    _check_closure(optimizer, settings, task, net, cfg)
+    rule = boundaries.rule_of(optimizer)
+    known = {} if measured is None else measured
+    begins = learning_rate is None
+    if learning_rate is None:
+        _check_loss(task, net)
+        curvatures, learning_rate = _measure_rate(cfg, task, net, trained, settings, optimizer, known)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
+    noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
+    return Components(task, net, trained, optimizer, settings, learning_rate, Boundary(rule, curvatures), noise)
+
+
+def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any]:
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
-    source = validation.build(cfg.signal, "signal")
     context = {
-        "signal": source,
+        "signal": validation.build(cfg.signal, "signal"),
         "T": cfg.T,
         "dtype": dtype,
         "device": device,
         "probe_generator": cfg.generator("probe"),
+        "lanes": cfg.train.batch,  # of a task that reads streams side by side
     }
-    context["lanes"] = cfg.train.batch  # of a task that reads streams side by side
     task = validation.build(cfg.task, "task", context)
     context = {
         **task.sizes,
@@ -72,44 +99,65 @@ def build_components(
         "init": cfg.generator("init"),
         "perturbation_generator": cfg.generator("perturbation"),
     }
-    net = validation.build(cfg.model, "model", context).to(device)
-    _check_algorithm(net, task)
-    trained = _choose_trained(net, cfg)
-    settings, rest = config.optimizer_group(cfg.optim)
-    optimizer = _optimizer(rest, settings, list(trained.values()))
-    _check_closure(optimizer, settings, task, net, cfg)
+    return task, validation.build(cfg.model, "model", context).to(device)
+
+
+def _measure_rate(
+    cfg: RunConfig,
+    task: Any,
+    net: nn.Module,
+    trained: dict[str, nn.Parameter],
+    settings: config.OptimSettings,
+    optimizer: torch.optim.Optimizer,
+    measured: dict[str, Any],
+) -> tuple[Curvatures, float]:
+    """Return the curvatures at a start, as far as the run asks for them, and the learning rate."""
     rule = boundaries.rule_of(optimizer)
-    if learning_rate is None:
-        if settings.lr is None and rule is None:
-            raise ConfigError(
-                f"optim.lr_over_boundary needs an optimiser whose boundary is known ({boundaries.KNOWN}, none with maximize=true), got {type(optimizer).__name__}; give optim.lr instead"
-            )
-        if cfg.probe.curvature or settings.lr is None:
-            curvatures = measure_curvatures(net, task, cfg, trained, rule, {} if measured is None else measured)
-        else:
-            curvatures = Curvatures()  # a run alone would not know them
-    boundary, begins = Boundary(rule, curvatures), learning_rate is None
-    if learning_rate is None:
-        learning_rate = settings.lr
-    if learning_rate is None:
-        if boundary.learning_rate is None:
-            got = ", ".join(f"{name} {value:.3g}" for name, value in boundary.values().items())
-            raise ConfigError(
-                f"optim.lr_over_boundary needs a positive, finite curvature, got {got}; give optim.lr instead"
-            )
-        learning_rate = (settings.lr_over_boundary or 0.0) * boundary.learning_rate
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
-    known = {} if measured is None else measured
-    noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
-    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
+    if settings.lr is None and rule is None:
+        raise ConfigError(
+            f"the learning rate must be a number for an optimiser whose stability boundary is unknown (known: {boundaries.KNOWN}, without maximize), got {type(optimizer).__name__}; give optim.lr instead"
+        )
+    curvatures = Curvatures()
+    if cfg.probe.curvature or settings.lr is None:
+        curvatures = measure_curvatures(net, task, cfg, trained, rule, measured)
+    if settings.lr is not None:
+        return curvatures, settings.lr
+    boundary = Boundary(rule, curvatures)
+    if boundary.learning_rate is None:
+        got = ", ".join(f"{name} {value:.3g}" for name, value in boundary.values().items())
+        raise ConfigError(
+            f"optim.lr_over_boundary needs a positive, finite curvature, got {got}; give optim.lr instead"
+        )
+    return curvatures, (settings.lr_over_boundary or 0.0) * boundary.learning_rate
+
+
+def _check_loss(task: Any, net: nn.Module) -> None:
+    """Check that a model's output is what the task compares with its target, and that the loss is one number."""
+    inputs, target = task.held_out["training"]
+    with torch.no_grad(), buffers_restored(net):
+        output = net(inputs)
+        try:
+            check_output(task, output, target)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        loss = task.loss(output, target)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(f"the task's loss must be a tensor of one number, got {got}; average it over the batch")
 
 
 def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
-    """A run's configuration and pieces again, the net with the weights of its last checkpoint, or of the `at`-th.
+    """Rebuild a stored run.
 
-    Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
+    Args:
+        at: Which of its checkpoints, as an index; the last by default.
+
+    Returns:
+        Its configuration, and its components with the net's weights of that checkpoint.
+
+    Raises:
+        RecordsError: If the folder holds no checkpoint of a run.
+        ConfigError: If its configuration cannot be built here.
     """
     steps = folder.checkpoint_steps()
     if not steps:
@@ -145,7 +193,11 @@ def _without(node: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
-    """Give the net a checkpoint's weights. Raises RecordsError for those of another net."""
+    """Give a net the weights of a checkpoint.
+
+    Raises:
+        RecordsError: If they are another net's.
+    """
     try:
         net.load_state_dict(state["net"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names, shapes and kinds
@@ -155,7 +207,7 @@ def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> Non
 
 
 def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> Snapshot:
-    """The run's net as it now stands, beside the weights that it started with."""
+    """Return what probes see: the run's net as it is, and the weights it started with."""
     rate = components.optimizer.param_groups[0]["lr"]
     return snapshot_of(
         components.net, components.task, start, components.net.construction, components.trained, rate, step
@@ -163,7 +215,7 @@ def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> 
 
 
 def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:
-    """What the probes say of a snapshot, by name."""
+    """Return the probes' values for a snapshot, by name."""
     return {name: value for probe in probes for name, value in probe(seen).items()}
 
 
@@ -208,7 +260,7 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
 
 
 def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained: list[nn.Parameter]) -> Any:
-    """The optimiser with the learning rate that is given, else 1."""
+    """Return the optimiser, with learning rate 1 if none is given: the boundary needs the optimiser first."""
     made = validation.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
     if isinstance(made, torch.optim.SparseAdam):
         raise ConfigError("optim._target_ must take dense gradients, got torch.optim.SparseAdam; use torch.optim.Adam")
@@ -230,15 +282,12 @@ def _check_closure(
         raise ConfigError(
             f"optim=gauss_newton needs a task whose loss is a sum of squares, got {type(task).__name__}; use optim=lbfgs"
         )
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), buffers_restored(net):
             try:
                 count, (inputs, target) = cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
             except ValueError:  # a task of lanes takes no other number
                 count, (inputs, target) = 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
             optimizer.check(count * task.residuals(net(inputs), target).numel())
-            for buffer, value in buffers:
-                buffer.copy_(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -1,8 +1,7 @@
-"""A run's configuration, checked once, at the boundary: every wrong value ends here in one line.
+"""A run's configuration, checked once: every wrong value ends here in one line.
 
-The schema of a group is the signature that its `_target_` has: parameter names are the known keys, annotations their
-types, the constructor's own checks their ranges. Parameters that the run itself fills (sizes of the task, generators,
-dtype) are no keys.
+The schema of a group is the signature of its `_target_`: parameter names are the known keys, annotations their types,
+and the constructor checks the ranges. Parameters that the run fills (sizes of the task, generators, dtype) are not keys.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from wavebase.training.loop import TrainSettings
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
-    """One seed a purpose, so that changing one leaves the others' draws alone. null: the run's `seed`."""
+    """One seed for each purpose, so that changing one leaves the other draws alone. None stands for the run's `seed`."""
 
     data: int | None = None
     init: int | None = None
@@ -33,9 +32,16 @@ class Seeds:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings:
-    """every: steps between probings. measure: the probes, functions of `wavebase.probes` by path. figures: drawn at the
-    end, functions of `wavebase.figures` by name. curvature: measure lambda_max at the start (always done when the
-    learning rate is given by the boundary), on curvature_batch sequences. verdict: thresholds."""
+    """What is measured and drawn.
+
+    Attributes:
+        every: Steps between measurements.
+        measure: The probes, functions of `wavebase.probes` by path.
+        figures: Functions of `wavebase.figures` by name; each draws one picture at the end.
+        curvature: Whether to measure lambda_max at the start, on `curvature_batch` sequences. It is always measured if
+            the learning rate depends on it.
+        verdict: Thresholds.
+    """
 
     every: int = 100
     measure: list[str] = dataclasses.field(default_factory=list)
@@ -50,7 +56,11 @@ class ProbeSettings:
                 raise ValueError(f"probe.{name} must be at least 1, got {getattr(self, name)}; see conf/probe")
 
     def functions(self, key: Literal["measure", "figures"]) -> list[Callable[..., Any]]:
-        """The functions that a list names. Raises ConfigError."""
+        """Return the functions that a list names.
+
+        Raises:
+            ConfigError: For a name that is not registered.
+        """
         root = "wavebase.probes." if key == "measure" else "wavebase.figures."
         names = [name if registry.is_trusted(name) else f"{root}{name}" for name in getattr(self, key)]
         return [named(f"probe.{key}", name, f"probe.{key}", root) for name in names]
@@ -58,11 +68,14 @@ class ProbeSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimSettings:
-    """The keys of every optimiser; all others go to the torch.optim class.
+    """The keys of every optimiser; all others go to the optimiser's class.
 
-    lr: a number; or, if that is null, lr_over_boundary: a fraction of the optimiser's stability boundary, measured at the
-    start (`wavebase.theory.boundaries`).
-    clip_norm: largest norm of the gradient, null for none. schedule, warmup: see `training.schedule_factor`.
+    Attributes:
+        lr: The learning rate.
+        lr_over_boundary: If `lr` is None: the learning rate as a fraction of the optimiser's stability boundary, measured
+            at the start (`wavebase.theory.boundaries`).
+        clip_norm: Largest norm of the gradient, None for no limit.
+        schedule, warmup: See `training.schedule`.
     """
 
     lr: float | None = None
@@ -86,7 +99,7 @@ class OptimSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The top level. Groups that are built later stay mappings."""
+    """The top level of a configuration. Groups that are built later stay mappings."""
 
     model: dict[str, Any]
     signal: dict[str, Any]
@@ -115,7 +128,7 @@ class RunConfig:
                 raise ValueError(f"{name} must lie in 0..2^63-1, got {value}; use 0")
 
     def generator(self, purpose: Literal["data", "init", "perturbation", "probe"]) -> torch.Generator:
-        """A fresh generator for one purpose: streams of different purposes are unrelated even for equal seeds."""
+        """Return a fresh generator for one purpose. Streams of different purposes are unrelated even for equal seeds."""
         import numpy as np
 
         seed = getattr(self.seeds, purpose)
@@ -124,7 +137,11 @@ class RunConfig:
         return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
     def torch_device(self) -> torch.device:
-        """The device asked for; auto takes CUDA where there is one."""
+        """Return the device; auto takes CUDA where there is one.
+
+        Raises:
+            ConfigError: For a device that does not exist.
+        """
         cuda = torch.cuda.is_available()
         if self.device == "auto":
             return torch.device("cuda" if cuda else "cpu")
@@ -143,13 +160,23 @@ class RunConfig:
 
 
 def parse(node: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration of a run. Raises ConfigError."""
+    """Check a run's configuration.
+
+    Raises:
+        ConfigError: For the first wrong value.
+    """
     return call(RunConfig, node, "")
 
 
 def parse_stored(node: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a stored run. Version 0.1 had other bounds for its verdict, relative to each start's own error:
-    such a run is judged by the present ones. Raises ConfigError."""
+    """Check the configuration of a stored run.
+
+    Version 0.1 had other bounds for its verdict, relative to the error of each start. Its runs are judged by the present
+    bounds.
+
+    Raises:
+        ConfigError: For the first wrong value.
+    """
     node = {key: value for key, value in node.items() if key != "trust"}  # a file cannot ask to be trusted
     probe = node.get("probe")
     bounds = probe.get("verdict") if isinstance(probe, Mapping) else None
@@ -160,16 +187,20 @@ def parse_stored(node: Mapping[str, Any]) -> RunConfig:
 
 
 def optimizer_group(node: Mapping[str, Any]) -> tuple[OptimSettings, dict[str, Any]]:
-    """An optim group as the house's own settings and the rest, which belongs to the torch.optim class."""
+    """Split an optim group into the settings that every optimiser has and those of its class.
+
+    Raises:
+        ConfigError: For the first wrong value.
+    """
     own = {field.name for field in dataclasses.fields(OptimSettings)}
     settings = call(OptimSettings, {key: value for key, value in node.items() if key in own}, "optim")
     rest = {key: value for key, value in node.items() if key not in own}
-    _check_stable(rest)
+    _check_settings(rest)
     return settings, rest
 
 
-def _check_stable(settings: Mapping[str, Any]) -> None:
-    """Refuse what no learning rate could make stable, and what torch would fail at in its first step. torch checks less."""
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse what no learning rate makes stable, and what torch accepts but fails at in its first step."""
     below_one = (
         "momentum",
         "dampening",
@@ -187,6 +218,12 @@ def _check_stable(settings: Mapping[str, Any]) -> None:
                 raise ConfigError(f"optim.{name} must lie in 0 <= {name} < 1, got {number}; see conf/optim")
             if name in ("weight_decay", "eps", "lambd", "lr_decay") and number < 0:
                 raise ConfigError(f"optim.{name} must be at least 0, got {number}; use 0")
+            if name in ("max_iter", "max_eval", "history_size") and number < 1:
+                raise ConfigError(f"optim.{name} must be at least 1, got {number}; see conf/optim/lbfgs.yaml")
+    if settings.get("line_search_fn") not in (None, "strong_wolfe"):
+        raise ConfigError(
+            f"optim.line_search_fn must be strong_wolfe or null, got {settings['line_search_fn']!r}; use strong_wolfe"
+        )
     for name in ("differentiable", "capturable"):
         if settings.get(name):
             raise ConfigError(f"optim.{name} must be false, got {settings[name]}; leave it out")

@@ -1,4 +1,4 @@
-"""The verdict on any net against any construction, and on a stored run at each of its checkpoints: what failed first, when."""
+"""The verdict on any net against any construction, and on a stored run: which condition failed first, and when."""
 
 from __future__ import annotations
 
@@ -52,13 +52,21 @@ def verdict(
     count: int = 64,
     seed: int = 0,
 ) -> Verdict:
-    """Do these weights hold the start's algorithm? Everything that the verdict of a run rests on, without a run.
+    """Judge whether weights hold the algorithm of a construction, from everything that a run's verdict rests on.
 
-    The name says whether and how; `precision` of the result how precisely.
+    Args:
+        weights: Names and shapes as `start.weights` (see `constructions.construction.pad` for other sizes).
+        start: The construction.
+        signal: The training signal; white noise within the start's amplitude by default.
+        thresholds: Bounds of the conditions; those of conf/probe/default.yaml by default.
+        count: Held-out sequences of each probe signal.
+        seed: Of these sequences.
 
-    weights: names and shapes as `start.weights` (see `constructions.construction.pad` for algorithms of other sizes).
-    signal: the training signal, white noise within the start's amplitude by default; count: held-out sequences of each
-    probe signal; seed: of those. Raises ValueError for weights of other names or shapes.
+    Returns:
+        The verdict: `name` is whether and how the algorithm is held, `precision` how precisely.
+
+    Raises:
+        ValueError: For weights of other names or shapes.
 
     >>> import torch, wavebase
     >>> start = wavebase.spectral_construction(4)
@@ -148,11 +156,11 @@ class VerdictHistory:
 
     @property
     def last(self) -> Verdict:
-        """The verdict at the newest checkpoint."""
+        """Return the verdict at the newest checkpoint."""
         return self.verdicts[max(self.verdicts)]
 
     def to_dict(self) -> dict[str, Any]:
-        """What verdict.json holds."""
+        """Return what verdict.json holds."""
         return {
             "verdict": self.last.name,
             "reasons": self.last.reasons,
@@ -164,7 +172,7 @@ class VerdictHistory:
         }
 
     def table(self) -> str:
-        """The verdict and its conditions, in at most 80 columns."""
+        """Return the verdict and its conditions as text of at most 80 columns."""
         precision = f", {self.last.precision.words()}" if self.last.precision else ""
         lines = [textwrap.fill(f"verdict at step {max(self.verdicts)}: {self.last.name}{precision}", 80)]
         lines += [f"  {reason}" for reason in self.last.reasons]
@@ -183,7 +191,12 @@ class VerdictHistory:
 def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:
     """Rebuild a run from its config.yaml and judge its checkpoints (or that of one step) against its start, with its own probes.
 
-    Raises RecordsError if the folder holds no checkpoint, ConfigError if its configuration cannot be built here.
+    Args:
+        step: Of the only checkpoint to judge; all by default.
+
+    Raises:
+        RecordsError: If the folder holds no checkpoint.
+        ConfigError: If its configuration cannot be built here.
     """
     cfg, components = load_run(folder, 0)
     begun = {name: weight.clone() for name, weight in components.net.named_weights().items()}

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from wavebase.experiment import config
 from wavebase.experiment.build import build_components
 from wavebase.experiment.session import Session
-from wavebase.experiment.summary import describe
+from wavebase.experiment.summary import describe, objective
 from wavebase.records.folder import RunFolder
 from wavebase.theory import boundaries
 from wavebase.training.interruption import Interrupted, Interruption
@@ -32,13 +32,16 @@ class Job(NamedTuple):
 
 
 def run(job: Job, single: bool = True) -> float | None:
-    """Run one job and return its final relative error, None if it diverged.
+    """Run one job.
 
     A folder with a finished run of the same configuration is left as it is; an unfinished run is continued from its
     newest readable checkpoint. `resume: false` takes a new folder beside an old one.
 
     Args:
         single: Show progress and a full summary on the console.
+
+    Returns:
+        The final relative error, infinity if the run diverged.
 
     Raises:
         ConfigError: For a configuration that cannot run; nothing has been written then.
@@ -48,7 +51,7 @@ def run(job: Job, single: bool = True) -> float | None:
     with Interruption() as interruption:
         session = prepare(job, single)
         if isinstance(session, dict):
-            return session["relative_error"]["final"]
+            return objective(session)
         session.open()
         return train_and_finish([session], interruption)[0]
 
@@ -89,7 +92,7 @@ def train_and_finish(sessions: list[Session], interruption: Interruption) -> lis
     """Train opened sessions, which agree in their settings, as one program; write their results; close their folders.
 
     Returns:
-        Each session's final relative error.
+        Each session's final relative error, infinity where it diverged.
 
     Raises:
         Interrupted: If a signal came. Sessions that it stopped have saved a checkpoint.
@@ -101,7 +104,7 @@ def train_and_finish(sessions: list[Session], interruption: Interruption) -> lis
         if first.ended is not None:
             outcomes = [(first.ended, session.first_step) for session in sessions]
         else:
-            with first.progress() as steps:
+            with first.progress(len(sessions)) as steps:
                 states = [session.train_state() for session in sessions]
                 outcomes = train(states, first.cfg.train, first.cfg.probe.every, steps, interruption)
         seconds = time.monotonic() - began

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
-from wavebase.experiment.summary import describe, hparams, summarize
-from wavebase.experiment.validation import ConfigError
+from wavebase.experiment.summary import describe, hparams, objective, summarize
 from wavebase.figures.common import png
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records.folder import RunFolder
-from wavebase.tasks.base import check_output
 from wavebase.training.loop import Status
 from wavebase.training.optimizers import load_state
 from wavebase.training.schedule import LearningRate
@@ -40,9 +38,6 @@ class Session:
         state: The checkpoint to continue from, or None.
         choices: The option chosen in each config group.
         single: Whether to show progress and a full summary on the console.
-
-    Raises:
-        ConfigError: If the model's output is not what the task compares with its target.
     """
 
     def __init__(
@@ -59,10 +54,6 @@ class Session:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.start_weights = {name: weight.clone() for name, weight in components.net.named_weights().items()}
         self.before = self._example()
-        try:
-            check_output(components.task, self.before, components.task.held_out["training"][1])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
         self.data = cfg.generator("data")
         self.first_step, kept = 0, 0
         self.ended: Status | None = None  # training had ended, but not all of its results were written
@@ -115,10 +106,15 @@ class Session:
             save=self._save,
         )  # fmt: skip
 
-    def progress(self) -> Any:
-        """Return the steps to take, as a context that shows how far they are."""
+    def progress(self, members: int = 1) -> Any:
+        """Return the steps to take, as a context that shows how far they are.
+
+        Args:
+            members: Runs that are trained together with this one, itself included.
+        """
         steps = range(self.first_step, self.cfg.train.steps + 1)
-        return steps_shown(steps, self.folder.path.name, self.single, lambda: self.values)
+        others = f" and {members - 1} more" if members > 1 else ""
+        return steps_shown(steps, f"{self.folder.path.name}{others}", self.single, lambda: self.values)
 
     def interrupt(self, step: int) -> None:
         """Record that the run is not finished; its checkpoint is written."""
@@ -131,10 +127,13 @@ class Session:
         self._save(step, status)
 
     def finish(self, status: Status, step: int, seconds: float) -> float | None:
-        """Judge, draw and write summary.json; return the final relative error.
+        """Judge, draw and write summary.json.
 
         Args:
             status: How training ended, at `step`, after `seconds` in this process.
+
+        Returns:
+            The value of the run; see `summary.objective`.
         """
         judgement = verdict.judge_run(self.start_values, self.values, self.cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
@@ -153,7 +152,7 @@ class Session:
                 self.folder.save_figure(draw.__name__, png(figure))
         self.folder.finish(summary)
         log.info("%s", describe(summary, self.folder.path, short=not self.single))
-        return summary["relative_error"]["final"]
+        return objective(summary)
 
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record their values."""

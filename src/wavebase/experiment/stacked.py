@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from wavebase.experiment.progress import Pace
 from wavebase.experiment.runner import Job, prepare, train_and_finish
 from wavebase.experiment.session import Session
+from wavebase.experiment.summary import objective
 from wavebase.limits import available_memory, raise_descriptor_limit, spare_descriptors
 from wavebase.recurrence.native import build
 from wavebase.training.interruption import Interruption
@@ -37,7 +39,7 @@ def run_stacked(jobs: list[Job], max_stack: int, failed: Failed, processes: int 
         processes: Forked processes that the jobs are dealt to. `failed` is called in them.
 
     Returns:
-        Final relative errors in the order of the jobs, None for a failed or diverged one.
+        Final relative errors in the order of the jobs, infinity for a diverged one, None for a failed one.
 
     Raises:
         Interrupted: After a signal.
@@ -72,7 +74,11 @@ def usable_processes(jobs: list[Job]) -> int:
 
 
 class _Part:
-    """The jobs of one process. sharing: the processes that share the machine's memory."""
+    """The jobs of one process.
+
+    Args:
+        sharing: Processes that share the machine's memory.
+    """
 
     def __init__(self, jobs: list[Job], max_stack: int, failed: Failed, interruption: Interruption, sharing: int = 1):
         self.jobs, self.max_stack, self.failed = jobs, max_stack, failed
@@ -82,14 +88,18 @@ class _Part:
         self.waiting: dict[Any, Stack] = {}  # by what the members of a stack share
         self.sizes: dict[Any, int] = {}
         self.done = 0
+        self.pace = Pace(len(jobs))
 
     def run(self) -> list[float | None]:
         """Build the jobs in order, and train a stack as soon as it is full, or too many jobs wait."""
         for n, job in enumerate(self.jobs):
+            self.pace.done = n
+            if self.pace.due():
+                log.info("prepared %d of %d jobs, %d done, %s", n, len(self.jobs), self.done, self.pace.text("jobs"))
             try:
                 session = prepare(job, measured=self.measured)
                 if isinstance(session, dict):
-                    self.errors[n] = session["relative_error"]["final"]
+                    self.errors[n] = objective(session)
                     self.done += 1
                     continue
                 key = session.stack_key(n)
@@ -122,7 +132,8 @@ class _Part:
 
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
-        log.info("training %d jobs as one program, %d of %d done", len(stack), self.done, len(self.jobs))
+        mine = f" of this process's {len(self.jobs)}" if self.sharing > 1 else f" of {len(self.jobs)}"
+        log.info("training %d jobs as one program, %d%s done", len(stack), self.done, mine)
         try:
             finals = train_and_finish([session for _, session in stack], self.interruption)
         except Exception as error:
@@ -141,7 +152,7 @@ class _Part:
         try:
             session = prepare(self.jobs[n])
             if isinstance(session, dict):
-                self.errors[n] = session["relative_error"]["final"]
+                self.errors[n] = objective(session)
             else:
                 session.open()
                 self.errors[n] = train_and_finish([session], self.interruption)[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +17,8 @@ from wavebase.probes.curvature import loss_terms
 from wavebase.theory import boundaries, gauss_newton, label_noise
 from wavebase.theory.boundaries import Curvatures
 
-FITS = 1e-3  # a start whose loss is under this share of the mean predictor's fits its targets
-
-
-MOST_DERIVATIVES = 5e7  # of outputs by parameters: beyond, in 400 MB, what label noise costs is not worked out
+FITS = 1e-3  # a start fits its targets if its loss is below this fraction of the mean predictor's
+MOST_DERIVATIVES = 5e7  # of outputs by parameters, 400 MB: no prediction of label noise beyond
 
 
 def measure_curvatures(
@@ -30,44 +29,64 @@ def measure_curvatures(
     rule: boundaries.Rule | None,
     measured: dict[str, Any],
 ) -> Curvatures:
-    """Curvatures at the start: the Hessian's on a batch of the probes' generator, gradients on the run's own first batches."""
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    """Measure the curvatures at a start: the Hessian's on a batch of the probes' generator, an adaptive optimiser's on the
+    gradients of the run's own first batches.
+
+    Args:
+        rule: The optimiser's stability rule, None if unknown.
+        measured: What other starts have measured; this start's values are added.
+
+    Raises:
+        ConfigError: If the task cannot draw such batches.
+    """
     data = cfg.generator("data")
+    try:
+        with buffers_restored(net) as restore:
+            signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
+            key = f"lambda_max {type(task).__name__} {_digest(net, trained, signal, target)}"
+            # gradients also depend on the optimiser's settings and on the run's own data
+            optim = cfg.optim | {"lr": None, "lr_over_boundary": None}
+            own = repr((key, optim, cfg.task, cfg.train.batch, data.initial_seed()))
+            if rule is not None and rule.preconditioner is not None and own in measured:
+                return measured[own]
 
-    def rested() -> None:  # a net that carries a state has moved on
-        for buffer, value in buffers:
-            buffer.copy_(value)
+            def training_loss(step: int) -> Callable[[], Tensor]:
+                def loss() -> Tensor:
+                    signal, target = task.sample_batch(cfg.train.batch, data, step)
+                    restore()
+                    return task.loss(net(signal), target)
 
-    def training(step: int) -> Callable[[], Tensor]:
-        def loss() -> Tensor:
-            signal, target = task.sample_batch(cfg.train.batch, data, step)
-            rested()
-            return task.loss(net(signal), target)
+                return loss
 
-        return loss
+            found = boundaries.measure(
+                rule,
+                loss_terms(
+                    net, task.loss, signal, target, trained.values(), getattr(task, "mean_over_sequences", False)
+                ),
+                trained.values(),
+                (training_loss(step) for step in range(boundaries.BATCHES)),
+                Curvatures(measured.get(key)),
+            )
+            measured[key], measured[own] = found.lambda_max, found
+            return found
+    except ValueError as error:  # a task of lanes takes no other number of rows
+        raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def buffers_restored(net: nn.Module) -> Iterator[Callable[[], None]]:
+    """Undo at the end what forward passes do to a net that carries a state. Yields a function that does so at once."""
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     try:
-        signal, target = task.sample_batch(cfg.probe.curvature_batch, cfg.generator("probe"))
-        key = f"lambda_max {type(task).__name__} {_digest(net, trained, signal, target)}"
-        # of an adaptive optimiser also what its own gradients depend on
-        own = repr(
-            (key, cfg.optim | {"lr": None, "lr_over_boundary": None}, cfg.task, cfg.train.batch, data.initial_seed())
-        )
-        if rule is not None and rule.preconditioner is not None and own in measured:
-            return measured[own]
-        found = boundaries.measure(
-            rule,
-            loss_terms(net, task.loss, signal, target, trained.values(), getattr(task, "mean_over_sequences", False)),
-            trained.values(),
-            (training(step) for step in range(boundaries.BATCHES)),
-            Curvatures(measured.get(key)),
-        )
-        measured[key], measured[own] = found.lambda_max, found
-        return found
-    except ValueError as error:  # a task of lanes takes no other number
-        raise ConfigError(str(error)) from error
+        yield restore
     finally:
-        rested()
+        restore()
 
 
 def predicted_noise_error(
@@ -78,7 +97,10 @@ def predicted_noise_error(
     optimizer: torch.optim.Optimizer,
     measured: dict[str, Any],
 ) -> float | None:
-    """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
+    """Return the relative error that label noise alone will cause, for a start that fits its targets.
+
+    None where no law is known, or it would cost too much (`MOST_DERIVATIVES`).
+    """
     sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
     mixed = getattr(task, "shuffle_targets", False) or getattr(task, "off_task_steps", None) is not None
     if not sigma or mixed or net.construction is None:
@@ -100,7 +122,7 @@ def predicted_noise_error(
 
 
 def _digest(net: nn.Module, trained: Iterable[str], *tensors: Any) -> str:
-    """What a measurement at a start depends on: the net's numbers, which of them are trained, and the data."""
+    """Hash what a measurement at a start depends on: the net's numbers, which of them are trained, and the data."""
     digest = hashlib.sha256(repr((type(net), net.__dict__.get("input_gate"), sorted(trained))).encode())
     for tensor in (*net.parameters(), *net.buffers(), *tree_leaves(tensors)):
         digest.update(repr((tensor.dtype, tensor.shape)).encode())

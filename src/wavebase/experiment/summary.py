@@ -1,4 +1,4 @@
-"""What a run's end writes and prints."""
+"""What the end of a run writes and prints."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ def summarize(
     """Return what summary.json holds.
 
     Args:
-        start, end: The probes' values at step 0 and at the last `step`.
+        start, end: The probes' values at step 0 and at the last `step`. Null stands for what no probe measured.
         training_seconds: Of the training loop in this process; seconds: of the whole run, earlier processes included.
     """
-    error = {"initial": start["error/training"], "final": end["error/training"]}
+    error, loss, relative_loss = (
+        {"initial": start.get(name), "final": end.get(name)}
+        for name in ("error/training", "loss/held_out", "loss/relative")
+    )
     return {
         "choices": dict(choices),
         "status": status,
@@ -52,8 +55,8 @@ def summarize(
         "seconds": round(seconds, 3),
         "training_seconds": round(training_seconds, 3),
         "seed": cfg.seed,
-        "loss": {"initial": start["loss/held_out"], "final": end["loss/held_out"]},
-        "relative_loss": {"initial": start["loss/relative"], "final": end["loss/relative"]},
+        "loss": loss,
+        "relative_loss": relative_loss,
         "relative_error": error,
         "baseline": dict(components.task.baselines),
         "drift": {name: value for name, value in _below("drift/", end).items() if "/" not in name},
@@ -84,7 +87,7 @@ def hparams(
         "steps": cfg.train.steps,
     }
     numbers = {
-        "final/relative_error": end["error/training"],
+        "final/relative_error": end.get("error/training", math.nan),
         "final/drift_weight_hh_cell": end.get("drift/weight_hh_cell", math.nan),
     }
     return settings, numbers
@@ -94,58 +97,103 @@ def _below(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _label_noise(expected: float | None, error: float) -> dict[str, float] | None:
+def _label_noise(expected: float | None, error: float | None) -> dict[str, float] | None:
     """Return the error that label noise alone causes, and its share of the squared error; None where no law is known."""
-    if expected is None or not error > 0:
+    if expected is None or error is None or not error > 0:
         return None
     return {"expected_error": expected, "share": min(1.0, (expected / error) ** 2)}
 
 
-def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:
-    """A finished run in a few lines for the console, 80 columns wide at most but for the path."""
-    from wavebase.probes.verdict import Precision
+def objective(summary: Mapping[str, Any]) -> float | None:
+    """Return the value that a search minimises: the final relative error, infinity for a diverged run.
 
+    None where no probe measures the error.
+    """
+    error = summary["relative_error"]["final"]
+    if summary["status"] == "diverged" or (error is not None and not math.isfinite(error)):
+        return math.inf
+    return error
+
+
+def algorithm_in_question(summary: Mapping[str, Any]) -> bool:
+    """Return whether a verdict says anything about a run: not if its net had no known algorithm and reached none."""
+    conditions = summary.get("conditions") or {}
+    return summary["verdict"] != "no algorithm" or any(c.get("kind") == "mechanism" for c in conditions.values())
+
+
+def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:
+    """Return a finished run in a few lines of at most 80 columns (a path may be longer), or in one line if `short`."""
     error, loss, baseline = summary["relative_error"], summary["relative_loss"], summary["baseline"]
-    verdict = f"{summary['verdict']}"
+    judged = algorithm_in_question(summary)
     if short:
-        return f"{path.name}: {verdict}, relative error {number(error['initial'])} -> {number(error['final'])}"
+        verdict = f"{summary['verdict']}, " if judged else ""
+        return f"{path.name}: {verdict}relative error {number(error['initial'])} -> {number(error['final'])}"
     optim, weight = summary["optim"], summary["watched_weight"]
     moved, noise = summary.get("moved"), summary.get("label_noise")  # version 0.1 had neither
-    precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
-    how = [f"                {line}" for line in textwrap.wrap(precision, 63)]
-    if moved:
-        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
-        how += [
-            f"weights changed {line}" if not n else f"                {line}"
-            for n, line in enumerate(textwrap.wrap(counts, 63))
-        ]
-    if noise:
-        how.append(
-            f"label noise     explains an error of {number(noise['expected_error'])}, {100 * noise['share']:.0f} % of its square"
-        )
+    zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
     rate = f"{optim['lr']:.3g}"
     if optim["boundary"] is not None:
         rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
-        rate = textwrap.fill(rate, 64, subsequent_indent=" " * 16, break_long_words=False)
-    zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
+    lines = _judgement_lines(summary) if judged else _metric_lines(summary)
+    if moved:
+        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
+        lines += _entry("weights changed", counts)
+    if noise:
+        share = 100 * noise["share"]
+        lines += [
+            f"label noise     explains an error of {number(noise['expected_error'])}, {share:.0f} % of its square"
+        ]
     return "\n".join(
         [
             "",
-            f"verdict         {verdict}",
-            *(f"                {reason}" for reason in summary["reasons"][:4]),
-            *how,
+            *lines,
             f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
             f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
-            f"learning rate   {rate}",
+            *_entry("learning rate", rate),
             f"records         {path}",
             "",
         ]
     )
 
 
+def _judgement_lines(summary: Mapping[str, Any]) -> list[str]:
+    from wavebase.probes.verdict import Precision
+
+    precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
+    reasons = [f"{'':16}{reason}" for reason in summary["reasons"][:4]]
+    return [f"verdict         {summary['verdict']}", *reasons, *_entry("", precision)]
+
+
+def _metric_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the task's own numbers, and the losses of its baselines."""
+    metrics = {name: value for name, value in summary["metrics"].items() if name != "relative_error"}
+    entries = {"task metrics": metrics, "final loss": {"": summary["loss"]["final"], **summary["baseline"]}}
+    return [
+        line
+        for label, values in entries.items()
+        for line in _entry(label, ", ".join(f"{name} {number(value)}".strip() for name, value in values.items()))
+    ]
+
+
+def _entry(label: str, text: str) -> list[str]:
+    """Return a label and its text in lines of at most 79 columns; nothing for an empty text."""
+    lines = textwrap.wrap(text, 63, break_long_words=False)
+    return [f"{label if n == 0 else '':<16}{line}" for n, line in enumerate(lines)]
+
+
 def mark_failed(path: Path, config_yaml: str, error: str, details: str, choices: Mapping[str, str]) -> None:
-    """Leave a failed job's reason in its own folder, unless a finished run stands there. Raises RecordsError."""
+    """Leave the reason of a failed job in its folder, unless that holds a finished run.
+
+    Args:
+        path: The job's folder.
+        config_yaml: Its configuration, as far as it can be read.
+        error: The reason in one line; details: with the traceback.
+        choices: The option chosen in each config group.
+
+    Raises:
+        RecordsError: If the folder cannot be used.
+    """
     from wavebase.records.folder import RunFolder
 
     summary = {"status": "failed", "error": error, "details": details, "choices": dict(choices)}

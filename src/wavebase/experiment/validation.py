@@ -1,4 +1,8 @@
-"""Checked calls: a mapping of settings against the signature of what it is for. Every wrong value ends here in one line."""
+"""Checked calls: a mapping of settings against a signature. Every wrong value ends here in one line.
+
+pydantic's `validate_call` (2.14) was tried for `call`: it takes no classes, strict mode refuses mappings for dataclasses, and
+a union yields one error per option, so that code to restore these messages would be longer than what follows.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,15 @@ class ConfigError(CompactHydraException, ValueError):
 
 
 def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None) -> Any:
-    """Call what a group's `_target_` names, with the group's keys and what it asks of the context. Raises ConfigError.
+    """Call what a group's `_target_` names, with the group's keys and what it asks of the context.
 
-    where: the group, one of `registry.PACKAGES`; only what is registered for it can be named.
+    Args:
+        node: The group's keys and values.
+        where: The group, one of `registry.PACKAGES`; only what is registered for it can be named.
+        context: Arguments that are not keys, by parameter name.
+
+    Raises:
+        ConfigError: For a wrong key or value.
     """
     return call(
         named(where, node.get("_target_"), f"{where}._target_"),
@@ -38,9 +48,14 @@ def build(node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None
 
 
 def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., Any]:
-    """The function or class that is registered for a group under this dotted name (`wavebase.registry`).
+    """Return the function or class that is registered for a group under a dotted name (`wavebase.registry`).
 
-    label: the key that named it; root: the part of the name that the key leaves out. Raises ConfigError.
+    Args:
+        label: The key that names it.
+        root: The part of the name that the key leaves out.
+
+    Raises:
+        ConfigError: If there is none.
     """
     found = registry.lookup(group, path) if isinstance(path, str) else None
     if found is None:
@@ -69,7 +84,15 @@ def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., An
 def call(
     target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None
 ) -> Any:
-    """Call `target` with a mapping's values, checked against its signature. Raises ConfigError."""
+    """Call a function or class with a mapping's values, checked against its signature.
+
+    Args:
+        where: The prefix of the keys in messages.
+        context: As in `build`.
+
+    Raises:
+        ConfigError: For a wrong key or value, also one that `target` refuses with a ValueError.
+    """
     parameters = inspect.signature(target).parameters
     context = dict(context or {})
     for old, new in RENAMED.items():
@@ -82,13 +105,14 @@ def call(
     for key, value in node.items():
         label = f"{where}.{key}" if where else str(key)
         if key not in known:
-            raise ConfigError(unknown_key(label, str(key), known))
+            unused = f", or leave it out with ~{label}" if context else ""
+            raise ConfigError(unknown_key(label, str(key), known) + unused)
         arguments[key] = fit(value, hints.get(key, Any), label)
     for name, parameter in parameters.items():
         if name in context:
             arguments[name] = context[name]
         elif name not in arguments and parameter.default is parameter.empty:
-            if context:  # not a key of the group: something that a task of another kind would have given
+            if context:  # not a key of the group: another kind of task supplies it
                 raise ConfigError(
                     f"{where} needs {name!r}, got a task that does not give it; choose another task= or {where}="
                 )
@@ -102,7 +126,7 @@ def call(
 
 
 def unknown_key(label: str, key: str, known: Iterable[str]) -> str:
-    """The one line for a key that nobody reads, with the nearest known one."""
+    """Return the message for an unknown key, with the nearest known one."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, 1, 0.5)
     return f"{label} must be a known key, got {key!r}; " + (
@@ -111,7 +135,11 @@ def unknown_key(label: str, key: str, known: Iterable[str]) -> str:
 
 
 def fit(value: Any, hint: Any, label: str) -> Any:
-    """The value as the annotation wants it, or ConfigError."""
+    """Return a value as the annotation `hint` wants it.
+
+    Raises:
+        ConfigError: If it is of another type.
+    """
     if hint is Any or hint is inspect.Parameter.empty:
         return value
     origin, options = typing.get_origin(hint), typing.get_args(hint)
@@ -122,7 +150,7 @@ def fit(value: Any, hint: Any, label: str) -> Any:
             try:
                 return fit(value, option, label)
             except ConfigError as error:
-                # a mapping meant for a dataclass deserves that dataclass's own complaint
+                # the message about one of its keys says more than the one below
                 if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
                     raise error
         raise ConfigError(f"{label} must be {_words(hint)}, got {value!r}; see conf/")

@@ -167,6 +167,10 @@ def judge(now: Mapping[str, float], thresholds: Thresholds) -> Verdict:
     if gone:
         return Verdict("diverged", gone[:1], every, weight)
     kinds = {kind: [c for c in every if c.kind == kind] for kind in KINDS}
+    if not kinds["function"]:
+        return Verdict(
+            "not judged", ["probe.measure has no function.held_out_error, so the loss was not measured"], every, weight
+        )
     failed = {kind: [c for c in members if not c.holds] for kind, members in kinds.items()}
     if failed["function"]:
         lost = failed["function"] + failed["mechanism"]
@@ -192,7 +196,7 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
         thresholds: Bounds of the conditions.
     """
     verdict = judge(end, thresholds)
-    if verdict.name == "diverged":
+    if verdict.name in ("diverged", "not judged"):
         return verdict
     begun, loss = judge(start, thresholds), _number(start, "loss/relative")
     if any(c.kind == "mechanism" for c in begun.conditions):

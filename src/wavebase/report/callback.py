@@ -10,9 +10,15 @@ from omegaconf import DictConfig
 
 
 class SweepReport(Callback):
-    """Remembers the folder of the sweep under way, so that the entrypoint reports on it even if a job failed."""
+    """Remembers the folder of the sweep under way, so that the entry point reports on it even if a job failed."""
 
     folder: Path | None = None
+    new_folders: tuple[Path, ...] = ()  # that Hydra makes for a single run, the innermost first
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note which folders Hydra is about to make: a run that cannot start removes these and no other."""
+        folder = Path(config.hydra.run.dir).absolute()
+        SweepReport.new_folders = tuple(path for path in (folder, *folder.parents) if not path.exists())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra calls this once, in the launching process."""

@@ -12,13 +12,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Calling it returns whether SIGINT, SIGTERM or SIGUSR2 has arrived. Use as a context manager.
+    """Calling it returns whether SIGINT, SIGTERM, SIGUSR2 or SIGHUP has arrived. Use as a context manager.
 
     On exit the previous handlers are restored, and SIGUSR2's is called if that signal arrived. A second SIGINT raises
     KeyboardInterrupt at once.
     """
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -26,8 +28,10 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         try:
-            self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        except ValueError:  # only the main thread may set handlers
+            for number in self.SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self.previous[number] = signal.signal(number, self._note)
+        except ValueError:  # not the main thread: whoever owns the signals stops us
             self.previous = {}
         return self
 
