@@ -1,7 +1,7 @@
-"""What a configuration may name: functions and classes that say so with `@registered`, and torch's optimisers.
+"""What a configuration may name: functions and classes marked `@registered`, and torch's optimisers.
 
-A name is looked up, never imported: only modules found in the packages below are imported, so that a configuration
-from elsewhere cannot choose code.
+A name is looked up, not imported: only modules of the packages below are imported, so that a configuration from
+elsewhere cannot choose code.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
-# By group of the configuration: packages or modules whose `@registered` functions and classes it may name. Packages from
-# outside this repository, trusted explicitly, would be added here.
+# For each group of the configuration, the packages or modules whose `@registered` functions and classes it may name.
+# Trusted packages from outside this repository would be added here.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "model": ("wavebase.models",),
     "signal": ("wavebase.signals",),
@@ -22,7 +22,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "probe.measure": ("wavebase.probes",),
     "probe.figures": ("wavebase.figures",),
 }
-# Names that configurations may still use, by what they are called now: run folders keep them.
+# Old names and their present ones: configurations in run folders keep the old.
 MOVED = {
     "wavebase.figures.weight_hh_init": "wavebase.figures.weights.weight_hh_init",
     "wavebase.figures.gen_eigenvalues": "wavebase.figures.weights.gen_eigenvalues",
@@ -38,13 +38,20 @@ _registered: dict[str, Callable[..., Any]] = {}
 
 
 def registered(thing: Thing) -> Thing:
-    """Let a configuration name this function or class; a decorator."""
+    """Let a configuration name this function or class. A decorator."""
     _registered[f"{thing.__module__}.{thing.__qualname__}"] = thing
     return thing
 
 
 def lookup(group: str, name: str) -> Callable[..., Any] | None:
-    """What a configuration's group means by a dotted name; None if nothing of that name is registered there."""
+    """Return what a dotted name means in a group of the configuration.
+
+    Args:
+        group: A key of `PACKAGES`.
+
+    Returns:
+        The function or class; None if nothing of that name is registered for the group.
+    """
     if name in (optimizers := _torch_optimizers() if group == "optim" else {}):
         return optimizers[name]
     name = MOVED.get(name, name)
@@ -56,7 +63,7 @@ def lookup(group: str, name: str) -> Callable[..., Any] | None:
 
 
 def names(group: str) -> list[str]:
-    """Every name that the group may use, in order. Imports all of the group's modules."""
+    """Return every name that the group may use, sorted. Imports all modules of the group."""
     modules = _modules(group)
     for module in modules:
         import_module(module)
@@ -65,17 +72,17 @@ def names(group: str) -> list[str]:
 
 
 def _modules(group: str) -> Collection[str]:
-    """The group's modules by full name, as the folders of its packages list them. Imports the packages alone."""
+    """Return the full names of the group's modules, as its packages' folders list them. Imports the packages only."""
     found = set()
     for package in PACKAGES[group]:
-        below = getattr(import_module(package), "__path__", [])  # a module has none
+        below = getattr(import_module(package), "__path__", [])  # a module has no path
         found |= {package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(below))}
     return found
 
 
 @cache
 def _torch_optimizers() -> dict[str, type]:
-    """The optimisers that torch.optim exports, by the name under which it does."""
+    """Return the optimisers that torch.optim exports, by dotted name."""
     from torch import optim
 
     exported = {name: getattr(optim, name) for name in dir(optim) if not name.startswith("_")}

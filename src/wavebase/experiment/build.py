@@ -34,6 +34,7 @@ class Components(NamedTuple):
     learning_rate: float
     boundary: Boundary
     noise_error: float | None = None  # relative, that label noise alone will cause: see `label_noise.stationary_error`
+    recording: str | None = None  # SHA-256 of the file that the signal was read from
 
 
 def build_components(
@@ -99,7 +100,8 @@ def build_components(
     plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
     known = {} if measured is None else measured
     noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
-    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise)
+    recording = getattr(source, "sha256", None)
+    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording)
 
 
 def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:

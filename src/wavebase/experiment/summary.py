@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wavebase.experiment.build import Components
-from wavebase.experiment.config import RunConfig
+from wavebase.experiment.config import RunConfig, identity
+from wavebase.experiment.parts import Part, changes
 from wavebase.formatting import number
 from wavebase.probes.verdict import Verdict
 from wavebase.records import provenance
@@ -27,12 +28,14 @@ def summarize(
     step: int,
     training_seconds: float,
     seconds: float,
+    parts: list[Part],
 ) -> dict[str, Any]:
     """Return what summary.json holds.
 
     Args:
         start, end: The probes' values at step 0 and at the last `step`.
         training_seconds: Of the training loop in this process; seconds: of the whole run, earlier processes included.
+        parts: What the run was computed with, from which step on.
     """
     error = {"initial": start["error/training"], "final": end["error/training"]}
     return {
@@ -61,6 +64,9 @@ def summarize(
         "probes": {"initial": dict(start), "final": dict(end)},
         "parameters": sum(p.numel() for p in components.net.parameters()),
         "device": str(next(components.net.parameters()).device),
+        "parts": parts,
+        "changes": changes(parts),
+        "recording_sha256": components.recording,
         "versions": provenance.versions(),
         "git": provenance.git_state(),
     }
@@ -121,9 +127,13 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         how.append(
             f"label noise     explains an error of {number(noise['expected_error'])}, {100 * noise['share']:.0f} % of its square"
         )
-    rate = f"{optim['lr']:.3g}"
+    for change in summary.get("changes", []):
+        how += textwrap.wrap(change, 80, initial_indent="continued       ", subsequent_indent=" " * 16)
+    rate = number(optim["lr"])
     if optim["boundary"] is not None:
-        rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
+        rate += (
+            f", {number(optim['lr_over_boundary'])} of the boundary {optim['formula']} = {number(optim['boundary'])}"
+        )
         rate = textwrap.fill(rate, 64, subsequent_indent=" " * 16, break_long_words=False)
     zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
     return "\n".join(
@@ -147,4 +157,4 @@ def mark_failed(path: Path, config_yaml: str, error: str, details: str, choices:
     from wavebase.records.folder import RunFolder
 
     summary = {"status": "failed", "error": error, "details": details, "choices": dict(choices)}
-    RunFolder(path).fail(config_yaml, summary)
+    RunFolder(path, identity).fail(config_yaml, summary)
