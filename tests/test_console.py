@@ -205,6 +205,33 @@ class TestFitting:
                 assert "\x1b" not in console.render("broken", sys.stdout)
 
 
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_reader_that_goes_fails_no_sweep(launcher, tmp_path):
+    """`wavebase run -m ... | head -1`: each log line left a traceback, and the sweep's status was 1."""
+    command = [sys.executable, "-m", "wavebase", "run", "-m", *RUN[:-1], "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(HANG) == 0 and "Traceback" not in err and "Broken" not in err, err
+    assert len(list(tmp_path.glob("s/*/summary.json"))) == 2 and (tmp_path / "s" / "report.html").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["run", "--cfg", "job"], ["nonsense"]])
+def test_a_reader_that_is_gone_changes_no_status(words, tmp_path):
+    """Standard output and error are a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    status = subprocess.run([sys.executable, "-m", "wavebase", *words], cwd=tmp_path, stdout=write, stderr=write)
+    os.close(write)
+    assert status.returncode == (words == ["nonsense"])
+
+
+def test_output_that_was_closed_before_we_began(tmp_path):
+    script = f"exec {sys.executable} -m wavebase --help >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path).returncode == 0
+
+
 def test_groups_of_the_help_are_those_of_conf():
     assert {line.split("=")[0] for line in run._groups().splitlines()} == {
         f.name for f in names.conf_folder().iterdir() if f.is_dir()

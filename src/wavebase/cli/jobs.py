@@ -21,6 +21,7 @@ from wavebase.records.atomic import FolderLocked, RecordsError
 failures: list[Exception] = []  # of jobs run in this process; a sweep's other processes leave theirs in the folders
 
 
+@console.ignore_closed_pipes()  # a launcher may run it in another process
 def job(cfg: DictConfig) -> float | None:
     """One run of a resolved configuration, in the folder that Hydra gives it; returns the final relative error.
 

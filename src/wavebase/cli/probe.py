@@ -7,7 +7,6 @@ checkpoints how each moved in training (series.png). Heavy imports come late.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -39,6 +38,7 @@ A run is judged first, at each of its checkpoints; `wavebase analyze PATH` leave
 exit status  0 read, whatever the verdict; 1 not readable or a wrong word, and one line on standard error says why; 130 interrupted"""
 
 
+@console.ignore_closed_pipes()
 def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = sys.argv[1:]
@@ -95,7 +95,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from wavebase.figures import common, movement, spectrum_sheet
     from wavebase.records.atomic import atomic_write
     from wavebase.records.folder import RunFolder
-    from wavebase.records.strict_json import to_json
+    from wavebase.records.strict_json import dump_json
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
@@ -114,7 +114,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     lines, written = [], []
     if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
         judged = judge_run(RunFolder(source.root), source.step)
-        save("verdict.json", json.dumps(to_json(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
+        save("verdict.json", dump_json(judged.to_dict(), indent=1))
         lines.append(judged.table() + "\n")
         written.append("verdict.json")
         if not any(name.startswith("weight_hh") for name in read_weights(source.files[source.last])):
@@ -141,7 +141,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
-    save("spectrum.json", json.dumps(to_json(results), indent=1, allow_nan=False).encode() + b"\n")
+    save("spectrum.json", dump_json(results, indent=1))
     return "\n".join([*lines, f"{', '.join([*written, 'spectrum.json', 'spectrum.png'])} in {out}"])
 
 
@@ -178,7 +178,9 @@ def _source(path: Path) -> Source:
     from wavebase.records.folder import RunFolder
 
     if path.is_dir():
-        found = sorted(RunFolder(path).inside("checkpoints").glob("step_*.pt")) or sorted(path.glob("step_*.pt"))
+        run = RunFolder(path)
+        found = [run.checkpoint_file(step) for step in run.checkpoint_steps()]
+        found = found or sorted(path.glob("step_*.pt"))
         files = {file.stem: file for file in found}
         if not files:
             raise ValueError(

@@ -21,6 +21,7 @@ out=     where to write (FOLDER)
 exit status  0 written, whatever the runs came to; 1 nothing to report or a wrong word, and one line on standard error says why; 130 interrupted"""
 
 
+@console.ignore_closed_pipes()
 def main() -> None:
     """Report on the folder named on the command line. Exit status 1, with one line, if there is nothing to report."""
     words = sys.argv[1:]
@@ -34,8 +35,6 @@ def main() -> None:
             raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
         options = validation.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
         write(Path(words[0]), options)
-    except BrokenPipeError:  # whoever reads it has seen enough; the files are written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         console.print_error(f"the report must be writable, got {error}; free space there or give out=FOLDER")
         sys.exit(1)
