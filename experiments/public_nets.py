@@ -21,7 +21,7 @@ import torch
 from wavebase import console, formatting
 from wavebase.analysis.analyze import analyze
 from wavebase.analysis.state_dicts import Layer, is_recurrent, layers
-from wavebase.analysis.weight_files import SUFFIXES, read_weights
+from wavebase.analysis.weight_files import SUFFIXES, read
 
 PACKAGES = "silero-vad==6.2.3 Resemblyzer==0.1.4 BeatNet==1.1.3 g2p-en==2.1.0 g2pM==0.1.2.5 e2k==0.8.1"
 COMMAND = f"pip install --no-deps --only-binary :all: --target FOLDER {PACKAGES}"
@@ -44,7 +44,7 @@ def nets(package: Distribution) -> Iterator[tuple[Path, list[Layer]]]:
         if file.suffix not in SUFFIXES:
             continue
         try:
-            weights = read_weights(file)
+            weights = read(file).weights
         except ValueError as error:
             console.print_error(str(error))
             continue

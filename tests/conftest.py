@@ -1,22 +1,44 @@
-"""Shared ways into the program: a composed configuration, and the command line in this process."""
+"""Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
 
+import copy
+import functools
+import json
 import logging
+import multiprocessing
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from torch import nn
 
-from wavebase.cli import names, run
+from wavebase.cli import names, probe, run
 from wavebase.experiment import runner
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
+FEW = (
+    "probe.curvature_batch=8"  # most of what the smallest run costs is its learning rate's boundary, measured on these
+)
+SMALL = (
+    "T=4",
+    "train.steps=2",
+    "train.batch=4",
+    "task.held_out_count=4",
+    "probe.figures=[]",
+    "probe.curvature=false",
+    FEW,
+)
 
+# WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
+FULL = bool(os.environ.get("WAVEBASE_FULL"))
 HANG = 600  # seconds after which something is taken to hang; nothing that works is ever judged by its speed
 
 
@@ -31,9 +53,96 @@ def wait_until(condition, process=None):
         time.sleep(0.02)
 
 
+def run_as_command(main, argv, folder, environment=()):
+    """Run a command line in a process that has just been forked, with the file descriptors 1 and 2 as its streams.
+
+    Args:
+        main: what the command runs, such as wavebase.cli.run.main.
+        argv: the whole command line, program first.
+        folder: the working directory.
+        environment: variables to set.
+    """
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = list(argv)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    GlobalHydra.instance().clear()
+    main()
+
+
+class ForkedProcess:
+    """A command line in a forked copy of this process: a real process with real signals that has nothing left to import.
+
+    It has what the tests use of subprocess.Popen, and is used in its place where starting an interpreter is not the point.
+    """
+
+    def __init__(self, main, *words, folder, environment=()):
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # communicate closes them
+
+        def target():
+            for number, file in enumerate(self._files, 1):
+                os.dup2(file.fileno(), number)
+            run_as_command(main, ["wavebase", *words], folder, environment)
+
+        self._process = multiprocessing.get_context("fork").Process(target=target)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self):
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def send_signal(self, number):
+        """Send a signal, if the process still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """Send SIGKILL."""
+        self._process.kill()
+
+    def communicate(self, timeout=HANG):
+        """Wait for the end; returns all of standard output and standard error.
+
+        Raises:
+            TimeoutError: if it does not end; it is killed then.
+        """
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"process {self.pid} must end within {timeout} s, got none; it hangs")
+        written = []
+        for file in self._files:
+            with file:
+                file.seek(0)
+                written.append(file.read())
+        return tuple(written)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _files_of_conf_are_parsed_once():
+    """Hydra parses each file of conf/ twice a command, which is half of what refusing a wrong one costs."""
+    plain, parsed = ConfigRepository.load_config, {}
+
+    def load_config(self, config_path):
+        if "WAVEBASE_CONF" in os.environ:
+            return plain(self, config_path)
+        key = (config_path, *(source.full_path() for source in self.sources))
+        if key not in parsed:
+            parsed[key] = plain(self, config_path)
+        return copy.deepcopy(parsed[key])
+
+    ConfigRepository.load_config = load_config
+    yield
+    ConfigRepository.load_config = plain
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +154,42 @@ def _own_logging():
             logging.root.removeHandler(handler)
 
 
-@pytest.fixture
+@functools.cache
+def _composed(folder, overrides):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder, version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+@pytest.fixture(scope="session")
 def composed():
     """composed("model=random", "T=5") -> the resolved configuration as plain containers."""
 
     def resolve(*overrides):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
-            return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+        return copy.deepcopy(_composed(str(names.conf_folder()), overrides))
 
     return resolve
 
 
-@pytest.fixture
-def ran(composed, tmp_path):
-    """ran("T=5") -> the finished folder of a run of a few seconds at most."""
+@pytest.fixture(scope="session")
+def run_once(composed):
+    """run_once(folder, "T=5") -> the finished folder of a run of a few seconds at most, for fixtures that several tests read.
+    Its curvatures are those of a few signals where the test does not say otherwise."""
     from wavebase.records.folder import RunFolder
 
+    def go(folder, *overrides):
+        runner.run(runner.Job(composed(FEW, *overrides), folder, {"model": "test"}), single=False)
+        return RunFolder(folder)
+
+    return go
+
+
+@pytest.fixture
+def ran(run_once, tmp_path):
+    """ran("T=5") -> the same in a folder of the test's own."""
+
     def go(*overrides, name="run"):
-        runner.run(runner.Job(composed(*overrides), tmp_path / name, {"model": "test"}), single=False)
-        return RunFolder(tmp_path / name)
+        return run_once(tmp_path / name, *overrides)
 
     return go
 
@@ -83,3 +208,36 @@ def cli(monkeypatch, capsys, tmp_path):
         return stop.value.code, out, err
 
     return call
+
+
+@pytest.fixture
+def analyzed(tmp_path, monkeypatch, capsys):
+    """analyzed(content, *words) -> (spectrum.json, standard output) of `wavebase analyze FILE`."""
+
+    def call(content, *words, name="net.pt"):
+        status, out, err = commanded(content, *words, name=name)
+        assert (status, err) == (0, ""), err
+        return json.loads((tmp_path / "out" / "spectrum.json").read_text()), " ".join(out.split())
+
+    def commanded(content, *words, name="net.pt"):
+        file = tmp_path / name
+        np.savez(file, **content) if name.endswith(".npz") else torch.save(content, file)
+        monkeypatch.setattr("sys.argv", ["wavebase analyze", str(file), f"out={tmp_path / 'out'}", *words])
+        try:
+            probe.main(judge=False)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    call.refused = lambda *args, **kwargs: commanded(*args, **kwargs)
+    return call
+
+
+def states(**modules):
+    """The state_dict of a module with these parts, each made by a function."""
+    torch.manual_seed(0)
+    net = nn.Module()
+    for name, make in modules.items():
+        net.add_module(name, make())
+    return net.state_dict()

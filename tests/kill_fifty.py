@@ -32,16 +32,17 @@ from wavebase.records.folder import RunFolder
 
 TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git", "parts")  # and who commits meanwhile
 SETTINGS = (
-    "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.steps=200", "train.batch=4", "train.log_every=1",
-    "train.checkpoint_every=20", "probe.every=50", "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false",
+    "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.batch=4", "train.log_every=1",
+    "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8",
 )  # fmt: skip
 
 
-def configurations():
-    """The resolved configurations of two runs that differ in their seeds."""
+def configurations(steps):
+    """The resolved configurations of two runs that differ in their seeds, of 11 checkpoints and five measurements each."""
+    words = (*SETTINGS, f"train.steps={steps}", f"train.checkpoint_every={steps // 10}", f"probe.every={steps // 4}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
-        return [OmegaConf.to_container(compose("config", [*SETTINGS, f"seed={seed}"]), resolve=True) for seed in (0, 1)]
+        return [OmegaConf.to_container(compose("config", [*words, f"seed={seed}"]), resolve=True) for seed in (0, 1)]
 
 
 def refuse(job, error):
@@ -124,7 +125,7 @@ def same(one, two, where=""):
     return None if one == two or (one != one and two != two) else f"{where}: {one} and {two}"
 
 
-def readable(folder):
+def readable(folder, last=200):
     """Where a killed run had got to, after every file that it left has been read."""
     if not folder.exists() or not (folder / "config.yaml").exists():
         return "before anything was written"
@@ -144,14 +145,14 @@ def readable(folder):
         "before the first checkpoint"
         if not steps
         else "while the results are written"
-        if steps[-1] == 200
+        if steps[-1] == last
         else "in training"
     )
 
 
-def kill_and_compare(kills, seed, root):
+def kill_and_compare(kills, seed, root, steps=200):
     """Kill as often as told; returns where the kills hit. Raises AssertionError at the first difference."""
-    draw, nodes, hits = random.Random(seed), configurations(), collections.Counter()
+    draw, nodes, hits = random.Random(seed), configurations(steps), collections.Counter()
     whole, longest = {}, {}
     torch.set_num_threads(1)
     ran(nodes[:1], root / "warm")  # whatever is imported late is imported before the first fork
@@ -160,7 +161,7 @@ def kill_and_compare(kills, seed, root):
         ran(nodes[:kind], root / f"whole{kind}")
         longest[kind] = time.monotonic() - began
         whole[kind] = [contents(root / f"whole{kind}" / str(n)) for n in range(kind)]
-        assert len(whole[kind][0]["metrics"]) == 205 and len(whole[kind][0]["checkpoints"]) == 11
+        assert len(whole[kind][0]["metrics"]) == steps + 5 and len(whole[kind][0]["checkpoints"]) == 11
     trial = 0
     while sum(hits.values()) < kills:
         trial += 1
@@ -169,7 +170,7 @@ def kill_and_compare(kills, seed, root):
         for moment in moments:
             if ends(started(nodes[:kind], folder), moment):
                 break
-            hits[readable(folder / "0")] += 1
+            hits[readable(folder / "0", steps)] += 1
         for n in range(kind):
             difference = same(whole[kind][n], contents(folder / str(n)))
             assert difference is None, f"seed {seed}, trial {trial}: {difference} differs"

@@ -9,6 +9,7 @@ submitit starts every job at once, so there each of its jobs is a stack of 25 (h
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import random
 import resource
@@ -22,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from conftest import run_as_command
+from wavebase.cli import run
 from wavebase.records.folder import find_runs
 
 LAUNCHERS = {
@@ -32,7 +35,7 @@ LAUNCHERS = {
 }  # fmt: skip
 SETTINGS = (
     "T=4", "model=perturbed", "optim=adam", "train.steps=20", "train.batch=4", "train.checkpoint_every=10", "probe.every=10",
-    "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "signal=file",
+    "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8", "signal=file",
 )  # fmt: skip
 
 
@@ -81,42 +84,81 @@ def plant(folder, count, share=0.05):
     return said
 
 
-def marked(mark):
-    """The processes whose environment holds the mark."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if mark.encode() in (entry / "environ").read_bytes():
-                    yield int(entry.name)
-            except OSError:
-                pass
+class Interpreter:
+    """A sweep in fresh interpreters, which all have a mark in their environment."""
+
+    def __init__(self, root, words, hold_at):
+        self.mark = f"WAVEBASE_TWO_HUNDRED={uuid.uuid4()}"
+        environment = os.environ | dict([self.mark.split("=")])
+        if hold_at is not None:
+            (root / "hold").mkdir(exist_ok=True)
+            (root / "hold" / "sitecustomize.py").write_text(HOLD)
+            path = os.pathsep.join(filter(None, [str(root / "hold"), environment.get("PYTHONPATH")]))
+            environment |= {"PYTHONPATH": path, "WAVEBASE_HOLD_AT": str(hold_at)}
+        with (root / "log").open("ab") as log, (root / "out").open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wavebase.run", *words],
+                cwd=root, stdout=out, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+
+    def poll(self):
+        """The exit status, None while it runs."""
+        return self.process.poll()
+
+    def members(self):
+        """The numbers of its processes."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if self.mark.encode() in (entry / "environ").read_bytes():
+                        yield int(entry.name)
 
 
-def sweep(root, launcher, count, kill_at=None):
+class Fork:
+    """A sweep in a forked copy of this process and in its children, which are one session."""
+
+    def __init__(self, root, words, hold_at):
+        def target():
+            os.setsid()
+            for number, name, mode in ((1, "out", "wb"), (2, "log", "ab")):
+                with (root / name).open(mode) as file:
+                    os.dup2(file.fileno(), number)
+            if hold_at is not None:
+                os.environ["WAVEBASE_HOLD_AT"] = str(hold_at)
+            exec(HOLD, {})
+            run_as_command(run.main, ["wavebase", *words], root)
+
+        self.process = multiprocessing.get_context("fork").Process(target=target)
+        self.process.start()
+
+    def poll(self):
+        """The exit status, None while it runs."""
+        return self.process.exitcode
+
+    def members(self):
+        """The numbers of its processes."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                    if int(session) == self.process.pid and state != "Z":
+                        yield int(entry.name)
+
+
+def sweep(root, launcher, count, start, kill_at=None):
     """Run the sweep, or kill all of its processes once so many jobs are finished; returns (status, output)."""
-    mark = f"WAVEBASE_TWO_HUNDRED={uuid.uuid4()}"
-    environment = os.environ | dict([mark.split("=")])
-    if kill_at is not None:
-        (root / "hold").mkdir(exist_ok=True)
-        (root / "hold" / "sitecustomize.py").write_text(HOLD)
-        path = os.pathsep.join(filter(None, [str(root / "hold"), environment.get("PYTHONPATH")]))
-        environment |= {"PYTHONPATH": path, "WAVEBASE_HOLD_AT": str(kill_at)}
     words = [*SETTINGS, "signal.path='recordings/${seed}.npy'", f"seed=range(0,{count})", "hydra.sweep.dir=sweep"]
-    with (root / "log").open("ab") as log, (root / "out").open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "wavebase.run", "-m", *LAUNCHERS[launcher], *words],
-            cwd=root, stdout=out, stderr=log, env=environment, start_new_session=True,
-        )  # fmt: skip
-        while process.poll() is None:
-            time.sleep(0.2)
-            if kill_at is not None and len(finished(root)) >= kill_at:
-                while found := list(marked(mark)):
-                    for pid in found:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                    process.poll()
-                    time.sleep(0.1)
-    return process.returncode, (root / "out").read_text()
+    process = start(root, ["-m", *LAUNCHERS[launcher], *words], kill_at)
+    while process.poll() is None:
+        time.sleep(0.2)
+        if kill_at is not None and len(finished(root)) >= kill_at:
+            while found := list(process.members()):
+                for pid in found:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                process.poll()
+                time.sleep(0.1)
+    return process.poll(), (root / "out").read_text()
 
 
 def finished(root):
@@ -128,19 +170,23 @@ def finished(root):
     return found
 
 
-def check(root, launcher, count):
-    """The whole story; raises AssertionError where it is not as promised. Returns a line of what was seen."""
+def check(root, launcher, count, start=Interpreter):
+    """The whole story; raises AssertionError where it is not as promised. Returns a line of what was seen.
+
+    Args:
+        start: Interpreter for a sweep as a user starts it, Fork for one that has everything imported.
+    """
     said = plant(root / "recordings", count)
     seen, good = [], count - len(said)
     for share in (0.3, 0.65):
-        status, _ = sweep(root, launcher, count, kill_at=int(share * good))
+        status, _ = sweep(root, launcher, count, start, kill_at=int(share * good))
         assert status == -signal.SIGKILL, f"the sweep ended with {status} before it was killed"
         now = finished(root)
         assert all(now.get(name) == when for name, when in (seen[-1] if seen else {}).items()), (
             "finished means finished"
         )
         seen.append(now)
-    status, out = sweep(root, launcher, count)
+    status, out = sweep(root, launcher, count, start)
     assert status == 1, f"failures must be told by status 1, got {status}"
     now = finished(root)
     assert len(now) == good and all(now[name] == when for name, when in seen[-1].items())

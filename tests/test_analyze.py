@@ -280,14 +280,15 @@ def test_every_name_of_a_layer_is_recognised() -> None:
     (layer,) = layers(own)
     assert layer.activation == "lstm" and layer.w_out.shape == (5, H) and list(layer.w_hh) == list(GATES)
     net = torch.nn.LSTM(1, H, num_layers=2, bidirectional=True)
-    found = layers({f"encoder.{k}": v for k, v in net.state_dict().items()} | {"fc.weight": torch.ones(2, H)})
+    found = layers({f"encoder.{k}": v for k, v in net.state_dict().items()} | {"fc.weight": torch.ones(2, 2 * H)})
     assert [layer.name.removeprefix("encoder.weight_hh") for layer in found] == [
         "_l0",
         "_l0_reverse",
         "_l1",
         "_l1_reverse",
     ]
-    assert found[0].w_out is None and found[-1].w_out.shape == (2, H)
+    assert found[0].w_out is None and found[1].w_out is None
+    assert found[2].w_out.shape == found[3].w_out.shape == (2, H)  # it reads both directions of the last layer
     assert wavebase.analyze(**found[1].arguments(), draws=4).activation == "lstm"
     (layer,) = layers(torch.nn.GRUCell(1, H).state_dict())
     assert wavebase.analyze(**layer.arguments(), draws=4).activation == "gru"

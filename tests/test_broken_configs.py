@@ -17,11 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from conftest import SMALL
 from wavebase.cli import errors, names, run
 from wavebase.records.folder import RunFolder
 
-# what is wrong is drawn after these, and may contradict them
-SMALL = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false")
 GROUPS = ("model", "signal", "task", "optim", "probe", "train", "experiment")
 
 
@@ -36,7 +35,7 @@ OPTIONS = {group: [file.stem for file in (names.conf_folder() / group).glob("*.y
 OPTIONS["experiment"].remove("first_look")  # a sweep, whose failures are its report's to tell
 WRONG = """-1 0 1 2 3 0.5 -0.5 1e-300 1e300 1e400 nan inf -inf null true false ??? [] [0] [1,2] [a] {} {a:1} ${T} ${nope}
 ${ a 'a" [1, text spectral tanh exact 1000000000000 99999999999999999999999 os.system torch.nn.Linear torch.optim.SGD
-wavebase.run.main wavebase.records.os é"""
+wavebase.cli.run.main wavebase.records.os é"""
 VALUES = st.sampled_from(WRONG.split()) | st.text(max_size=6)
 SLOW = ("train.steps",)  # a large number of steps is no mistake
 
@@ -127,7 +126,7 @@ def test_anything_wrong_ends_in_a_run_or_in_one_line(tmp_path_factory, words, br
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, before[1]))  # what is far too large fails at once, everywhere
     try:
         with mock.patch.dict(os.environ, surroundings):
-            status, out, err = started([*SMALL, *words], here)
+            status, out, err = started([*SMALL, *words], here)  # what is wrong comes later, and may contradict them
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         shutil.rmtree(conf, ignore_errors=True)

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from scipy.io import wavfile
 
 import test_experiments
-from conftest import ROOT
+from conftest import FEW, ROOT
 from test_models import SHORT_MIX
 
 PAGES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
@@ -35,9 +35,9 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 # ---- what a command becomes ----
 
 # A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
-RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature_batch=16")
+RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 SMALL = {
-    r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16",
+    r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16 panels=eigenvalues",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python tests/kill_fifty.py": "kills=2",
@@ -61,7 +61,7 @@ SCRIPTS = {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}
 ELSEWHERE = {
     "make test": "this very suite",
     "make findings": "ten minutes, and it writes docs/findings.md: tests/test_experiments.py runs each of the studies",
-    "make gallery": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, this page each command of it",
+    "make gallery": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, with each command that the page prints of it",
     "python experiments/screenshots.py": "needs a browser and writes docs/pictures: tests/test_dashboard.py tries its photographer",
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
@@ -124,13 +124,19 @@ def plain(line):
     )
 
 
+GALLERY = {
+    plain(f"wavebase {command}")
+    for system in test_experiments.load(test_experiments.EXPERIMENTS / "gallery.py").SYSTEMS for command in system.commands
+}  # fmt: skip
+
+
 def commands():
     return {body for page in PAGES for kind, _, body in printed((ROOT / page).read_text()) if kind == "command"}
 
 
-def studied(command):
-    """Whether it is a study of experiments/, which tests/test_experiments.py runs."""
-    return command in {f"python experiments/{file.name}" for file in test_experiments.STUDIES}
+def run_elsewhere(command):
+    """Whether it is a study of experiments/, which tests/test_experiments.py runs, or of the gallery: tests/test_gallery.py."""
+    return command in GALLERY or command in {f"python experiments/{file.name}" for file in test_experiments.STUDIES}
 
 
 def test_the_extractor_finds_what_is_printed():
@@ -165,7 +171,7 @@ def test_no_entry_is_left_of_a_command_that_nobody_prints():
 class Reader:
     """Somebody who follows a page in an empty folder, in this process."""
 
-    def __init__(self, folder, monkeypatch):
+    def __init__(self, folder, monkeypatch, a_run):
         self.folder, self.monkeypatch, self.names = folder, monkeypatch, {"__name__": "page"}
         self.conf = folder / "conf"
         monkeypatch.chdir(folder)
@@ -180,7 +186,7 @@ class Reader:
             w_ih=draw.normal(size=(8, 1)),
             w_out=draw.normal(size=(4, 8)),
         )
-        self.command("python -m wavebase.run T=4 hydra.run.dir=outputs/runs/a_run", "train.steps=100")
+        shutil.copytree(a_run, "outputs/runs/a_run")
 
     def write(self, path, content):
         """A file of the page: of conf/ and of the package for this page alone."""
@@ -265,15 +271,21 @@ class Reader:
         return ROOT
 
 
+@pytest.fixture(scope="module")
+def a_run(run_once, tmp_path_factory):
+    """The run that a page's placeholder stands for."""
+    return run_once(tmp_path_factory.mktemp("commands") / "a_run", "T=4", *RUN, "train.steps=100").path
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_runs(page, tmp_path, monkeypatch, capfd):
+def test_every_command_of_a_page_runs(page, a_run, tmp_path, monkeypatch, capfd):
     items = printed((ROOT / page).read_text())
     skipped = {*ELSEWHERE, *(() if WIDE else LONG)}
-    wanted = [item for item in items if item[0] != "command" or not (item[2] in skipped or studied(item[2]))]
+    wanted = [item for item in items if item[0] != "command" or not (item[2] in skipped or run_elsewhere(item[2]))]
     if not wanted:
         pytest.skip("prints nothing that is run here")
     modules, done = set(sys.modules), set()
-    reader = Reader(tmp_path, monkeypatch)
+    reader = Reader(tmp_path, monkeypatch, a_run)
     for command in BEFORE.get(page, []):
         reader.command(command)
     for kind, name, body in wanted:  # its files are there before anything of it runs

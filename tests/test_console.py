@@ -13,28 +13,36 @@ from pathlib import Path
 
 import pytest
 
-from conftest import HANG, wait_until
+from conftest import FEW, HANG, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as entry
 from wavebase import __version__, console
 from wavebase.cli import names, probe, run
 from wavebase.report import write
 
-RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one")
+RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one", FEW)
 
 
-def on_terminal(columns, *words, folder=None, **environment):
-    """(exit status, what a terminal of so many columns showed) of `python -m wavebase <words>`."""
+def on_terminal(columns, *words, folder=".", fresh=False, **environment):
+    """(exit status, what a terminal of so many columns showed) of `python -m wavebase <words>`: in a copy of this process
+    that finds everything imported, or in a fresh interpreter."""
+    sys.stdout.flush()
     pid, terminal_end = pty.fork()
     if pid == 0:
+        status = 99
         try:
-            os.chdir(folder or ".")
-            base = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+            for name in ("COLUMNS", "NO_COLOR"):
+                os.environ.pop(name, None)
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-            os.execve(
-                sys.executable, [sys.executable, "-m", "wavebase", *words], base | {"TERM": "xterm"} | environment
-            )
+            if fresh:
+                command = [sys.executable, "-m", "wavebase", *words]
+                os.execve(command[0], command, {**os.environ, "TERM": "xterm", **environment})
+            run_as_command(entry.main, ["wavebase", *words], folder, {"TERM": "xterm", **environment})
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
         finally:
-            os._exit(99)
+            sys.stdout.flush()
+            os._exit(status)
     shown = b""
     while True:
         try:
@@ -65,7 +73,7 @@ CLONE = (Path(entry.__file__).parents[2] / "experiments").is_dir()  # and not a 
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_fits(columns):
-    status, shown = on_terminal(columns, "--help")
+    status, shown = on_terminal(columns, "--help", fresh=True)
     assert status == 0 and not overlong(shown, columns)
     assert all(f"\n{command} " in shown for command in entry.COMMANDS)
     assert re.search(r"exit status\s+0 done; 1 not done", shown) and "130" in shown
@@ -111,7 +119,19 @@ def test_a_report_fits(finished, columns):
 
 def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_path):
     for command in ("analyze", "probe"):
-        monkeypatch.setattr(sys, "argv", ["wavebase", command, str(finished[0] / "one"), "draws=4", f"out={tmp_path}"])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "wavebase",
+                command,
+                str(finished[0] / "one"),
+                "draws=4",
+                "samples=16",
+                "panels=eigenvalues",
+                f"out={tmp_path}",
+            ],
+        )
         entry.main()
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")
@@ -163,21 +183,12 @@ def test_interruption_of_a_reader_is_status_130(command, module, monkeypatch, ca
 
 
 def test_interruption_of_a_run_is_status_130_and_it_continues(tmp_path):
-    words = [
-        sys.executable,
-        "-m",
-        "wavebase",
-        "run",
-        *RUN[:1],
-        "train.steps=10000000",
-        "hydra.run.dir=long",
-        "probe.curvature=false",
-    ]
-    words += [*RUN[2:5], "optim=adam", "optim.lr=1e-9", "optim.lr_over_boundary=null"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    words = ("run", *RUN[:1], "train.steps=10000000", "hydra.run.dir=long", "probe.curvature=false", *RUN[2:5],
+             "optim=adam", "optim.lr=1e-9", "optim.lr_over_boundary=null")  # fmt: skip
+    process = ForkedProcess(entry.main, *words, folder=tmp_path)
     wait_until(lambda: list(tmp_path.glob("long/checkpoints/*.pt")), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=HANG)
+    _, err = process.communicate()
     assert process.returncode == 130 and "the same command continues" in err.splitlines()[-1]
 
 
@@ -208,7 +219,7 @@ class TestFitting:
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
 def test_a_reader_that_goes_fails_no_sweep(launcher, tmp_path):
     """`wavebase run -m ... | head -1`: each log line left a traceback, and the sweep's status was 1."""
-    command = [sys.executable, "-m", "wavebase", "run", "-m", *RUN[:-1], "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
+    command = [sys.executable, "-m", "wavebase", "run", "-m", *(word for word in RUN if not word.startswith("hydra")), "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline()
         process.stdout.close()

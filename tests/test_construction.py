@@ -1,11 +1,13 @@
 """The construction against the float64 FFT, for every T, dtype, cell and probe signal. A zero output fails every test."""
 
+import functools
 import math
 
 import pytest
 import torch
 
 import wavebase
+from conftest import FULL
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import linearity_bound, spectral_construction
 from wavebase.models.spectral import SpectralLSTM
@@ -22,6 +24,12 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@functools.cache
+def exact_net(T, dtype):
+    """One net for all tests that only read it: building those of long windows takes seconds."""
+    return wavebase.spectral_lstm(T, dtype=dtype)
+
+
 def relative_error(output, target):
     return ((output.double() - target.double()).norm() / target.double().norm()).item()
 
@@ -33,11 +41,12 @@ def noise(batch, samples, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.parametrize("T", WINDOWS)
 def test_exact_on_every_probe_signal(T, dtype):
+    count = 32 if FULL or T <= 32 else 4
     task = PowerSpectrum(
-        WhiteNoise(), T, dtype, torch.device("cpu"), generator(), normalisation="power", held_out_count=32
+        WhiteNoise(), T, dtype, torch.device("cpu"), generator(), normalisation="power", held_out_count=count
     )
-    signals = {name: batch.input for name, batch in task.held_out.items()} | {"256 windows": noise(256, T, dtype)}
-    net = wavebase.spectral_lstm(T, dtype=dtype)
+    signals = {name: batch.input for name, batch in task.held_out.items()} | {"windows": noise(8 * count, T, dtype)}
+    net = exact_net(T, dtype)
     assert net.construction.hidden_size == 7 * T
     for name, signal in signals.items():
         target = power_spectrum(signal, T)
@@ -52,7 +61,7 @@ def test_exact_on_every_probe_signal(T, dtype):
 
 @pytest.mark.parametrize("T", WINDOWS)
 def test_ten_windows_in_a_stream(T):
-    net, signal = wavebase.spectral_lstm(T, dtype=torch.float64), noise(256 if T <= 32 else 8, 10 * T)
+    net, signal = exact_net(T, torch.float64), noise(256 if FULL else 64 if T <= 16 else 8, 10 * T)
     target = power_spectrum(signal, T)
     with torch.no_grad():
         output = net(signal)

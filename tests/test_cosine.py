@@ -226,10 +226,8 @@ def test_probes_of_the_exact_transform_are_zero_and_of_known_errors_known():
     assert probes.bin_leakage(snapshot(moved, N))["leakage/max"] > 0.01
 
     doubled = {**exact_cosine_weights(N), "amplitude_synthesis": torch.zeros(2, dtype=torch.float64)}
-    limitations = snapshot(CosineTransform(doubled, N), N)
-    assert probes.product(limitations)["product/identity_distance"] == pytest.approx(
-        1
-    )  # zero output is as far as I itself
+    silent = snapshot(CosineTransform(doubled, N), N)
+    assert probes.product(silent)["product/identity_distance"] == pytest.approx(1)  # zero output is as far as I itself
 
 
 def test_fewer_frequencies_than_samples_cannot_beat_the_rank():
@@ -258,14 +256,6 @@ def test_bad_input_is_refused(make, words):
     assert "\n" not in str(error.value) and ";" in str(error.value)
 
 
-def command(tmp_path, *overrides):
-    return subprocess.run(
-        [sys.executable, "-m", "wavebase.run", *overrides, f"hydra.run.dir={tmp_path}/run", "threads=1"],
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -285,16 +275,17 @@ def test_a_bad_configuration_is_refused_in_one_line(bad, words):
 
 
 def test_a_bad_command_prints_one_line(tmp_path):
-    done = command(tmp_path, "experiment=cosine_reconstruction", "T=16", "model.M=17")
+    """In a fresh interpreter, as a user starts it."""
+    words = ("experiment=cosine_reconstruction", "T=16", "model.M=17", f"hydra.run.dir={tmp_path}/run", "threads=1")
+    done = subprocess.run([sys.executable, "-m", "wavebase.run", *words], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.strip() == "wavebase: model.M must lie in 1..N=16, got 17; use null for N"
 
 
-def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path):
+def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path, cli):
     wave = tmp_path / "wave.npy"
     np.save(wave, np.random.default_rng(0).uniform(-1, 1, 4000))
-    done = command(
-        tmp_path,
+    status, _, err = cli(
         "experiment=cosine_reconstruction",
         "T=16",
         "train.steps=20",
@@ -303,8 +294,9 @@ def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path):
         "model.start=perturbed",
         "model.frequency_scale=0.05",
         "probe.every=10",
+        "hydra.run.dir=run",
     )
-    assert done.returncode == 0, done.stderr
+    assert status == 0, err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["watched_weight"] == "frequency_analysis" and summary["status"] == "done"
     assert summary["relative_error"]["final"] < summary["relative_error"]["initial"] < 0.15

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import FEW
 from wavebase import formatting, study
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -24,6 +25,7 @@ def load(file):
 def test_two_steps_leave_a_finding(file, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [file.name, "--tiny"])
+    monkeypatch.setattr(study, "FAST_OVERRIDES", (*study.FAST_OVERRIDES, FEW))
     module = load(file)
     study.main(str(file), module.__doc__, module.measure)
     folder = tmp_path / study.Size("tiny", file.stem).folder

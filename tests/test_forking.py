@@ -3,12 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from conftest import HANG, SMALL, wait_until
+from conftest import SMALL, ForkedProcess, wait_until
+from wavebase.cli import run
 from wavebase.experiment import runner, stacked, summary
 from wavebase.probes import curvature
 from wavebase.records.atomic import lock_owner
@@ -21,19 +23,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 LONG = ("T=4", "train.steps=10000000", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false",
         "train.checkpoint_every=20", "optim.lr=0.01", "threads=1")  # fmt: skip
 STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=2", "hydra.sweep.dir=sweep")
-# the command line, whose runs wait after the checkpoint before their step 40 until there is a file `go`
-HELD = """
-import time
-from pathlib import Path
-from wavebase import run
-from wavebase.records.folder import RunFolder
-def held(self, step, state, save=RunFolder.save_checkpoint):
-    while step >= 40 and not Path("go").exists():
-        time.sleep(0.02)
-    save(self, step, state)
-RunFolder.save_checkpoint = held
-run.main()
-"""
+
+
+def held_run():
+    """The command line, whose runs wait after the checkpoint before their step 40 until there is a file `go`."""
+
+    def held(self, step, state, save=RunFolder.save_checkpoint):
+        while step >= 40 and not Path("go").exists():
+            time.sleep(0.02)
+        save(self, step, state)
+
+    RunFolder.save_checkpoint = held  # of a forked process, and of those that it forks
+    run.main()
 
 
 def numbers(run):
@@ -41,10 +42,9 @@ def numbers(run):
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
-def started(folder, *words, program=("-m", "wavebase.run")):
+def started(folder, *words, main=run.main):
     """A sweep under way, with the first checkpoints of all of its four runs."""
-    command = [sys.executable, *program, "-m", *STACKED, *words, "seed=0,1,2,3"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = ForkedProcess(main, "-m", *STACKED, *words, "seed=0,1,2,3", folder=folder)
     wait_until(lambda: len(list(folder.glob("sweep/*/checkpoints/step_00000020.pt"))) == 4, process)
     return process
 
@@ -101,37 +101,35 @@ def test_a_signal_ends_every_process_between_two_steps(number, tmp_path):
     process = started(tmp_path, *LONG)
     assert len(writers(tmp_path)) == 2 and process.pid not in writers(tmp_path)
     process.send_signal(number)
-    out, err = process.communicate(timeout=HANG)
+    out, err = process.communicate()
     assert process.returncode == 130 and "the same command continues it" in err, out + err
     states = [run.summary() for run in find_runs(tmp_path / "sweep")]
     assert [state["status"] for state in states] == ["interrupted"] * 4 and min(s["steps"] for s in states) >= 20
-    for run in find_runs(tmp_path / "sweep"):
-        assert run.checkpoint_steps()[-1] == run.summary()["steps"], "interrupted runs have saved where they were"
+    for found in find_runs(tmp_path / "sweep"):
+        assert found.checkpoint_steps()[-1] == found.summary()["steps"], "interrupted runs have saved where they were"
 
 
 def test_they_die_with_the_process_that_forked_them(tmp_path):
     process = started(tmp_path, *LONG)
     children = writers(tmp_path)
     process.kill()
-    process.communicate(timeout=HANG)
+    process.communicate()
     assert len(children) == 2
     wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))
     assert not writers(tmp_path)
 
 
 def test_one_that_is_killed_is_told_and_the_others_finish(tmp_path):
-    process = started(tmp_path, *LONG, "train.steps=400", program=("-c", HELD))
+    process = started(tmp_path, *LONG, "train.steps=100", main=held_run)
     os.kill(next(iter(writers(tmp_path))), signal.SIGKILL)
     (tmp_path / "go").touch()
-    out, err = process.communicate(timeout=HANG)
+    out, err = process.communicate()
     assert process.returncode == 1 and "must fit into memory" in err and "Traceback" not in err, out + err
     done = [run.path.name for run in find_runs(tmp_path / "sweep") if (run.summary() or {}).get("status") == "done"]
     assert len(done) == 2, out + err
-    again = subprocess.run(
-        [sys.executable, "-m", "wavebase.run", "-m", *STACKED, *LONG, "train.steps=400", "seed=0,1,2,3"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
-    )  # fmt: skip
-    assert again.returncode == 0 and "4 runs, 0 failed" in again.stdout and "continues from step" in again.stdout
+    again = ForkedProcess(run.main, "-m", *STACKED, *LONG, "train.steps=100", "seed=0,1,2,3", folder=tmp_path)
+    out, _ = again.communicate()
+    assert again.returncode == 0 and "4 runs, 0 failed" in out and "continues from step" in out
 
 
 def test_results_and_errors_come_back():
@@ -157,7 +155,7 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     def refuse(job, error):
         raise error
 
-    words = [word for word in SMALL if "curvature" not in word]
+    words = [word for word in SMALL if word != "probe.curvature=false"]
     settings = [
         (*words, f"optim.lr_over_boundary={rate}", f"seed={seed}", "model=random", f"probe.curvature={known}")
         for rate in (0.1, 0.2) for seed in (0, 1) for known in ("true", "false")

@@ -59,8 +59,8 @@ class TestWeights:
         zero = {**start.weights, "readout.weight": torch.zeros_like(start.weights["readout.weight"])}
         assert wavebase.verdict(zero, start).name == "broken"
         assert wavebase.verdict(random_weights(start, seeded()), start).name == "broken"
-        limitations = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
-        assert wavebase.verdict(limitations, start).name == "broken"
+        silent = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
+        assert wavebase.verdict(silent, start).name == "broken"
         nan = {**start.weights, "readout.bias": start.weights["readout.bias"] + torch.nan}
         assert wavebase.verdict(nan, start).name == "diverged"
 
@@ -159,8 +159,14 @@ RUN = (
 LOST = ("task.shuffle_targets=true", "optim=adam", "optim.lr=0.02", "train.steps=40")
 
 
-def test_a_stored_run_is_judged_at_every_checkpoint(ran):
-    folder = ran(*RUN, *LOST)
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory, run_once):
+    """A run that has lost its algorithm."""
+    return run_once(tmp_path_factory.mktemp("lost") / "run", *RUN, *LOST)
+
+
+def test_a_stored_run_is_judged_at_every_checkpoint(lost):
+    folder = lost
     judged = judge_run(folder)
     summary, measured = folder.summary(), folder.metrics()
     assert judged.last.name == summary["verdict"] == "broken"
@@ -176,9 +182,11 @@ def test_a_stored_run_is_judged_at_every_checkpoint(ran):
     assert [*judge_run(folder, 10).verdicts] == [10]
 
 
-def test_the_command_judges_runs_and_checkpoints(ran, monkeypatch, capsys):
-    folder = ran(*RUN, *LOST)
-    monkeypatch.setattr(sys, "argv", ["wavebase.probe", str(folder.path), "samples=16", "draws=4"])
+def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
+    folder = lost
+    monkeypatch.setattr(
+        sys, "argv", ["wavebase.probe", str(folder.path), "samples=16", "draws=4", "panels=eigenvalues"]
+    )
     probe.main()
     out = capsys.readouterr().out
     assert "verdict at step 40: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
@@ -187,7 +195,7 @@ def test_the_command_judges_runs_and_checkpoints(ran, monkeypatch, capsys):
 
 
 def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):
-    folder = ran(*RUN)
+    folder = ran(*RUN, "train.steps=2")
     before = {file.name for file in folder.path.iterdir()}
     monkeypatch.setattr(sys, "argv", ["wavebase.probe", str(folder.path), "panels=roles,eigen"])
     with pytest.raises(SystemExit) as stop:

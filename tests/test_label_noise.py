@@ -24,7 +24,7 @@ def least_squares():
     return jacobian, fit, (jacobian @ fit).square().mean().item()
 
 
-def simulated(make, steps, averaged, members=800):
+def simulated(make, steps, averaged, members=400):
     """Relative error, an rms over members and over the last steps, of an optimiser that starts at the fit."""
     jacobian, fit, power = least_squares()
     g = torch.Generator().manual_seed(1)

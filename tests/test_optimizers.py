@@ -2,12 +2,13 @@
 
 import inspect
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import FULL, SMALL
 from wavebase.constructions.alignment import natural_units
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.experiment import runner, stacked
@@ -32,7 +33,14 @@ CHOICES = [
     ("adam_l1", ("optim=adam_l1",)),
     ("matrices by torch's Muon", (*PLAIN, "optim._target_=torch.optim.Muon", "train.parameters=['weight_*']")),
 ]  # fmt: skip
-WORDS = (*SMALL, "model.preset=trainable", "train.steps=3", "train.checkpoint_every=1", "train.log_every=1")
+WORDS = (
+    *SMALL,
+    "model.preset=trainable",
+    "probe.measure=[function.held_out_error]",
+    "train.steps=3",
+    "train.checkpoint_every=1",
+    "train.log_every=1",
+)
 
 
 def same(one, two):
@@ -47,7 +55,9 @@ def same(one, two):
 
 @pytest.mark.parametrize("name,words", CHOICES, ids=[name for name, _ in CHOICES])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path, monkeypatch):
+def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path):
+    if dtype == "float32" and name in EVERY and name not in ("SGD", "Adam", "Adafactor", "LBFGS") and not FULL:
+        pytest.skip("torch's own, and one of each kind is tried in float32: all with WAVEBASE_FULL=1")
     node = composed(*WORDS, *words, f"dtype={dtype}", "optim.schedule=cosine")
     whole, cut = (runner.Job(node, tmp_path / where, {}) for where in ("whole", "cut"))
     runner.run(whole, single=False)
@@ -55,7 +65,7 @@ def test_trains_and_goes_on_bit_for_bit(name, words, dtype, composed, tmp_path, 
     assert len(losses) == 3 and (losses > 0).all()
     first, last = (RunFolder(whole.path).load_checkpoint(step) for step in (0, 3))
     assert not same(first["net"], last["net"])
-    runner.run(cut, single=False)
+    shutil.copytree(whole.path, cut.path)
     folder = RunFolder(cut.path)
     (cut.path / "summary.json").unlink()
     for step in (2, 3):

@@ -1,5 +1,6 @@
 """The command line: options act, wrong values end in one line, records hold what the contracts say."""
 
+import functools
 import json
 import math
 
@@ -8,13 +9,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import SMALL
+from conftest import FEW, SMALL
 from wavebase.experiment import runner
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
-QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4")
+QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
 
 
 def numbers(folder):
@@ -140,9 +141,24 @@ class TestRecords:
         )
 
 
+ENDS = (*QUICK, "probe.measure=[function.held_out_error,drift.weight_drift]")
+
+
 def start_and_end(ran, name, *overrides):
-    folder = ran(*QUICK, *overrides, name=name)
+    folder = ran(*ENDS, *overrides, name=name)
     return folder.load_checkpoint(0)["weights"], folder.load_checkpoint(6)["weights"], folder
+
+
+@pytest.fixture(scope="module")
+def unchanged(run_once, tmp_path_factory):
+    """unchanged("model=random") -> the weights of such a run at its start and its end; each is run once."""
+
+    @functools.cache
+    def go(*overrides):
+        folder = run_once(tmp_path_factory.mktemp("unchanged") / "run", *ENDS, *overrides)
+        return folder.load_checkpoint(0)["weights"], folder.load_checkpoint(6)["weights"]
+
+    return go
 
 
 @pytest.mark.parametrize(
@@ -181,14 +197,14 @@ def start_and_end(ran, name, *overrides):
         (("model=perturbed",), "model.perturbation.weights=[weight_hh_input]", "start"),
     ],
 )
-def test_each_option_changes_what_it_should(base, change, where, ran):
+def test_each_option_changes_what_it_should(base, change, where, ran, unchanged):
     # eps large enough that updates survive the rounding of the weights
     common = (*base, "model.eps=0.02") if "preset" not in change and "eps" not in change else base
     if "schedule" in change or "warmup" in change or "clip" in change:
         common = (*common, "model=perturbed")
-    _, plain_end, _ = plain = start_and_end(ran, "plain", *common)
+    plain_start, plain_end = unchanged(*common)
     start, end, _ = start_and_end(ran, "changed", *common, change)
-    same_start = all(torch.equal(weight, plain[0][name]) for name, weight in start.items())
+    same_start = all(torch.equal(weight, plain_start[name]) for name, weight in start.items())
     same_end = all(torch.equal(weight, plain_end[name]) for name, weight in end.items())
     assert same_start == (where == "end") and not same_end
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import FEW, SMALL
 from wavebase.experiment import build, config, runner, session, stacked
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.tasks.power_spectrum import PowerSpectrum
@@ -26,6 +26,7 @@ SWEEP = (
     "task.held_out_count=8",
     "probe.figures=[]",
     "probe.every=50",
+    FEW,
 )
 
 

@@ -29,6 +29,7 @@ QUICK = (
     "train.log_every=1",
     "train.checkpoint_every=2",
     "probe.every=3",
+    "probe.measure=[function.held_out_error]",
 )
 
 
@@ -38,7 +39,7 @@ def go(node, path):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_runs_and_stacks_continue_to_the_same_bits(tmp_path):
-    hits, _ = kill_fifty.kill_and_compare(4, 0, tmp_path)
+    hits, _ = kill_fifty.kill_and_compare(4, 0, tmp_path, steps=40)
     assert sum(hits.values()) == 4
 
 

@@ -221,7 +221,7 @@ HOSTILE = {
     "deep summary": (instead("summary.json", text('{"status":' * 100_000)), None, "summary.json must be readable JSON"),
     "large summary": (instead("summary.json", text('{"status": "' + "x" * 2**24 + '"}')), None, "at most"),
     "failed": (lambda folder, *_: vouch(folder, status="failed", error=f"{ESCAPE}\nfailed: x" + "y" * 10**5), None, "failed: "),
-    "choices": (lambda folder, *_: vouch(folder, choices={"model": f"=cmd{ESCAPE}$\\frac", "optim": "@SUM(A1)"}, verdict=f"-1+{ESCAPE}"), None, None),
+    "choices": (lambda folder, *_: vouch(folder, choices={"model": f"=cmd{ESCAPE}$\\frac", "optim": "@SUM(A1)"}, verdict=f"-1+{ESCAPE}"), None, "summary.json must hold a verdict that wavebase gives"),
     "linked checkpoint": (checkpoint(lambda file, ran: (file.unlink(), file.symlink_to("/etc/hostname"))), "must be a file of its own, got a link", None),
     "piped checkpoint": (checkpoint(lambda file, ran: (file.unlink(), os.mkfifo(file))), "must be a file of its own, got a pipe", None),
     "pickle": (checkpoint(lambda file, ran: zipped_pickle(file, {"net": Call(f"touch {ran}")})), "must be a readable checkpoint", None),

@@ -18,7 +18,7 @@ import torch
 
 import wavebase
 from wavebase.analysis.state_dicts import layers
-from wavebase.analysis.weight_files import read_weights
+from wavebase.analysis.weight_files import read
 from wavebase.cli import probe
 
 H, INPUTS, OUTPUTS = 5, 3, 2
@@ -75,8 +75,8 @@ def radii(weights: dict[str, Any]) -> list[float]:
 def test_torchscript_is_read_as_its_state_dict(tmp_path: Path) -> None:
     net = seeded(Net)
     torch.jit.save(torch.jit.script(net), tmp_path / "net.jit")
-    same(read_weights(tmp_path / "net.jit"), net.state_dict())
-    assert len(radii(read_weights(tmp_path / "net.jit"))) == 16
+    same(read(tmp_path / "net.jit").weights, net.state_dict())
+    assert len(radii(read(tmp_path / "net.jit").weights)) == 16
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -89,7 +89,7 @@ def test_a_whole_module_is_read_without_its_class(tmp_path: Path, wrapped: bool)
         torch.save({"epoch": 3, "net": net} if wrapped else net, tmp_path / "net.pt")
     finally:
         del sys.modules[module.__name__]
-    same(read_weights(tmp_path / "net.pt"), net.state_dict())
+    same(read(tmp_path / "net.pt").weights, net.state_dict())
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -102,15 +102,15 @@ def test_pickled_arrays_are_read(tmp_path: Path, protocol: int) -> None:
     }
     with open(tmp_path / "net.pkl", "wb") as file:
         pickle.dump(arrays | {"vocabulary": np.array(["a", "b"]), "version": 1}, file, protocol)
-    same(read_weights(tmp_path / "net.pkl"), arrays | {"bias_hh": arrays["bias_hh"].astype(np.float64)})
-    assert len(radii(read_weights(tmp_path / "net.pkl"))) == 3
+    same(read(tmp_path / "net.pkl").weights, arrays | {"bias_hh": arrays["bias_hh"].astype(np.float64)})
+    assert len(radii(read(tmp_path / "net.pkl").weights)) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
     weights = {name: value.to(dtype) for name, value in seeded(torch.nn.GRU, INPUTS, H, 2).state_dict().items()}
     safetensors.torch.save_file(weights, tmp_path / "net.safetensors")
-    found = read_weights(tmp_path / "net.safetensors")
+    found = read(tmp_path / "net.safetensors").weights
     same(found, weights)
     assert len(radii(found)) == 6
 
@@ -123,13 +123,13 @@ def test_plain_names_with_a_prefix_are_layers_in_the_order_of_the_file(tmp_path:
         arrays |= {f"{part}_{name}": draw(size=size) for name, size in sizes.items()}
     arrays["fc_w"] = draw(size=(7, H))
     np.savez(tmp_path / "net.npz", **arrays)
-    encoder, decoder = layers(read_weights(tmp_path / "net.npz"))
+    encoder, decoder = layers(read(tmp_path / "net.npz").weights)
     assert (encoder.name, decoder.name) == ("enc_w_hh", "dec_w_hh")
     for layer, part in ((encoder, "enc"), (decoder, "dec")):
         for name, given in (("w_hh", "w_hh"), ("w_ih", "w_ih"), ("bias_ih", "b_ih"), ("bias_hh", "b_hh")):
             assert np.array_equal(getattr(layer, name), arrays[f"{part}_{given}"])
     assert encoder.w_out is None and np.array_equal(decoder.w_out, arrays["fc_w"])
-    assert len(radii(read_weights(tmp_path / "net.npz"))) == 6
+    assert len(radii(read(tmp_path / "net.npz").weights)) == 6
     with pytest.raises(ValueError, match="must hold a recurrent layer"):
         layers({"raw_hh": np.eye(H)})
 
@@ -142,11 +142,11 @@ def test_a_checkpoint_gives_its_net_and_not_its_optimiser(tmp_path: Path) -> Non
     parts = {"step": 7, "optimizer_state": optimiser.state_dict()}
     parts["config"] = {"sizes": [INPUTS, H]}
     torch.save({**parts, "model_state": net.state_dict()}, tmp_path / "one.pt")
-    same(read_weights(tmp_path / "one.pt"), net.state_dict())
+    same(read(tmp_path / "one.pt").weights, net.state_dict())
     readout = torch.nn.Linear(H, OUTPUTS).state_dict()
     torch.save({**parts, "encoder": net.state_dict(), "fc": readout}, tmp_path / "two.pt")
     wanted = {f"encoder.{k}": v for k, v in net.state_dict().items()} | {f"fc.{k}": v for k, v in readout.items()}
-    same(read_weights(tmp_path / "two.pt"), wanted)
+    same(read(tmp_path / "two.pt").weights, wanted)
 
 
 def zipped(file: Path, thing: Any, *others: str) -> None:
@@ -192,7 +192,7 @@ def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path: Path) -> 
     net.window = torch.zeros(1).expand(1000, 1000)
     torch.save(net, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="without all of its numbers"):
-        read_weights(tmp_path / "net.pt")
+        read(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("net.onnx", "pip install onnx"), ("net.h5", "pip install h5py")])

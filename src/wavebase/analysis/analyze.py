@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavebase.analysis import effective, impulse, modes, nonnormality, nulls, readout, rotations, trajectory
+from wavebase.analysis import (
+    effective,
+    impulse,
+    modes,
+    nonnormality,
+    nulls,
+    readout,
+    report_text,
+    rotations,
+    trajectory,
+)
 from wavebase.analysis.cell import Array, Cell, check_inputs, make_cell
 from wavebase.analysis.effective import Effective
 from wavebase.analysis.impulse import Impulse
@@ -25,6 +33,8 @@ from wavebase.analysis.trajectory import RoleThresholds, Trajectory
 
 STATES = 4_000_000  # samples x steps x units that a trajectory may hold: 32 MB an array
 RUN_DRAWS = 4  # a null of trajectories gets a quarter of the draws that one of matrices gets
+KREISS_DRAWS = 39  # the fewest that can reject on two sides; each takes as long as fifty matrices without it
+ROUNDING = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -61,33 +71,13 @@ class Report:
             "flagged": [name for name, quantity in self.quantities.items() if quantity.flagged]
         }
 
+    def short(self, name: str) -> str:
+        """Return a few lines for a console about a net of this name; see `report_text.short`."""
+        return report_text.short(self, name)
+
     def table(self) -> str:
-        """The quantities for a console, at most 80 columns: value, both nulls' 5 to 95 % and p-value."""
-        head = f"{self.activation}, {self.hidden_size} units; * p <= 0.05 under the random null; g after balancing"
-        lines = [head, f"{'':<28}{'value':>9}  {'random 5..95 %':>16} {'p':>5}  {'shuffled':>8} {'p':>5}"]
-        for name, q in self.quantities.items():
-            if not math.isfinite(q.value):
-                continue
-            label = f"{name[:25]}{' g' if q.gauge else ''}"
-            line = f"{label:<28}{number(q.value):>9}"
-            if q.nulls:
-                first = q.nulls[0]
-                line += f"  {number(first.low) + '..' + number(first.high):>16} {first.p_value:>5.3f}"
-            if len(q.nulls) > 1:
-                line += f"  {number(q.nulls[1].median):>8} {q.nulls[1].p_value:>5.3f}"
-            lines.append((line + (" *" if q.flagged else "")).rstrip())
-        for gate, found in self.gates.items():
-            title = "modes" if len(self.gates) == 1 else f"modes of {gate}"
-            lines.append(f"{title}: |eigenvalue| at angle/pi (period), conjugates once")
-            shown = [m for m in found.modes if m.eigenvalue.imag >= 0 or not m.rotating]
-            shown = [m for m in shown if m.modulus > 0][:8]
-            cells = [f"{_modulus(m)} at {m.omega / np.pi:.3f} ({_period(m)})" for m in shown]
-            lines += ["  " + "   ".join(cells[n : n + 3]) for n in range(0, len(cells), 3)]
-        if self.trajectory is not None:
-            counts = {role: self.trajectory.roles.count(role) for role in dict.fromkeys(self.trajectory.roles)}
-            lines.append("roles: " + ", ".join(f"{count} {role}" for role, count in counts.items()))
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(part for line in lines for part in _wrapped(line))
+        """Return the quantities as a table of at most 80 columns; see `report_text.table`."""
+        return report_text.table(self)
 
 
 def analyze(
@@ -136,15 +126,15 @@ def analyze(
     scale = nonnormality.balancing_scale(cell.w_hh["recurrent"]) if relu else np.ones(H)
     cell = cell.rescaled(scale) if relu else cell
     notes = []
-    if count < 19:
-        notes.append(f"{count} draws a null show where random systems lie, but cannot reject at 5 %")
 
     quantities: dict[str, Quantity] = {}
 
     def add(
         measured: Mapping[str, float], drawn: Mapping[str, list[dict[str, float]]], about: Any, prefix: str = ""
     ) -> None:
-        stacked = {kind: {n: np.array([row[n] for row in rows]) for n in measured} for kind, rows in drawn.items()}
+        stacked = {
+            kind: {n: np.array([row[n] for row in rows if n in row]) for n in measured} for kind, rows in drawn.items()
+        }
         found = nulls.compare(measured, stacked, about, relu, prefix)
         quantities.update({quantity.name: quantity for quantity in found})
 
@@ -153,7 +143,16 @@ def analyze(
         prefix = f"{gate}." if cell.gated else ""
         about = modes.ABOUT | rotations.ABOUT
         measured = _rows(_matrix_statistics(weight[None]))[0]
-        drawn = {kind: _matrix_null(weight, redraw(weight, count, generator), relu) for kind, redraw in NULLS.items()}
+        # states are at most 1, so such a matrix adds less than rounding to what is summed in a gate
+        idle = not relu and np.abs(weight).sum(1).max() < ROUNDING
+        drawn = (
+            {}
+            if idle
+            else {kind: _matrix_null(weight, redraw(weight, count, generator), relu) for kind, redraw in NULLS.items()}
+        )
+        if idle:
+            size = f"{np.abs(weight).max():.1e}"
+            notes.append(f"the recurrent matrix of {gate} has no effect (largest entry {size}), so it is not judged")
         add(measured, drawn, about, prefix)
         gates[gate] = Gate(modes.modes(weight), rotations.rotation_pairs(weight), modes.self_recurrence(weight))
 
@@ -179,7 +178,10 @@ def analyze(
             impulse.ABOUT,
         )
     if x is not None:
-        x = x[: max(2, STATES // (x.shape[1] * H))]
+        most = max(2, STATES // (x.shape[1] * H))
+        if len(x) > most:
+            notes.append(f"of {len(x)} inputs the first {most} are run, {STATES:g} states in all")
+        x = x[:most]
         run = simulate(cell, x)
         if not np.isfinite(run.hidden).all():
             raise ValueError("inputs must leave the states finite, got an overflow; give fewer steps")
@@ -195,6 +197,7 @@ def analyze(
         add(measure(cell), _run_nulls(cell, run_draws, generator, measure), about)
     else:
         notes.append("no inputs: trajectories and effective dynamics are left out")
+    notes += _too_few(quantities)
     return Report(
         activation=cell.activation,
         hidden_size=H,
@@ -211,6 +214,23 @@ def analyze(
     )
 
 
+def _too_few(quantities: Mapping[str, Quantity]) -> list[str]:
+    """A note for each number of draws with which no value of some quantities could have been starred."""
+    names: dict[int, list[str]] = {}
+    for quantity in quantities.values():
+        if quantity.undecidable:
+            names.setdefault(quantity.nulls[0].draws, []).append(quantity.name.rpartition(".")[2])
+    return [
+        f"{draws} draws a null cannot reject at 5 % for {_some(list(dict.fromkeys(few)))}; use more draws"
+        for draws, few in names.items()
+    ]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def draws_checked(draws: int | None, cell: Cell) -> int:
     """The number of draws asked for, or the size's default. Raises ValueError."""
     if draws is not None and draws < 4:
@@ -218,23 +238,8 @@ def draws_checked(draws: int | None, cell: Cell) -> int:
     return nulls.draws_for(cell.hidden_size, len(cell.w_hh)) if draws is None else draws
 
 
-def number(value: float) -> str:
-    """A number in at most 8 characters."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.1e}" if value and not 0.001 <= abs(value) < 10000 else f"{value:.3g}"
-
-
-def _modulus(found: Mode) -> str:
-    return f"{found.modulus:.3f}" if found.modulus < 100 else number(found.modulus)
-
-
-def _period(found: Mode) -> str:
-    return f"{found.period:.2f}" if found.rotating else "real"
-
-
-def _matrix_statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-    return modes.statistics(weights) | rotations.statistics(weights)
+def _matrix_statistics(weights: np.ndarray, with_kreiss: bool = True) -> dict[str, np.ndarray]:
+    return modes.statistics(weights, with_kreiss) | rotations.statistics(weights)
 
 
 def _matrix_null(weight: np.ndarray, drawn: np.ndarray, relu: bool) -> list[dict[str, float]]:
@@ -244,7 +249,9 @@ def _matrix_null(weight: np.ndarray, drawn: np.ndarray, relu: bool) -> list[dict
     for start in range(0, len(drawn), batch):
         part = drawn[start : start + batch]
         part = nulls.of_norm(nonnormality.balanced(part), float(np.linalg.norm(weight))) if relu else part
-        rows += _rows(_matrix_statistics(part))
+        first = min(max(KREISS_DRAWS - start, 0), len(part))
+        for some, with_kreiss in ((part[:first], True), (part[first:], False)):
+            rows += _rows(_matrix_statistics(some, with_kreiss)) if len(some) else []
     return rows
 
 
@@ -276,7 +283,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, complex):
         return [value.real, value.imag]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _wrapped(line: str, width: int = 80) -> list[str]:
-    return textwrap.wrap(line, width, subsequent_indent="      ") if len(line) > width else [line]

@@ -21,6 +21,7 @@ GATES_OF: dict[str, tuple[str, ...]] = {
     "lstm": GATES,
     "lstm_signed": GATES,
 }
+SMALLEST = 1e-100  # of entries whose squares, and their sums, a double holds
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,17 @@ def make_cell(
     """
     if activation is not None and activation not in get_args(Activation):
         raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}; use relu")
-    matrix = _stacked(w_hh, "w_hh")
+    matrix = as_array(w_hh, "w_hh")
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.shape[0] % matrix.shape[1]:
         raise ValueError(
             f"w_hh must be square, [H, H] a gate stacked to [gates*H, H], got {list(matrix.shape)}; give the recurrent matrix"
         )
     H, count = matrix.shape[1], matrix.shape[0] // matrix.shape[1]
+    largest = float(np.abs(matrix).max())
+    if largest and not SMALLEST < largest < 1 / SMALLEST:
+        raise ValueError(
+            f"w_hh must have a largest entry between {SMALLEST} and {1 / SMALLEST:g}, got {largest:.3g}; scale the net"
+        )
     chosen: str = activation or {1: "relu", 3: "gru", 4: "lstm"}.get(count, "")
     gates = GATES_OF.get(chosen, ())
     if len(gates) != count:
@@ -114,7 +120,7 @@ def make_cell(
         raise ValueError(f"w_hh must hold {wanted} gates, got {count} of {H} units; choose the activation= that fits")
 
     def split(value: Array | Mapping[str, Array], name: str, width: int | None) -> dict[str, np.ndarray]:
-        stacked = _stacked(value, name)
+        stacked = as_array(value, name)
         if name == "w_ih" and stacked.ndim == 1:
             stacked = stacked[:, None]
         if stacked.ndim != (1 if width == 0 else 2) or stacked.shape[0] != count * H:
@@ -124,7 +130,7 @@ def make_cell(
         return dict(zip(gates, np.split(stacked, count), strict=True))
 
     def vector(value: Array | None, name: str) -> np.ndarray:
-        found = np.zeros(H) if value is None else _stacked(value, name).ravel()
+        found = np.zeros(H) if value is None else as_array(value, name).ravel()
         if found.shape != (H,):
             raise ValueError(
                 f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros"
@@ -132,7 +138,7 @@ def make_cell(
         return found
 
     zeros = np.zeros(count * H)
-    readout = None if w_out is None else _stacked(w_out, "w_out")
+    readout = None if w_out is None else as_array(w_out, "w_out")
     if readout is not None and (readout.ndim != 2 or readout.shape[1] != H or not readout.shape[0]):
         raise ValueError(f"w_out must be [outputs, {H}], got {list(readout.shape)}; give the readout's weight")
     return Cell(
@@ -149,7 +155,7 @@ def make_cell(
 
 def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
     """Inputs as float64 [samples, steps, I]; [samples, steps] is taken for I = 1. Raises ValueError."""
-    x = _stacked(inputs, "inputs")
+    x = as_array(inputs, "inputs")
     x = x[..., None] if x.ndim == 2 else x
     width = 0 if cell.w_ih is None else next(iter(cell.w_ih.values())).shape[1]
     if cell.w_ih is None or x.ndim != 3 or x.shape[2] != width or x.shape[0] < 2 or x.shape[1] < 2:
@@ -158,21 +164,28 @@ def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
     return x
 
 
-def _stacked(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
-    """float64 array of an array, a tensor or a mapping from gate to one. Raises ValueError."""
+def as_array(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
+    """Convert an array, a tensor (also a sparse one) or a mapping from gate to one to a float64 array.
+
+    Raises ValueError, with this name in it, for what is not real or not finite.
+    """
     if isinstance(value, Mapping):
-        parts = [_stacked(part, f"{name}[{gate}]") for gate, part in value.items()]
+        parts = [as_array(part, f"{name}[{gate}]") for gate, part in value.items()]
         if len({part.shape for part in parts}) != 1:
             raise ValueError(f"{name} must map every gate to an array of one shape, got {', '.join(value)}; give the recurrent matrix alone")  # fmt: skip
         return np.concatenate(parts)
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().double().numpy()
+        dense = value.detach().cpu() if value.layout == torch.strided else value.detach().cpu().to_dense()
+        value = (dense if dense.is_complex() else dense.double()).numpy()
     try:
-        array = np.array(value, dtype=np.float64)
+        array = np.array(value)
+        array = array if array.dtype.kind == "c" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must be an array of real numbers, got {type(value).__name__}; give a matrix"
         ) from error
+    if array.dtype.kind == "c":  # numpy would drop the imaginary part
+        raise ValueError(f"{name} must be an array of real numbers, got {array.dtype}; give a real matrix")
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise ValueError(

@@ -62,8 +62,11 @@ def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...
     return modes(weight[np.ix_(chosen, chosen)])
 
 
-def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws]."""
+def statistics(weights: np.ndarray, with_kreiss: bool = True) -> dict[str, np.ndarray]:
+    """Compute the quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws].
+
+    with_kreiss: whether to compute the Kreiss constant, which takes as long as fifty of all the others.
+    """
     values = np.linalg.eigvals(weights)
     moduli, angles = np.abs(values), np.abs(np.angle(values))
     # the angle of a value that is zero to rounding is chance, and one whose angle is of that size is a double real one
@@ -77,8 +80,7 @@ def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         "top_complex_modulus": np.where(rotating, moduli, 0).max(-1),
         "diagonal_share": diagonal / np.where(size > 0, size, 1.0),
         "henrici": henrici(weights, values),
-        "kreiss": kreiss(weights, values),
-    }
+    } | ({"kreiss": kreiss(weights, values)} if with_kreiss else {})
 
 
 @dataclass(frozen=True)

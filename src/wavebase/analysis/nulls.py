@@ -15,8 +15,9 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Null:
-    """A quantity's distribution under one null: number of draws, median, 5th and 95th percentile, and the p-value of what
-    was measured (see `p_value`). kind: random (Gaussian weights of equal norm), shuffled (the same entries elsewhere)."""
+    """A quantity's distribution under one null: number of draws, median, 5th and 95th percentile, the p-value of what was
+    measured (see `p_value`), and the least that any value could get with so many draws. kind: random (Gaussian weights of
+    equal norm), shuffled (the same entries elsewhere)."""
 
     kind: str
     draws: int
@@ -24,6 +25,7 @@ class Null:
     low: float
     high: float
     p_value: float
+    least_p: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Quantity:
     def flagged(self) -> bool:
         """Whether the first null (random weights of equal norm) is rejected at the 5 % level."""
         return bool(self.nulls) and self.nulls[0].p_value <= LEVEL
+
+    @property
+    def undecidable(self) -> bool:
+        """Whether the first null has too few draws for any value to be rejected at the 5 % level."""
+        return bool(self.nulls) and self.nulls[0].least_p > LEVEL
 
 
 def p_value(value: float, draws: np.ndarray, alternative: Alternative) -> float:
@@ -79,7 +86,8 @@ def compare(
             usable = known if known.size > len(draws) / 2 else draws
             low, median, high = np.quantile(usable, (0.05, 0.5, 0.95), method="inverted_cdf")
             p = p_value(float(value), usable, alternative)
-            nulls.append(Null(kind, len(draws), float(median), float(low), float(high), p))
+            least = (2 if alternative == "two-sided" else 1) / (1 + len(usable))
+            nulls.append(Null(kind, len(draws), float(median), float(low), float(high), p, least))
         quantities.append(Quantity(prefix + name, float(value), alternative, tuple(nulls), moves and gauge, meaning))
     return tuple(quantities)
 

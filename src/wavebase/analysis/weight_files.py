@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,14 @@ from wavebase.analysis.state_dicts import is_recurrent
 from wavebase.records import checkpoints, untrusted
 from wavebase.records.atomic import RecordsError, open_regular
 
-CONTAINERS = ("weights", "state_dict", "model_state_dict", "model", "net")  # preferred keys around a state_dict
+CONTAINERS = (
+    "weights",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+)  # usual keys around a state_dict
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".jit", ".ts", ".pkl", ".pickle", ".safetensors", ".npz")
 _KERAS = "pip install h5py and save each layer's recurrent kernel, transposed, as w_hh in an .npz"
 REMEDIES = {
@@ -26,10 +34,27 @@ REMEDIES = {
     ".keras": _KERAS,
 }  # in full: docs/reading_spectra.md
 REPEATED = ("_flat_weights",)  # torch.nn.LSTM lists its parameters a second time
+MOST_DENSE = 2**24  # numbers of a sparse tensor that is read densely
+CONSTRUCTION = "wavebase construction"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The weights of a file.
+
+    Attributes:
+        weights: Name to array or tensor, in the file's order.
+        notes: What the file holds beside them.
+        activation: What the file itself says of its layers, else None.
+    """
+
+    weights: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    activation: str | None = None
 
 
 def check_suffix(file: Path) -> None:
-    """Raise ValueError, with what to do, for a file of no kind that `read_weights` knows."""
+    """Raise ValueError, with what to do, for a file of no kind that `read` knows."""
     if file.suffix not in SUFFIXES:
         remedy = REMEDIES.get(file.suffix, "save the state_dict with torch.save")
         raise ValueError(
@@ -37,44 +62,89 @@ def check_suffix(file: Path) -> None:
         )
 
 
-def read_weights(file: Path) -> dict[str, Any]:
-    """Read the arrays of a file of weights by their dotted names.
+def read(file: Path) -> Stored:
+    """Read the weights of a file, out of the container that checkpoints wrap them in. Sparse tensors become dense.
 
     Args:
         file: .npz; .safetensors; .pt, .pth, .ckpt, .bin (torch.save of a state_dict, or of a whole module); .jit, .ts
             (TorchScript); .pkl, .pickle (numpy arrays).
 
-    Returns:
-        Name to numpy array or tensor, in the file's order. Of a checkpoint, the part that holds the net: what is under
-        one of CONTAINERS, else the one mapping with arrays that is no optimiser's; several keep their keys as prefixes.
-
     Raises:
-        ValueError: in one line, for a file that cannot be read or that holds no mapping.
+        ValueError: In one line, for a file that cannot be read or that holds no mapping.
+        RecordsError: For what is not a file.
     """
     library = {".npz": "numpy", ".safetensors": "safetensors"}.get(file.suffix, "torch")
     try:
         with open_regular(file, "rb") as opened:
-            found = _load(opened, file.suffix)
+            if file.suffix == ".safetensors":
+                return _safetensors(opened)
+            with torch.sparse.check_sparse_tensor_invariants():  # an index out of range would end the process
+                found = _dense(_load(opened, file.suffix))
         checkpoints.check_tensors(found)
     except RecordsError:
         raise
     except Exception as error:  # the libraries raise many kinds for a broken file; all mean the same to the user
-        reason = (str(error).splitlines() or [""])[0]
+        reason = untrusted.reason(error)[:120]
         raise ValueError(
-            f"{file} must be readable weights, got what {library} cannot read ({type(error).__name__}: {reason[:120]}); save a state_dict with torch.save"
+            f"{file} must be readable weights, got what {library} cannot read ({type(error).__name__}: {reason}); save a state_dict with torch.save"
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(
             f"{file} must hold a mapping from name to tensor, got {type(found).__name__}; save a state_dict"
         )
-    return dict(_named(_net(found)))
+    return _unwrapped(found)
+
+
+def one_net(weights: Mapping[str, Any], net: int | None) -> dict[str, Any]:
+    """Pick one net out of stacked weights, whose recurrent matrices are [nets, gates H, H].
+
+    Args:
+        weights: name to array or tensor. What has no axis of that length, such as a number, is left as it is.
+        net: which one, from 0; None where the weights are one net's.
+
+    Raises ValueError for a number that is not there, for stacked weights without one, and for one without stacked weights.
+    """
+    stacked = {
+        name: np.shape(value)[0] for name, value in weights.items() if is_recurrent(name) and np.ndim(value) == 3
+    }
+    count = next(iter(stacked.values()), 0)
+    if net is None:
+        if count:
+            raise ValueError(
+                f"net must be given for the weights of {count} nets, got none; use net=0 to net={count - 1}"
+            )
+        return dict(weights)
+    if not count:
+        raise ValueError(
+            f"net is for stacked weights [nets, gates H, H], got net={net} for the weights of one; leave it out"
+        )
+    if not 0 <= net < count:
+        raise ValueError(f"net must lie in 0..{count - 1}, got {net}; use net=0")
+
+    def pick(name: str, value: Any) -> Any:
+        shape = np.shape(value)
+        own = len(shape) > (3 if name == "inputs" else 0) and shape[0] == count
+        return value[net] if own else value
+
+    return {name: pick(name, value) for name, value in weights.items()}
+
+
+def _safetensors(file: BinaryIO) -> Stored:
+    """Tensors by name. Of a construction of ours the weights alone, with the kind of its input gate."""
+    from safetensors.torch import load
+
+    content = file.read(untrusted.MOST_ARRAYS)
+    tensors = dict(sorted(load(content).items()))  # the format keeps no order
+    about = untrusted.parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    if not str(about.get("format")).startswith(CONSTRUCTION):
+        return Stored(dict(tensors))
+    weights = {
+        name: w for name, w in tensors.items() if not name.startswith(("mask.", "unit_scale.")) and name != "level"
+    }
+    return Stored(weights, activation="lstm_signed" if about.get("input_gate") == '"tanh"' else None)
 
 
 def _load(opened: BinaryIO, suffix: str) -> Any:
-    if suffix == ".safetensors":
-        from safetensors.torch import load
-
-        return dict(sorted(load(opened.read()).items()))  # the format keeps no order
     archive = zipfile.is_zipfile(opened)
     if archive:
         untrusted.check_archive(opened, unpacked=untrusted.MOST_ARRAYS)
@@ -106,23 +176,45 @@ def _torch_archive(opened: BinaryIO) -> Any:
         return inert_pickle.load(archive.read(f"{root}data.pkl"), lambda key: archive.read(f"{root}data/{key}"))
 
 
-def _net(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a checkpoint that holds the net; an object, or a mapping that holds recurrent weights, is one itself."""
-    if isinstance(found, inert_pickle.Attributes):
-        return found
-    for key in CONTAINERS:
-        if isinstance(found.get(key), Mapping):
-            return found[key]
-    if any(is_recurrent(str(key)) for key in found):
-        return found
+def _unwrapped(found: Mapping[str, Any]) -> Stored:
+    """Return the weights in a checkpoint: the whole, or the parts one level down that hold arrays and are no optimiser's."""
+    if isinstance(found, inert_pickle.Attributes) or any(is_recurrent(str(name)) for name in found):
+        return Stored(dict(_named(found)))
     parts = {
-        key: value
-        for key, value in found.items()
-        if isinstance(value, Mapping)
-        and "param_groups" not in value  # an optimiser's
-        and any(isinstance(array, np.ndarray | torch.Tensor) for _, array in _named(value))
+        str(key): dict(_named(part))
+        for key, part in found.items()
+        if isinstance(part, Mapping) and "param_groups" not in part
     }
-    return next(iter(parts.values())) if len(parts) == 1 else parts or found
+    parts = {
+        key: part for key, part in parts.items() if any(isinstance(a, np.ndarray | torch.Tensor) for a in part.values())
+    }
+    holding = [key for key, part in parts.items() if any(is_recurrent(name) for name in part)]
+    usual = [key for key in CONTAINERS if key in holding]
+    if usual:
+        # a checkpoint of ours holds its weights twice, under "net" in the coordinates that are trained
+        others = ", ".join(key for key in holding if key != usual[0] and usual[0] != "weights")
+        notes = (f"{usual[0]} is read and not {others}, where there are weights too",) if others else ()
+        return Stored(parts[usual[0]], notes)
+    if len(parts) == 1:
+        return Stored(next(iter(parts.values())))
+    if holding:  # one module each
+        return Stored({f"{key}.{name}": value for key, part in parts.items() for name, value in part.items()})
+    usual = [key for key in CONTAINERS if key in parts]
+    return Stored(parts[usual[0]] if usual else dict(_named(found)))
+
+
+def _dense(value: Any) -> Any:
+    """The value with its sparse tensors made dense. Raises ValueError for one that is too large for that."""
+    if isinstance(value, torch.Tensor):
+        if value.layout == torch.strided:
+            return value
+        if value.numel() > MOST_DENSE:
+            raise ValueError(f"a sparse tensor of {value.numel()} numbers")
+        return value.to_dense()
+    if isinstance(value, Mapping):
+        kind = inert_pickle.Attributes if isinstance(value, inert_pickle.Attributes) else dict
+        return kind((key, _dense(part)) for key, part in value.items())
+    return value
 
 
 def _named(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
-"""Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE`.
+"""Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
 
 Of a run's folder or checkpoint: the verdict at every checkpoint and the step at which each condition first failed
-(verdict.json). Of recurrent weights: every quantity beside its nulls (spectrum.json, spectrum.png), and over a run's
+(verdict.json). Of recurrent weights: every quantity beside its nulls (spectrum.json; as a table in spectrum.txt; spectrum.png), and over a run's
 checkpoints how each moved in training (series.png). Heavy imports come late.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +18,20 @@ from wavebase import console
 
 if TYPE_CHECKING:
     from wavebase.analysis.analyze import Report
+    from wavebase.analysis.weight_files import Stored
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
 
 PATH         a run's folder, a folder of step_*.pt files, a checkpoint, or weights in a file: .pt .pth .ckpt .bin (torch.save), .jit .ts (TorchScript), .safetensors, .npz, .pkl .pickle (numpy arrays); names as torch.nn.RNN, GRU, LSTM; weight_hh_<gate>; or w_hh, w_ih, w_out, inputs
-activation=  relu, tanh, gru, lstm or lstm_signed, where the names do not tell (relu for a plain net)
-samples=256  Gaussian inputs that a net is read on where the file brings none
+activation=  relu, tanh, gru, lstm or lstm_signed, where the names do not tell (relu for a plain net); it concerns the layers with as many gates; activation=encoder:relu,decoder:tanh names them
+readout=     the matrix that reads a net, where names and shapes do not tell: readout=fc.weight, of several nets readout=decoder:fc.weight; readout=none for none
+samples=256  Gaussian inputs that a net is read on where the file brings none; a deeper layer is read on the states of the one below it
 steps=       their length (as long, and as large, as the signals of its run; else 10, of unit variance)
 seed=0       of the nulls
 draws=       of each null (by size)
 net=         which one of stacked weights
 panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all nine)
-out=         folder for spectrum.json and spectrum.png (beside what was read)
+out=         folder for spectrum.json, spectrum.txt and spectrum.png (beside what was read)
 roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
 
 A run is judged first, at each of its checkpoints; `wavebase analyze PATH` leaves that out and is the same otherwise.
@@ -67,7 +68,8 @@ class Options:
     """The keys of the command line; see USAGE. roles: of `wavebase.analysis.trajectory.RoleThresholds`."""
 
     activation: str | None = None
-    samples: int = 256
+    readout: str | None = None
+    samples: int | None = None
     steps: int | None = None
     seed: int = 0
     draws: int | None = None
@@ -88,11 +90,13 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from wavebase.analysis import weight_files
+    from wavebase.analysis.report_text import wrapped
     from wavebase.analysis.trajectory import RoleThresholds
-    from wavebase.analysis.weight_files import read_weights
     from wavebase.experiment import validation
     from wavebase.experiment.judge import judge_run
-    from wavebase.figures import common, movement, spectrum_sheet
+    from wavebase.figures import common, spectrum_sheet
+    from wavebase.figures.movement import movement, movement_table
     from wavebase.records.atomic import atomic_write
     from wavebase.records.folder import RunFolder
     from wavebase.records.strict_json import dump_json
@@ -117,32 +121,42 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         save("verdict.json", dump_json(judged.to_dict(), indent=1))
         lines.append(judged.table() + "\n")
         written.append("verdict.json")
-        if not any(name.startswith("weight_hh") for name in read_weights(source.files[source.last])):
+        if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
             return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
     reports: dict[str, dict[str, Report]] = {}
-    for label, weights in source.series():
-        reports[label] = _read(
-            weights, source, options, thresholds, quick=len(source.files) > 1 and label != source.last
-        )
+    notes: list[str] = []
+    for label, file in source.files.items():
+        quick = label != source.last
+        reports[label], notes = _read(weight_files.read(file), source, options, thresholds, quick)
     last = reports[source.last]
     results: dict[str, Any] = {
         "path": str(path),
         "step": source.last,
+        "notes": notes,
         "layers": {k: r.to_dict() for k, r in last.items()},
     }
+    table, pictures = [f"note: {note}" for note in notes], []
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
-        save(f"spectrum{suffix}.png", common.png(spectrum_sheet.sheet(report, panels)))
-        lines += [f"{name} of {source.last}", report.table()]
+        pictures.append(f"spectrum{suffix}.png")
+        save(pictures[-1], common.png(spectrum_sheet.sheet(report, panels)))
+        table += [f"{name} of {source.last}", report.table()]
+        lines.append(report.short(name))
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            save(f"series{suffix}.png", common.png(movement.movement(moved)))
-            lines += movement.movement_table(moved)
+            pictures.append(f"series{suffix}.png")
+            save(pictures[-1], common.png(movement(moved)))
+            lines_of_series = movement_table(moved)
+            table += lines_of_series
+            lines.append(f"{lines_of_series[0]}: see spectrum.txt")
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
     save("spectrum.json", dump_json(results, indent=1))
-    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.json', 'spectrum.png'])} in {out}"])
+    save("spectrum.txt", console.visible("\n".join(table)).encode(errors="replace") + b"\n")
+    shown = dict.fromkeys([*notes, *(note for report in last.values() for note in report.notes)])
+    lines += [part for note in shown for part in wrapped(f"note: {note}")]
+    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.txt', 'spectrum.json', *pictures])} in {out}"])
 
 
 @dataclass(frozen=True)
@@ -166,15 +180,9 @@ class Source:
         """The step of a single checkpoint; None for a series."""
         return int(self.last.removeprefix("step_")) if len(self.files) == 1 else None
 
-    def series(self) -> Any:
-        """(label, weights) of every file."""
-        from wavebase.analysis.weight_files import read_weights
-
-        return ((label, read_weights(file)) for label, file in self.files.items())
-
 
 def _source(path: Path) -> Source:
-    from wavebase.analysis.weight_files import check_suffix
+    from wavebase.analysis import weight_files
     from wavebase.records.folder import RunFolder
 
     if path.is_dir():
@@ -188,7 +196,7 @@ def _source(path: Path) -> Source:
             )
         root, out = path, path
     elif path.is_file():
-        check_suffix(path)
+        weight_files.check_suffix(path)
         files, out = {path.stem: path.resolve()}, path.parent / f"{path.stem}_spectrum"
         root = (
             path.parent.parent if path.parent.name == "checkpoints" else path
@@ -208,40 +216,53 @@ def _source(path: Path) -> Source:
     return Source(files, root, out, config, example)
 
 
-def _read(weights: Mapping[str, Any], source: Source, options: Options, roles: Any, quick: bool) -> dict[str, Report]:
-    """Reports by layer. quick: few draws, for a series of which only the values are shown."""
+def _read(
+    stored: Stored, source: Source, options: Options, roles: Any, quick: bool
+) -> tuple[dict[str, Report], list[str]]:
+    """Reports by layer, and notes on the file. quick: few draws, for a series of which only the values are shown."""
     import numpy as np
     import torch
 
     from wavebase.analysis.analyze import analyze
-    from wavebase.analysis.state_dicts import layers
+    from wavebase.analysis.layer_inputs import layer_inputs
+    from wavebase.analysis.state_dicts import find
+    from wavebase.analysis.weight_files import one_net
 
-    if options.net is not None:
-        weights = {name: value[options.net] for name, value in weights.items()}
+    weights = one_net(stored.weights, options.net)
     signed = source.config.get("model", {}).get("input_gate") == "tanh"
-    activation = options.activation or ("lstm_signed" if signed else None)
-    reports = {}
-    for layer in layers(weights, activation):
-        generator = torch.Generator().manual_seed(options.seed)
-        inputs = weights.get("inputs")
-        if inputs is None and layer.w_ih is not None:
-            # a run keeps too few example signals for statistics: take noise of their length and size
-            example = np.ones((1, 10)) if source.example is None else source.example
-            shape = (options.samples, options.steps or example.shape[1], _width(layer.w_ih))
-            inputs = torch.randn(shape, generator=generator, dtype=torch.float64) * float(np.sqrt(np.mean(example**2)))
-        reports[layer.name] = analyze(
+    activation = options.activation or ("lstm_signed" if signed else stored.activation)
+    found, notes = find(weights, activation, options.readout)
+    inputs = weights.get("inputs")
+    if inputs is not None and (options.samples, options.steps) != (None, None):
+        raise ValueError(
+            f"samples and steps must be left out where the file brings inputs, got samples={options.samples} steps={options.steps}; leave them out"
+        )
+    # a run keeps too few example signals for statistics: take noise of their length and size
+    example = np.ones((1, 10)) if source.example is None else source.example
+    size = float(np.sqrt(np.mean(example**2)))
+
+    generator = torch.Generator()
+
+    def draw(width: int) -> np.ndarray:
+        shape = (options.samples or 256, options.steps or example.shape[1], width)
+        generator.manual_seed(options.seed)
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * size).numpy()
+
+    generator.manual_seed(options.seed)
+    signals, more = layer_inputs(found, inputs, draw)
+    state = generator.get_state()  # after the noise
+    reports = {
+        layer.name: analyze(
             **layer.arguments(),
-            inputs=inputs,
+            inputs=signals[layer.name],
             roles=roles,
             draws=4 if quick else options.draws,
-            generator=generator,
+            generator=generator.set_state(state),
         )
-    return reports
+        for layer in found
+    }
+    return reports, [*stored.notes, *notes, *more]
 
 
-def _width(w_ih: Any) -> int:
-    """Inputs I of an input matrix [gates H, I], [gates H] or one a gate."""
-    import numpy as np
-
-    first = next(iter(w_ih.values())) if isinstance(w_ih, Mapping) else w_ih
-    return 1 if np.ndim(first) == 1 else int(np.shape(first)[1])
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,7 @@ def main() -> None:
     failures.clear()
     callback.SweepReport.folder = None
     status = run_reporting_errors(_start, verbose)
-    if callback.SweepReport.folder is not None and any(callback.SweepReport.folder.glob("*/config.yaml")):
+    if callback.SweepReport.folder is not None and any(callback.SweepReport.folder.rglob("config.yaml")):
         status = max(status, run_reporting_errors(_report, verbose))
     os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase.analysis.analyze import number
 from wavebase.analysis.nulls import Quantity
+from wavebase.analysis.report_text import number
 from wavebase.figures.common import COLOURS, GREY
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wavebase import console
+from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
+from wavebase.records.reader import FINISHED, STATUSES
 
+# numbers of summary.json that cannot be negative, by their first key
+NOT_NEGATIVE = ("relative_error", "loss", "relative_loss", "drift", "moved", "seconds", "steps")
 NUISANCE_KEYS = (
     "seed",
     "seeds.",
@@ -44,7 +48,10 @@ class Run:
         self.choices: dict[str, str] = (
             {str(k): str(v) for k, v in choices.items()} if isinstance(choices, Mapping) else {}
         )
-        self.verdict = console.one_line(str(self.summary.get("verdict", self.status)))[:40]
+        self.verdict = str(self.summary.get("verdict", self.status))
+        if self.verdict not in (*verdict.NAMES, *STATUSES, "unfinished", "unreadable"):
+            self._problem(f"hold a verdict that wavebase gives, got {self.verdict[:40]!r}")
+            self.verdict = "unknown"
         self.ended = self.status in ("done", "diverged", "failed")
 
     def value(self, *path: str) -> float | None:
@@ -55,10 +62,15 @@ class Run:
                 self._problem(f"hold an object as {'.'.join(path[:depth])}, got {str(node)[:40]!r}")
                 return None
             node = None if node is None else node.get(key)
-        if node is None or (isinstance(node, int | float) and not isinstance(node, bool) and math.isfinite(node)):
-            return node
-        self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
-        return None
+        if node is None:
+            return None
+        if isinstance(node, bool) or not isinstance(node, int | float) or not math.isfinite(node):
+            self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
+            return None
+        if node < 0 and path[0] in NOT_NEGATIVE:
+            self._problem(f"hold a number of at least 0 as {'.'.join(path)}, got {node}")
+            return None
+        return node
 
     def baselines(self) -> dict[str, float] | None:
         """The losses of the constant predictions, None where there are none."""
@@ -79,13 +91,18 @@ class Run:
             self.problems.append(f"{file} must {wanted}; delete it to run again")
 
     def series(self) -> dict[str, Any]:
-        """Every recorded series as (steps, values), by tag; none where metrics.jsonl is broken."""
+        """Return every recorded series as (steps, values), by tag; none if metrics.jsonl is broken."""
         try:
-            return self.folder.metrics()
+            found = self.folder.metrics()
+            if not found and self.status in FINISHED:
+                raise RecordsError(
+                    f"{self.folder.path}/metrics.jsonl must hold the curves of a finished run, got none; they are missing from the figures"
+                )
         except RecordsError as error:
             if str(error) not in self.problems:
                 self.problems.append(str(error))
             return {}
+        return found
 
     def setting(self, key: str) -> Any:
         """The option chosen in a group, or the value at a dotted key; None if the run has neither."""
@@ -95,7 +112,11 @@ class Run:
         """Why a run failed or is not finished, in one line."""
         if self.status == "failed":
             return " ".join(str(self.summary.get("error")).split())
-        steps = self.folder.checkpoint_steps()
+        try:
+            steps = self.folder.checkpoint_steps()
+        except RecordsError as error:
+            self.problems.append(str(error))
+            return "its checkpoints cannot be read"
         where = f"a checkpoint of step {steps[-1]}" if steps else "no checkpoint yet"
         writer = self.folder.writer()
         who = f"written now by {writer}" if writer else "written by nobody now; the same command continues it"
@@ -134,7 +155,7 @@ def swept(runs: Iterable[Run]) -> list[str]:
         pools: dict[str | None, set[str]] = {}
         for run in runs:
             pools.setdefault(run.choices.get(group) if group in chosen else "", set()).add(str(run.config.get(key)))
-        if any(len(values) > 1 for values in pools.values()) and not _one_to_one(key, "seed", runs):
+        if any(len(values) > 1 for values in pools.values()) and not _made_from_seed(key, runs):
             varying.append(key)
     return chosen + [key for key in varying if not _follows(key, varying, runs)]
 
@@ -174,10 +195,29 @@ def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
     )
 
 
-def _one_to_one(key: str, other: str, runs: list[Run]) -> bool:
-    """Whether each value of one key comes with one value of the other, both ways: it was made from it."""
-    pairs = {(str(run.config.get(key)), str(run.config.get(other))) for run in runs}
-    return len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs})
+def _made_from_seed(key: str, runs: list[Run]) -> bool:
+    """Whether a key only repeats the seed: another seed by its name, or a text such as a path that differs between the
+    runs in the seed's number alone. A setting that happens to go along with the seed is a setting."""
+    if "seed" in key.rpartition(".")[2]:
+        return True
+    texts = set()
+    for run in runs:
+        value, seed = run.config.get(key), run.config.get("seed")
+        if not isinstance(value, str) or _is_number(value):
+            return False
+        text, count = re.subn(rf"(?<![\d.]){re.escape(str(seed))}(?![\d.]*\d)", "<seed>", value)
+        if not count:
+            return False
+        texts.add(text)
+    return len(texts) == 1
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -59,8 +59,8 @@ def write(root: Path, options: Options | None = None) -> int:
         "unfinished": [
             (str(run.folder.path), run.reason()) for run in runs if not run.ended and run.status != "unreadable"
         ],
-        "broken": [(str(run.folder.path), problem) for run in runs for problem in run.problems],
     }
+    troubles["broken"] = [(str(run.folder.path), problem) for run in runs for problem in run.problems]
     troubles = {kind: [(path, console.one_line(why)) for path, why in lines] for kind, lines in troubles.items()}
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
     atomic_write(out / "report.html", lambda file: file.write(html.encode(errors="replace")))

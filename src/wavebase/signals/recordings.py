@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import math
+import re
 import struct
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ import torch
 from torch import Tensor
 
 from wavebase.registry import registered
+
+log = logging.getLogger("wavebase")
 
 
 @registered
@@ -53,6 +58,10 @@ class Recording:
                 f"T must fit both parts of the recording, got T={T} for {split} training and {len(samples) - split} "
                 f"held-out samples of {path}; use T={shortest} or less, or a longer recording"
             )
+        if not samples[:split].any():
+            raise ValueError(
+                f"signal.path must not be silent where it is trained on, got only zeros in the first {split} samples of {path}; cut them off"
+            )
         scaled = torch.from_numpy(np.ascontiguousarray(samples)) * (amplitude / peak)
         self._training, self._held_out = scaled[:split], scaled[split:]
         self.peak = amplitude
@@ -81,8 +90,9 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
     """
     file = Path(path)
     if not file.is_file():
+        where = "" if file.is_absolute() else f" in {Path.cwd()}"
         raise ValueError(
-            f"signal.path must name a recording, got {path!r}, which is no file; give signal.path=FILE.wav, .npy or .csv"
+            f"signal.path must name a recording, got {path!r}, which is no file{where}; give signal.path=FILE.wav, .npy or .csv"
         )
     readers = {".wav": _read_wav, ".npy": _read_npy, ".csv": _read_csv}
     kind = file.suffix.lower()
@@ -126,8 +136,9 @@ def _read_wav(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
 def _check_wav(file: Path) -> None:
     """Raise ValueError if a chunk of the file announces more bytes than follow: scipy reads such a file without a word."""
     with file.open("rb") as opened:
-        size, order = file.stat().st_size, ">" if opened.read(4) == b"RIFX" else "<"
-        at = 12  # after RIFF, its size, WAVE
+        size, kind = file.stat().st_size, opened.read(4)
+        order = ">" if kind == b"RIFX" else "<"
+        at = 12 if kind != b"RF64" else size  # after RIFF, its size, WAVE; RF64 keeps its sizes elsewhere
         while at + 8 <= size:
             opened.seek(at)
             name, length = struct.unpack(f"{order}4sI", opened.read(8))
@@ -148,27 +159,47 @@ def _read_csv(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
     semicolons or tabs; decimal commas where commas do not part cells."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         text = lines.read()
-    comma = not any(mark in text.split("\n", 1)[0] for mark in ";\t")
-    delimiter = "," if comma else ";" if ";" in text.split("\n", 1)[0] else "\t"
+    first = re.sub('"[^"]*"', "", text.partition("\n")[0])  # what is quoted parts no cells
+    delimiter = next((mark for mark in ";\t" if mark in first), ",")
     rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
     if not rows:
         raise ValueError("no rows")
-    if not comma:
-        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
     head = [cell.strip() for cell in rows[0]]
+    if isinstance(channel, str) and head.count(channel) > 1:
+        raise ValueError(f"{head.count(channel)} columns named {channel!r}; give the number of one")
     column = channel if isinstance(channel, int) else head.index(channel) if channel in head else None
     if column is None:
         raise ValueError(f"no column {channel!r}; the file has {', '.join(head)}")
     if not -len(head) <= column < len(head):
         raise ValueError(f"column {channel} of {len(head)}")
-    has_header = isinstance(channel, str) or not _is_number(head[column])
+    if delimiter != ",":
+        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
+    has_header = isinstance(channel, str) or _is_header(rows, column)
     body = rows[1:] if has_header else rows
     uneven = next((n for n, row in enumerate(body, 1 + has_header) if len(row) != len(head)), None)
     if uneven is not None:
         raise ValueError(
             f"{len(head)} cells in the first row and {len(rows[uneven - 1])} in row {uneven}; part cells by ; where commas are decimal"
         )
-    return np.array([float(row[column]) for row in body]), None
+    samples = np.array([float(row[column]) for row in body])
+    if len(head) > 1:
+        name = f" ({head[column]})" if has_header else ""
+        _report_column(str(file), column % len(head), name, len(head), float(samples.min()), float(samples.max()))
+    return samples, None
+
+
+@lru_cache(maxsize=64)
+def _report_column(file: str, column: int, name: str, columns: int, low: float, high: float) -> None:
+    """Log which column is read, once for each: the first one may be the time."""
+    log.info("%s: column %d%s of %d, from %g to %g", file, column, name, columns, low, high)
+
+
+def _is_header(rows: list[list[str]], column: int) -> bool:
+    """Whether the first row names the columns: there is text over the column read, or over any other of numbers."""
+    if not _is_number(rows[0][column]):
+        return True
+    below = rows[1] if len(rows) > 1 else []
+    return any(cell.strip() and not _is_number(cell) and _is_number(under) for cell, under in zip(rows[0], below))  # noqa: B905
 
 
 def _is_number(cell: str) -> bool:
