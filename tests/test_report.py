@@ -110,7 +110,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     table = said[: said.index("failed: ")].splitlines()
     assert max(map(len, table)) <= 80 and len(table) == 4 + 2 * 6
     assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
-    assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, written by nobody now", said)
+    assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, no process writes it", said)
 
 
 def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):

@@ -330,7 +330,7 @@ def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     late = runner.prepare(runner.Job(node, tmp_path / "run", {}), single=False)
     go(node, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(FolderLocked, match="moved on by another process"):
+    with pytest.raises(FolderLocked, match="continued by another process"):
         late.open()
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and RunFolder(tmp_path / "run").writer() is None
 

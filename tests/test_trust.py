@@ -421,3 +421,28 @@ def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
     out, err = capsys.readouterr()
     assert out == "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202edrow\ttab\nnext \\udcff broken\n"
     assert err.startswith("wavebase: \\x1b]0;owned") and len(err) < 1100 and err.count("\n") == 1
+
+
+def test_a_compressed_archive_is_no_bomb(tmp_path, monkeypatch, capsys):
+    """A .npz of 40 kB unpacked to 4 GB."""
+    from wavebase.records import untrusted
+
+    weights = {"weight_hh_l0": np.random.default_rng(0).normal(size=(32, 8)), "weight_ih_l0": np.ones((32, 1))}
+    np.savez_compressed(tmp_path / "w.npz", **weights, zeros=np.zeros(10**5))
+    assert commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)[0] == 0
+    monkeypatch.setattr(untrusted, "MOST_ARRAYS", 10**5)
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "parts that are larger than the file" in err
+    np.savez_compressed(tmp_path / "w.npz", **weights)
+    assert commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)[0] == 0
+
+
+def test_a_stray_checkpoint_is_none_of_the_run(good, tmp_path, monkeypatch, capsys):
+    """`step_final.pt` was read as the newest checkpoint, without a verdict."""
+    shutil.copytree(good, tmp_path / "run")
+    torch.save({"a": torch.ones(1)}, tmp_path / "run" / "checkpoints" / "step_final.pt")
+    status, out, _ = commanded(monkeypatch, capsys, probe.main, tmp_path / "run", *QUICK)
+    assert status == 0 and "verdict at step 2" in out and "step_final" not in out
+    (tmp_path / "run" / "config.yaml").write_text("- a\n- list\n")
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "run", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "config.yaml must be a mapping, got a list" in err

@@ -59,7 +59,7 @@ class RunFolder(RunReader):
         try:
             if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:
                 raise FolderLocked(
-                    f"{self.path} was moved on by another process meanwhile; the same command again continues it"
+                    f"{self.path} was continued by another process in the meantime; run the same command again"
                 )
             remove_parts(self.path)
             atomic_write(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))

@@ -18,7 +18,8 @@ import yaml
 from wavebase.records.atomic import RecordsError, open_regular
 
 # bytes; our files have a hundredth of it. PyYAML takes three seconds for a configuration of 2^18 bytes
-MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**18, 2**23, 2**30, 2**32
+MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**18, 2**23, 2**30, 2**28
+MOST_COMPRESSION = 20  # bytes out of one byte of a large archive; weights have a tenth of it, zeros a thousand
 MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 19  # digits: those of 2^63
 
 
@@ -115,13 +116,14 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def check_archive(file: BinaryIO, checksums: bool = False, unpacked: int = 0) -> None:
-    """Check that a zip file (.npz, .pt) unpacks to at most its own size, or to `unpacked` bytes if that is more.
+    """Check that a zip file (.npz, .pt) does not unpack to more memory than its size explains.
 
-    A small archive can unpack to more than any memory; numpy.savez and torch.save do not compress.
+    numpy.savez and torch.save do not compress, so their parts have the file's size.
 
     Args:
         checksums: Also verify the checksum of each part.
-        unpacked: Most bytes of a compressed archive; 0 refuses compression.
+        unpacked: Bytes to which a compressed archive may always unpack, beyond them to `MOST_COMPRESSION` times its
+            size; 0 refuses compression.
 
     Raises:
         ValueError, zipfile.BadZipFile: If the archive fails a check.
@@ -130,7 +132,8 @@ def check_archive(file: BinaryIO, checksums: bool = False, unpacked: int = 0) ->
         parts = archive.infolist()
         if not unpacked and any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("compressed parts")
-        if sum(part.file_size for part in parts) > max(file.seek(0, 2), unpacked):
+        size = file.seek(0, 2)
+        if sum(part.file_size for part in parts) > (max(MOST_COMPRESSION * size, unpacked) if unpacked else size):
             raise ValueError("parts that are larger than the file")
         if checksums and (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"a wrong checksum in {broken}")

@@ -1,4 +1,4 @@
-"""The Hydra callback that remembers a sweep's folder. Light at import: Hydra loads it before anything is computed."""
+"""The Hydra callback that remembers a sweep's folder. Light to import: Hydra loads it first."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 
 class SweepReport(Callback):
-    """Remembers the folder of the sweep under way, so that the entrypoint reports on it even if a job failed."""
+    """Remembers the current sweep's folder, so that the command reports on it even if a job failed."""
 
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hydra calls this once, in the launching process."""
+        """Remember the folder. Hydra calls this once, in the launching process."""
         SweepReport.folder = Path(config.hydra.sweep.dir)

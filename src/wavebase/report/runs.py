@@ -1,4 +1,4 @@
-"""A tree of runs as the report reads it: whatever is broken in a record becomes one line, and the rest is used."""
+"""A tree of runs as the report reads it: each fault of a record becomes one line, and the rest is used."""
 
 from __future__ import annotations
 
@@ -21,13 +21,20 @@ NUISANCE_KEYS = (
     "resume",
     "threads",
     "device",
-)  # what repeats a setting instead of changing it
+)  # settings in which repetitions of a run differ
 GROUPS = ("model", "signal", "task", "optim", "train", "probe")
 
 
 class Run:
-    """One run's records. status: of its summary, "unfinished" without one, "unreadable" if that or config.yaml is
-    broken; problems: a line for each thing that could not be read."""
+    """One run's records.
+
+    Attributes:
+        status: The summary's; "unfinished" without a summary, "unreadable" if it or config.yaml is broken.
+        verdict: The summary's; the status without one, "unknown" for one that wavebase does not give.
+        problems: One line for each file that could not be read, or that holds an impossible value.
+        summary, config: The files' content, the configuration flat; empty if unreadable.
+        choices: The option chosen in each config group.
+    """
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
@@ -55,7 +62,7 @@ class Run:
         self.ended = self.status in ("done", "diverged", "failed")
 
     def value(self, *path: str) -> float | None:
-        """A number of the summary, None where there is none."""
+        """Return the number at a path of keys in the summary; None if it is missing, no number or out of range."""
         node: Any = self.summary
         for depth, key in enumerate(path):
             if node is not None and not isinstance(node, Mapping):
@@ -73,7 +80,7 @@ class Run:
         return node
 
     def baselines(self) -> dict[str, float] | None:
-        """The losses of the constant predictions, None where there are none."""
+        """Return the losses of the constant predictions by name; None if they are missing or broken."""
         node = self.summary.get("baseline")
         if node is None:
             return None
@@ -85,7 +92,7 @@ class Run:
         return losses
 
     def _problem(self, wanted: str) -> None:
-        """Keep the first thing that is wrong with summary.json."""
+        """Record the first fault of summary.json."""
         file = f"{self.folder.path}/summary.json"
         if not any(line.startswith(file) for line in self.problems):
             self.problems.append(f"{file} must {wanted}; delete it to run again")
@@ -105,11 +112,11 @@ class Run:
         return found
 
     def setting(self, key: str) -> Any:
-        """The option chosen in a group, or the value at a dotted key; None if the run has neither."""
+        """Return the option chosen in a group, or the value at a dotted key; None if the run has neither."""
         return self.choices[key] if key in self.choices else self.config.get(key)
 
     def reason(self) -> str:
-        """Why a run failed or is not finished, in one line."""
+        """Return why a run failed or is not finished, in one line."""
         if self.status == "failed":
             return " ".join(str(self.summary.get("error")).split())
         try:
@@ -119,11 +126,11 @@ class Run:
             return "its checkpoints cannot be read"
         where = f"a checkpoint of step {steps[-1]}" if steps else "no checkpoint yet"
         writer = self.folder.writer()
-        who = f"written now by {writer}" if writer else "written by nobody now; the same command continues it"
+        who = f"written now by {writer}" if writer else "no process writes it; the same command continues it"
         return f"{where} of {self.config.get('train.steps', '?')}, {who}"
 
     def flat(self) -> dict[str, Any]:
-        """One line of runs.csv: choices, configuration and results."""
+        """Return the run's line of runs.csv: choices, configuration and results."""
         unwanted = ("choices", "probes", "versions", "reasons", "details")
         results = {key: value for key, value in self.summary.items() if key not in unwanted}
         return {
@@ -136,8 +143,11 @@ class Run:
 
 
 def swept(runs: Iterable[Run]) -> list[str]:
-    """The groups and dotted keys in which runs differ, seeds and what follows from others left out; "case" alone where
-    runs are cases of an experiment, each one setting."""
+    """Return the groups and dotted keys in which runs differ.
+
+    Leaves out seeds, and keys that follow from others. Returns ["case"] if each run is a case of an experiment and each
+    case is one setting.
+    """
     runs = list(runs)
     cases: dict[str, set[str]] = {}
     for run in runs:
@@ -151,7 +161,7 @@ def swept(runs: Iterable[Run]) -> list[str]:
         if key.startswith(NUISANCE_KEYS):
             continue
         group = key.split(".")[0]
-        # within one choice of its group; a key that differs only because the choice does is already told by it
+        # compare within one choice of its group: a key that differs only because the choice does adds nothing
         pools: dict[str | None, set[str]] = {}
         for run in runs:
             pools.setdefault(run.choices.get(group) if group in chosen else "", set()).add(str(run.config.get(key)))
@@ -161,8 +171,14 @@ def swept(runs: Iterable[Run]) -> list[str]:
 
 
 def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str, list[Run]]:
-    """Runs that agree in the keys (by default in all but their seeds) together, under a label that names the values;
-    best starts first."""
+    """Group runs that agree in the keys.
+
+    Args:
+        keys: Groups and dotted keys; by default those of `swept`.
+
+    Returns:
+        The runs by a label that names the values, those with the best starts first.
+    """
     runs = list(runs)
     names = swept(runs) if keys is None else list(keys)
     groups: dict[str, list[Run]] = {}
@@ -178,7 +194,7 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
         errors = [run.value("relative_error", "initial") for run in members]
         return min((error for error in errors if error is not None), default=math.inf)
 
-    first: dict[str, float] = {}  # the best start of each first word, so that a model's groups stay together
+    first: dict[str, float] = {}  # by the label's first word, so that a model's groups stay together
     for label, members in groups.items():
         model = label.split(" ")[0]
         first[model] = min(first.get(model, math.inf), start_error(members))
@@ -186,7 +202,7 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
 
 
 def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
-    """Whether a top-level key tells the same as this nested one (an interpolation such as signal.T of T)."""
+    """Return whether a nested key equals a top-level one in all runs, as the interpolation signal.T equals T."""
     name = key.split(".")[-1]
     return (
         name != key
@@ -196,8 +212,11 @@ def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
 
 
 def _made_from_seed(key: str, runs: list[Run]) -> bool:
-    """Whether a key only repeats the seed: another seed by its name, or a text such as a path that differs between the
-    runs in the seed's number alone. A setting that happens to go along with the seed is a setting."""
+    """Return whether a key only repeats the seed.
+
+    That is another seed by its name, or a text, such as a path, that differs between runs in the seed's number alone. A
+    setting that merely varies together with the seed is a setting.
+    """
     if "seed" in key.rpartition(".")[2]:
         return True
     texts = set()
@@ -221,7 +240,7 @@ def _is_number(text: str) -> bool:
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+    """Return nested mappings as one, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
