@@ -424,8 +424,19 @@ def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
 
 
 def test_a_compressed_archive_is_no_bomb(tmp_path, monkeypatch, capsys):
-    """A .npz of 40 kB unpacked to 4 GB."""
+    """A .npz of a megabyte was let unpack to 4 GB."""
+    import struct
+
     from wavebase.records import untrusted
+
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weight_hh_l0.npy", b"0" * 10**5)
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size that the directory gives
+    content[at : at + 4] = struct.pack("<I", 2**29)
+    (tmp_path / "w.npz").write_bytes(content)
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "parts that are larger than the file" in err
 
     weights = {"weight_hh_l0": np.random.default_rng(0).normal(size=(32, 8)), "weight_ih_l0": np.ones((32, 1))}
     np.savez_compressed(tmp_path / "w.npz", **weights, zeros=np.zeros(10**5))
