@@ -17,7 +17,7 @@ from conftest import FEW, HANG, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as entry
 from wavebase import __version__, console
 from wavebase.cli import names, probe, run
-from wavebase.report import write
+from wavebase.report import __main__ as report
 
 RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one", FEW)
 
@@ -170,7 +170,7 @@ def test_nothing_and_version(monkeypatch, capsys):
         assert stop.value.code == status and capsys.readouterr().out.startswith(said)
 
 
-@pytest.mark.parametrize("command,module", [("report", write), ("probe", probe)])
+@pytest.mark.parametrize("command,module", [("report", report), ("probe", probe)])
 def test_interruption_of_a_reader_is_status_130(command, module, monkeypatch, capsys):
     def interrupted(*words):
         raise KeyboardInterrupt
