@@ -66,6 +66,7 @@ ELSEWHERE = {
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
     "python experiments/public_nets.py FOLDER": "needs the package index: tests/test_weight_files.py runs it on a package of its own",
+    "python -m wavebase.run --config-dir=myconf model=mine trust=[mine]": "files of one's own: tests/test_plugins.py writes them",
     "make docs": "needs the package index; CI begins with it",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",

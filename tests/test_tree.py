@@ -1,9 +1,11 @@
 """The tree itself: nothing half-merged in it, no mention of a file that is not there, and git's own files left alone."""
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
+import warnings
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -109,3 +111,39 @@ def test_versions_need_no_dist_info(monkeypatch):
     monkeypatch.setattr(provenance, "version", absent)
     found = provenance.versions()
     assert found["wavebase"] == wavebase.__version__ and found["torch"] == "unknown"
+
+
+def test_modules_and_names_that_texts_mention_exist():
+    """In backticks: `wavebase.x.y` everywhere, and `package/module`."""
+    source = ROOT / "src"
+    modules = {".".join(file.relative_to(source).with_suffix("").parts) for file in (source / "wavebase").rglob("*.py")}
+    packages = {name.split(".")[1] for name in modules if name.count(".") > 1}
+
+    def exists(dotted):
+        parts = dotted.split(".")
+        for length in range(len(parts), 0, -1):
+            module = ".".join(parts[:length])
+            if module in modules or f"{module}.__init__" in modules:
+                thing = importlib.import_module(module)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", DeprecationWarning)
+                    try:
+                        for part in parts[length:]:
+                            thing = getattr(thing, part)
+                    except (AttributeError, DeprecationWarning):
+                        return False
+                return True
+        return False
+
+    assert exists("wavebase.records.folder.RunFolder") and not exists("wavebase.records.RunFolder")
+    excused = {"CHANGELOG.md", "src/wavebase/renamed.py", "tests/test_renamed.py", "tests/test_tree.py"}
+    wrong = set()
+    for name, text in texts(".md", ".py", ".yaml", "pp").items():
+        if name in excused or (
+            name.startswith("docs/") and name.endswith("dashboard.md")
+        ):  # tags look like paths there
+            continue
+        wrong |= {(name, found) for found in re.findall(r"`(wavebase\.[\w.]*\w)`", text) if not exists(found)}
+        paths = re.findall(r"`(\w+(?:/\w+)+)`", text)
+        wrong |= {(name, p) for p in paths if p.split("/")[0] in packages and not exists(f"wavebase.{p.replace('/', '.')}")}  # fmt: skip
+    assert wrong == set()

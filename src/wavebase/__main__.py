@@ -17,6 +17,7 @@ USAGE = """usage: wavebase COMMAND [words]
 run       train one net, or many with -m: wavebase run model=spectral optim=sgd
 report    tables, figures and one page of any folder of runs
 probe     judge a stored run, and read the spectrum of its weights
+compare   two nets of one architecture: distance modulo symmetry, paths, blocks, modes
 analyze   read the spectrum of any recurrent weights, and judge nothing
 findings  run the studies and write docs/findings.md (in a clone)
 
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "run": _of("wavebase.cli.run"),
     "report": _of("wavebase.report.__main__"),
     "probe": _of("wavebase.cli.probe"),
+    "compare": _of("wavebase.cli.compare"),
     "analyze": _of("wavebase.cli.probe", judge=False),
     "findings": _findings,
 }

@@ -6,14 +6,17 @@ elsewhere cannot choose code.
 
 from __future__ import annotations
 
+import hashlib
 import pkgutil
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
-# For each group of the configuration, the packages or modules whose `@registered` functions and classes it may name.
-# Trusted packages from outside this repository would be added here.
+# For each group of the configuration, the packages or modules whose `@registered` functions and classes it may name, beside
+# those of modules that the person at the command line trusts (`trust`).
 PACKAGES: dict[str, tuple[str, ...]] = {
     "model": ("wavebase.models",),
     "signal": ("wavebase.signals",),
@@ -35,12 +38,60 @@ MOVED = {
 }
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 _registered: dict[str, Callable[..., Any]] = {}
+_trusted: set[str] = set()
 
 
 def registered(thing: Thing) -> Thing:
     """Let a configuration name this function or class. A decorator."""
     _registered[f"{thing.__module__}.{thing.__qualname__}"] = thing
     return thing
+
+
+def trust(modules: Iterable[str]) -> None:
+    """Let configurations name what modules outside wavebase register. Imports them: their code runs.
+
+    Only a person may decide this, never a file: the command line passes on its own word `trust=[...]`.
+
+    Args:
+        modules: Dotted names of modules or packages, or paths of .py files, whose folder is then added to `sys.path`.
+
+    Raises:
+        ValueError: For a module that cannot be imported, in one line.
+    """
+    for module in modules:
+        name = module
+        if module.endswith(".py"):
+            file = Path(module).expanduser().resolve()
+            name = file.stem
+            if not file.is_file():
+                raise ValueError(f"trust must name modules or .py files that exist, got {module!r}; check the path")
+            loaded = getattr(sys.modules.get(name), "__file__", None)
+            if name in sys.modules and (loaded is None or Path(loaded).resolve() != file):
+                raise ValueError(f"trust must name a file whose name is free, got {module!r}, but {name} is another module; rename the file")  # fmt: skip
+            if str(file.parent) not in sys.path:
+                sys.path.append(str(file.parent))
+        try:
+            import_module(name)
+        except Exception as error:  # whatever the module's own code raises
+            raise ValueError(
+                f"trust must name modules that can be imported, got {module!r} ({type(error).__name__}: {error}); install it, or give the path of its .py file"
+            ) from error
+        _trusted.add(name)
+
+
+def is_trusted(name: str) -> bool:
+    """Return whether a dotted name lies in a trusted module or below a trusted package."""
+    return any(name == module or name.startswith(f"{module}.") for module in _trusted)
+
+
+def sources() -> dict[str, str]:
+    """Return the SHA-256 of the source file of every module outside wavebase that registers something, by module name."""
+    outside = sorted({thing.__module__ for thing in _registered.values() if is_trusted(thing.__module__)})
+    found = {}
+    for module in outside:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        found[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "unknown"
+    return found
 
 
 def lookup(group: str, name: str) -> Callable[..., Any] | None:
@@ -56,9 +107,12 @@ def lookup(group: str, name: str) -> Callable[..., Any] | None:
         return optimizers[name]
     name = MOVED.get(name, name)
     module = name.rpartition(".")[0]
-    if module not in _modules(group):
+    if module not in _modules(group) and not is_trusted(module):
         return None
-    import_module(module)
+    try:
+        import_module(module)
+    except ModuleNotFoundError:  # below a trusted package
+        return None
     return _registered.get(name)
 
 
@@ -67,7 +121,7 @@ def names(group: str) -> list[str]:
     modules = _modules(group)
     for module in modules:
         import_module(module)
-    own = [name for name, thing in _registered.items() if thing.__module__ in modules]
+    own = [name for name, thing in _registered.items() if thing.__module__ in modules or is_trusted(thing.__module__)]
     return sorted([*own, *(_torch_optimizers() if group == "optim" else {})])
 
 

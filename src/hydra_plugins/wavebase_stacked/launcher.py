@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 @dataclass
 class StackedLauncherConf:
     """max_stack: most members of one stack; fewer where memory does not hold them. processes: that the jobs are dealt to,
-    each with stacks of its own; null for as many as the machine has cores for (`jobs.usable_processes`)."""
+    each with stacks of its own; null for as many as the machine has cores for (`stacked.usable_processes`)."""
 
     _target_: str = "hydra_plugins.wavebase_stacked.launcher.StackedLauncher"
     max_stack: int = 64

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wavebase import console
 from wavebase.cli.errors import is_expected, one_line
+from wavebase.cli.names import trusted_by_person
 from wavebase.experiment import summary
 from wavebase.records.atomic import FolderLocked, RecordsError
 
@@ -52,6 +53,7 @@ def prepare_job(cfg: DictConfig) -> Any:
     from wavebase.experiment.validation import ConfigError
 
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    _trust(node)
     given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
     rate, fraction = (node["optim"].get(name) for name in ("lr", "lr_over_boundary"))
     if "optim.lr_over_boundary" in given and rate is not None and fraction is not None:
@@ -61,6 +63,32 @@ def prepare_job(cfg: DictConfig) -> Any:
             )
         node["optim"]["lr"] = None
     return Job(node, *current_job_folder())
+
+
+def _trust(node: dict[str, Any]) -> None:
+    """Import the modules that `trust` names, if the person at the command line named them: a file or a sweeper's
+    parameters cannot.
+
+    Raises:
+        ConfigError: For one that the command line does not name, or that cannot be imported.
+    """
+    wanted = node.get("trust") or []
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if not wanted:
+        return
+    from wavebase import registry
+    from wavebase.experiment.validation import ConfigError
+
+    if not isinstance(wanted, list) or not set(map(str, wanted)) <= set(trusted_by_person()):
+        raise ConfigError(
+            f"trust must be given on the command line, got {wanted} from elsewhere; if you trust that code, add trust={wanted} to the command line".replace(
+                "'", ""
+            )
+        )
+    try:
+        registry.trust(map(str, wanted))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+
+def trust_words(words: Sequence[str]) -> list[str]:
+    """Return the modules that the word `trust=[...]` of a command line names; of several such words the last counts."""
+    named: list[str] = []
+    for word in words:
+        if word.startswith(("trust=", "+trust=", "++trust=")):
+            value = word.partition("=")[2].strip().removeprefix("[").removesuffix("]")
+            named = [part.strip().strip("'\"") for part in value.split(",") if part.strip()]
+    return named
+
+
+def trusted_by_person() -> list[str]:
+    """Return what the command line trusts. `main` leaves it in the environment, which a launcher's processes inherit."""
+    return json.loads(os.environ.get("WAVEBASE_TRUST", "[]"))
 
 
 def conf_folder() -> Path:
@@ -26,7 +42,11 @@ def conf_folder() -> Path:
 def run_name(*, _root_: DictConfig) -> str:
     """model-optim-T8-s0-<hash of the whole resolved configuration>: the same run always has the same folder."""
     choices = _root_.hydra.runtime.choices
-    cfg = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "resume")}
+    cfg = {
+        key: _root_._get_node(key)
+        for key in _root_
+        if key not in ("hydra", "resume") and (key != "trust" or _root_[key])
+    }
     try:
         text = json.dumps(OmegaConf.to_container(OmegaConf.create(cfg), resolve=True), sort_keys=True, default=str)
     except OmegaConfBaseException:  # a missing or broken value: the run itself will say so

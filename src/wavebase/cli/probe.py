@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavebase import console
+from wavebase import console, registry
+from wavebase.cli.names import trust_words
 
 if TYPE_CHECKING:
     from wavebase.analysis.analyze import Report
@@ -32,6 +33,7 @@ draws=       of each null (by size)
 net=         which one of stacked weights
 panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all nine)
 out=         folder for spectrum.json, spectrum.txt and spectrum.png (beside what was read)
+trust=       modules or .py files of your own that the run may name: trust=[mine]; their code runs
 roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
 
 A run is judged first, at each of its checkpoints; `wavebase analyze PATH` leaves that out and is the same otherwise.
@@ -42,11 +44,12 @@ exit status  0 read, whatever the verdict; 1 not readable or a wrong word, and o
 @console.ignore_closed_pipes()
 def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
-    words = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if not word.startswith("trust=")]
     if not words or words[0] in ("-h", "--help"):
         console.print_help(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
         sys.exit(0 if words else 1)
     try:
+        registry.trust(trust_words(sys.argv[1:]))
         console.print_styled(probe(Path(words[0]), words[1:], judge))
     except (ValueError, OSError) as error:
         console.print_error(str(error))

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from wavebase import console
 from wavebase.cli.errors import is_expected, one_line
 from wavebase.cli.jobs import failures, job
-from wavebase.cli.names import conf_folder, short_hash
+from wavebase.cli.names import conf_folder, short_hash, trust_words
 from wavebase.report import callback, write
 
 USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
@@ -36,6 +36,7 @@ def main() -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing several lines and a traceback
     words = [word for word in sys.argv[1:] if not word.startswith(("-", "hydra"))]
+    os.environ["WAVEBASE_TRUST"] = json.dumps(trust_words(words))
     os.environ["WAVEBASE_SWEEP"] = short_hash(json.dumps(sorted(words)))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # not that it has looked through the fonts
     failures.clear()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
@@ -71,6 +72,7 @@ def build_components(
         "perturbation_generator": cfg.generator("perturbation"),
     }
     net = validation.build(cfg.model, "model", context).to(device)
+    _check_algorithm(net, task)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
     optimizer = _optimizer(rest, settings, list(trained.values()))
@@ -148,6 +150,28 @@ def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> 
 def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:
     """What the probes say of a snapshot, by name."""
     return {name: value for probe in probes for name, value in probe(seen).items()}
+
+
+def _check_algorithm(net: Any, task: Any) -> None:
+    """Check what a model's author claims of its exact algorithm. Raises ConfigError."""
+    algorithm: ExactAlgorithm | None = getattr(net, "algorithm", None)
+    if algorithm is None:
+        return
+    own = net.named_weights()
+    for name, weight in algorithm.weights.items():
+        if name not in own or own[name].shape != weight.shape:
+            got = list(own[name].shape) if name in own else "nothing"
+            raise ConfigError(
+                f"the algorithm's weights must be the model's, got {got} for {name} {list(weight.shape)}; use the names and shapes of named_weights()"
+            )
+    if algorithm.forward is not None:
+        signal, target = task.held_out["training"]
+        with torch.no_grad():
+            error = task.metrics(algorithm.forward(algorithm.weights, signal), target)["relative_error"]
+        if not error <= algorithm.tolerance:
+            raise ConfigError(
+                f"the algorithm's weights must be exact to its tolerance {algorithm.tolerance:.3g}, got a relative error of {error:.3g}; correct the weights, or the tolerance"
+            )
 
 
 def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from wavebase import registry
 from wavebase.experiment.validation import ConfigError, call, named, with_defaults
 from wavebase.probes.verdict import Thresholds
 from wavebase.records.strict_json import to_json
@@ -52,7 +53,8 @@ class ProbeSettings:
     def functions(self, key: Literal["measure", "figures"]) -> list[Callable[..., Any]]:
         """The functions that a list names. Raises ConfigError."""
         root = "wavebase.probes." if key == "measure" else "wavebase.figures."
-        return [named(f"probe.{key}", f"{root}{name}", f"probe.{key}", root) for name in getattr(self, key)]
+        names = [name if registry.is_trusted(name) else f"{root}{name}" for name in getattr(self, key)]
+        return [named(f"probe.{key}", name, f"probe.{key}", root) for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ class RunConfig:
     device: str = "auto"
     threads: int | None = 1
     resume: bool = True
+    trust: list[str] | str = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.T < 2:
@@ -148,6 +151,7 @@ def parse(node: Mapping[str, Any]) -> RunConfig:
 def parse_stored(node: Mapping[str, Any]) -> RunConfig:
     """The configuration of a stored run. Version 0.1 had other bounds for its verdict, relative to each start's own error:
     such a run is judged by the present ones. Raises ConfigError."""
+    node = {key: value for key, value in node.items() if key != "trust"}  # a file cannot ask to be trusted
     probe = node.get("probe")
     bounds = probe.get("verdict") if isinstance(probe, Mapping) else None
     if isinstance(bounds, Mapping) and "valid_loss" in bounds:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import Construction
 from wavebase.experiment.build import load_net, load_run, measure, snapshot
 from wavebase.models.spectral import SpectralLSTM
-from wavebase.probes import drift, function, mechanism, position
+from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge
 from wavebase.probes.verdict import judge_run as judge_by_values
@@ -22,8 +23,16 @@ from wavebase.records.folder import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
 from wavebase.spectrum import NORMALISATIONS, normalisation_factor
+from wavebase.tasks.base import Task
 from wavebase.tasks.power_spectrum import PowerSpectrum
 
+ALGORITHM_PROBES = (
+    function.held_out_error,
+    algorithm.distance,
+    algorithm.masked_error,
+    algorithm.questions,
+    drift.weight_drift,
+)
 PROBES = (
     function.held_out_error,
     function.centred_error,
@@ -82,6 +91,46 @@ def verdict(
     )
     net = SpectralLSTM(start, weights)
     return judge(measure(PROBES, snapshot_of(net, task, start.weights, start)), thresholds or Thresholds())
+
+
+def algorithm_verdict(
+    weights: Mapping[str, Tensor], exact: ExactAlgorithm, task: Task, thresholds: Thresholds | None = None
+) -> Verdict:
+    """Judge whether weights hold an algorithm that is given by its contract.
+
+    Args:
+        weights: By the names and shapes of `exact.weights`.
+        exact: The algorithm; its `forward` is needed.
+        task: Whose held-out sets the function is judged on.
+
+    Raises:
+        ValueError: Without a forward, or for weights of other names or shapes.
+    """
+    if exact.forward is None:
+        raise ValueError("exact must have a forward, got none; give the function of weights and input")
+    for name, weight in exact.weights.items():
+        if name not in weights or weights[name].shape != weight.shape:
+            got = list(weights[name].shape) if name in weights else "nothing"
+            raise ValueError(f"weights must hold {name} {list(weight.shape)}, got {got}; use the algorithm's names")
+    net = _Weights(weights, exact)
+    return judge(measure(ALGORITHM_PROBES, snapshot_of(net, task, exact.weights, None)), thresholds or Thresholds())
+
+
+class _Weights(torch.nn.Module):
+    """Weights as a model, through their algorithm's forward."""
+
+    construction = None
+
+    def __init__(self, weights: Mapping[str, Tensor], exact: ExactAlgorithm):
+        super().__init__()
+        self.weights, self.algorithm = dict(weights), exact
+
+    def forward(self, inputs: Any) -> Tensor:
+        assert self.algorithm.forward is not None
+        return self.algorithm.forward(self.weights, inputs)
+
+    def named_weights(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.weights.items()}
 
 
 @dataclass(frozen=True)

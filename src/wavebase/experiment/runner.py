@@ -134,8 +134,9 @@ def _check_recording(cfg: config.RunConfig, summary: Mapping[str, Any], folder: 
 
 
 def config_text(node: Mapping[str, Any]) -> str:
-    """Return what config.yaml holds: the resolved configuration without `resume`, which is about the folder, not the run."""
-    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
+    """Return what config.yaml holds: the resolved configuration without `resume`, which is about the folder, and without an empty `trust`."""
+    kept = {key: value for key, value in node.items() if key != "resume" and (key != "trust" or value)}
+    return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 
 def _unused(path: Path) -> Path:

@@ -79,7 +79,8 @@ def predicted_noise_error(
 ) -> float | None:
     """The relative error that label noise will cause by itself, for a start that fits its targets; None where no law is known."""
     sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
-    if not sigma or task.shuffle_targets or task.off_task_steps is not None or net.construction is None:
+    mixed = getattr(task, "shuffle_targets", False) or getattr(task, "off_task_steps", None) is not None
+    if not sigma or mixed or net.construction is None:
         return None
     try:
         rule = label_noise.UpdateRule.of(optimizer)

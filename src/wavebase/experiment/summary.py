@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavebase import registry
 from wavebase.experiment.build import Components
 from wavebase.experiment.config import RunConfig, identity
 from wavebase.experiment.parts import Part, changes
@@ -69,6 +70,7 @@ def summarize(
         "recording_sha256": components.recording,
         "versions": provenance.versions(),
         "git": provenance.git_state(),
+        **({"trusted": sources} if (sources := registry.sources()) else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import sys
 import types
 import typing
 import warnings
@@ -44,6 +45,17 @@ def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., An
     found = registry.lookup(group, path) if isinstance(path, str) else None
     if found is None:
         got = path.removeprefix(root) if isinstance(path, str) else path
+        top = str(got).partition(".")[0]
+        if (
+            top.isidentifier()
+            and "." in str(got)
+            and not root
+            and top not in {*sys.stdlib_module_names, "wavebase", "torch"}
+        ):
+            remedy = f"if you trust the code of {top}, add trust=[{top}] to the command line"
+            if registry.is_trusted(str(got)):
+                remedy = f"mark it @registered in {top}"
+            raise ConfigError(f"{label} must name what is registered for it, got {got!r}; {remedy}")
         near = difflib.get_close_matches(
             str(got), [name.removeprefix(root) for name in (*registry.names(group), *registry.MOVED)], 1, 0.6
         )

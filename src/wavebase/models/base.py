@@ -16,7 +16,8 @@ class Model(Protocol):
     Attributes:
         construction: The algorithm that the run is held against, exact whatever the start; None where there is none.
 
-    A model may also have `trace(input)`, the states and gates of every step (`recurrence.cells.Trace`); buffers that
+    A model may also have `algorithm` (`constructions.algorithm.ExactAlgorithm`), what its author knows of an exact algorithm
+    that is no power spectrum; `trace(input)`, the states and gates of every step (`recurrence.cells.Trace`); buffers that
     carry a state from batch to batch; and `unstackable_reason`, why many copies cannot be trained as one program.
     """
 

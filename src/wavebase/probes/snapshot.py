@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.alignment import Alignment, align, distance
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.symmetry import identity_element
@@ -31,7 +32,8 @@ class Snapshot:
     input to the states and gates of every step, None for a net that has none;
     metrics: (output, target) to named floats, the task's own; baselines: losses of the zero and the mean predictor;
     forward: input to output with its graph; loss: (output, target) to a scalar; trained: the parameters under training;
-    learning_rate: of the step about to be taken.
+    learning_rate: of the step about to be taken; algorithm: what the model's author knows of an exact algorithm that is no
+    `Construction`.
     """
 
     step: int
@@ -47,6 +49,7 @@ class Snapshot:
     loss: Callable[[Tensor, Tensor], Tensor]
     trained: Mapping[str, Tensor]
     learning_rate: float
+    algorithm: ExactAlgorithm | None = None
 
     @property
     def blocks(self) -> Mapping[str, slice]:
@@ -119,4 +122,5 @@ def snapshot_of(
         loss=task.loss,
         trained=dict(net.named_parameters()) if trained is None else trained,
         learning_rate=learning_rate,
+        algorithm=getattr(net, "algorithm", None),
     )

@@ -41,7 +41,8 @@ class Thresholds:
     off_support: the relative error on another signal. forms: that of the quadratic forms.
     mode: an oscillator's error over a window, in phase (radians) and in modulus.
     masked: the error without the weights between blocks that the algorithm does not connect, where that is more than twice the
-    error with them. interchange: the least share of its effect that exchanging a block's state must have.
+    error with them. interchange: the least share of its effect that exchanging a block's state must have, and the least score
+    of a question of an `ExactAlgorithm`.
     distance: of the weights from the exact ones modulo the symmetry group, relative, in their natural units.
     drift: relative drift of `weight` where no distance is measured; in a net without a weight of that name, the largest drift
     of any weight."""
@@ -202,7 +203,7 @@ def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) ->
         bound = max(2 * own, thresholds.masked)
         found.append(Condition("mechanism", name, _number(now, name), bound))
     for name in now:
-        if name.startswith("mechanism/interchange_"):
+        if name.startswith(("mechanism/interchange_", "mechanism/question_")):
             found.append(Condition("mechanism", name, _number(now, name), thresholds.interchange, least=True))
     distance, drift = "position/distance", f"drift/{weight}"
     if distance in now:

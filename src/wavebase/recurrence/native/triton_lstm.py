@@ -53,7 +53,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states [..., B, N, H] (a view of the kept states), last cell [..., B, H], kept states and tape.
 
-    keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm_sequence`.
+    keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm.lstm_sequence`.
     """
     (*lead, B, N, I), H, S = inputs.shape, hidden.shape[-1], math.prod(inputs.shape[:-3])  # noqa: E741
     constants = forward_constants(H, I, tanh_input_gate, keep, inputs)
