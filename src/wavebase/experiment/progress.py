@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wavebase import console
+from wavebase.formatting import number
 
 log = logging.getLogger("wavebase")
 EVERY = 5.0  # seconds between log lines
@@ -43,5 +44,5 @@ def _logged(steps: range, name: str, values: Callable[[], Mapping[str, float]]) 
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
             error = values().get("error/training", math.nan)
-            log.info("%s step %d of %d, relative error %.3g", name, step, steps.stop - 1, error)
+            log.info("%s step %d of %d, relative error %s", name, step, steps.stop - 1, number(error))
         yield step
