@@ -30,7 +30,7 @@ from wavebase.cli import names
 from wavebase.experiment import runner, stacked
 from wavebase.records.folder import RunFolder
 
-TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git")  # and who commits meanwhile
+TIMES = ("seconds", "training_seconds", "metrics_bytes", "metrics_sha256", "git", "parts")  # and who commits meanwhile
 SETTINGS = (
     "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.batch=4", "train.log_every=1",
     "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8",

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import ROOT, SMALL
 from wavebase.experiment import runner, stacked
 from wavebase.records.folder import RunFolder, find_runs
-from wavebase.report.write import write
+from wavebase.report import write
 
 TINY = ("model=random", *SMALL)
 SWEEP = ("-m", *TINY, "hydra.sweep.dir=s")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import FEW, ForkedProcess, run_as_command, wait_until
+from conftest import FEW, HANG, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as entry
 from wavebase import __version__, console
 from wavebase.cli import names, probe, run
@@ -214,6 +214,33 @@ class TestFitting:
             with monkeypatch.context() as patch:
                 patch.setenv(name, value)
                 assert "\x1b" not in console.render("broken", sys.stdout)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_reader_that_goes_fails_no_sweep(launcher, tmp_path):
+    """`wavebase run -m ... | head -1`: each log line left a traceback, and the sweep's status was 1."""
+    command = [sys.executable, "-m", "wavebase", "run", "-m", *(word for word in RUN if not word.startswith("hydra")), "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(HANG) == 0 and "Traceback" not in err and "Broken" not in err, err
+    assert len(list(tmp_path.glob("s/*/summary.json"))) == 2 and (tmp_path / "s" / "report.html").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["run", "--cfg", "job"], ["nonsense"]])
+def test_a_reader_that_is_gone_changes_no_status(words, tmp_path):
+    """Standard output and error are a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    status = subprocess.run([sys.executable, "-m", "wavebase", *words], cwd=tmp_path, stdout=write, stderr=write)
+    os.close(write)
+    assert status.returncode == (words == ["nonsense"])
+
+
+def test_output_that_was_closed_before_we_began(tmp_path):
+    script = f"exec {sys.executable} -m wavebase --help >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path).returncode == 0
 
 
 def test_groups_of_the_help_are_those_of_conf():

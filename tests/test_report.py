@@ -1,9 +1,11 @@
 """The report on trees of records written here by hand: known numbers, broken records, and the page in a browser."""
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -18,6 +20,7 @@ from scipy.stats import binom
 
 from conftest import HANG
 from wavebase.figures import sweeps
+from wavebase.records import atomic
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import __main__, write
 from wavebase.report.runs import Run
@@ -56,7 +59,7 @@ def made(root, model, rate, seed, status="done"):
         return
     folder.finish(
         {
-            "status": status, "verdict": "fine" if model == "exact" else "poor", "choices": choices, "seconds": 1.0,
+            "status": status, "verdict": "preserved" if model == "exact" else "broken", "choices": choices, "seconds": 1.0,
             "relative_error": {"initial": 1e-7, "final": final}, "relative_loss": {"final": final**2}, "seed": seed,
             "baseline": {"zero": 2.0, "mean": 1.0}, "drift": {"weight_hh_cell": 0.25}, "watched_weight": "weight_hh_cell",
             "optim": {"lr": rate / 7, "lr_over_boundary": rate},
@@ -98,7 +101,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     assert set(found) == {f"{model} optim.lr_over_boundary={rate}" for model in ("exact", "random") for rate in RATES}
     row = found["random optim.lr_over_boundary=1.5"]
     finals = [end("random", 1.5, seed) for seed in SEEDS if seed != 2]
-    assert (row["runs"], row["failed"], row["verdict"]) == ("7", "1", "poor 6/7")
+    assert (row["runs"], row["failed"], row["verdict"]) == ("7", "1", "broken 6/7")
     assert float(row["error_end_median"]) == pytest.approx(statistics.median(finals))
     assert (float(row["error_end_low"]), float(row["error_end_high"])) == pytest.approx((min(finals), max(finals)))
     assert found["random optim.lr_over_boundary=0.5"]["runs"] == "6", "an unfinished run is in no row"
@@ -107,7 +110,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     table = said[: said.index("failed: ")].splitlines()
     assert max(map(len, table)) <= 80 and len(table) == 4 + 2 * 6
     assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
-    assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, written by nobody now", said)
+    assert re.search(r"unfinished: \S+random-0.5-6: a checkpoint of step 40 of 100, no process writes it", said)
 
 
 def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
@@ -184,6 +187,62 @@ def test_records_broken_by_hand_are_named_in_a_line_each(tmp_path, capsys):
         assert len(broken) == 1 and f"/{name} must" in broken[0] and ", got " in broken[0] and ";" in broken[0], out
         assert f"exact-0.1-{seed}/{name} must" in html
     assert f"{len(damages) + 1} runs, 0 failed, {len(damages)} broken" in out
+
+
+def summary_with(**changes):
+    def harm(folder, monkeypatch):
+        file = folder / "summary.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return harm
+
+
+def unfinished_with_linked_checkpoints(folder, monkeypatch):
+    (folder / "summary.json").unlink()
+    (folder / "checkpoints").symlink_to(folder.parent)
+
+
+def of_another_user(name):
+    """A file, or the folder itself (""), that this process may not read, whoever runs the tests."""
+
+    def harm(folder, monkeypatch):
+        refused, plain, scan = str(folder / name), open, os.scandir
+
+        def no(call):
+            def refusing(path, *rest, **options):
+                if str(path) == refused or (not name and str(path).startswith(f"{refused}/")):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return call(path, *rest, **options)
+
+            return refusing
+
+        monkeypatch.setattr(atomic, "open", no(plain), raising=False)
+        monkeypatch.setattr(os, "scandir", no(scan))
+
+    return harm
+
+
+ODD_RECORDS = {
+    "a negative error": (summary_with(relative_error={"initial": 1, "final": -5}), "summary.json must hold a number of at least 0 as relative_error.final, got -5;"),
+    "an invented verdict": (summary_with(verdict="splendid"), "summary.json must hold a verdict that wavebase gives, got 'splendid';"),
+    "an invented status": (summary_with(status="wonderful"), "summary.json must be an object with the status done, "),
+    "no curves": (lambda folder, _: (folder / "metrics.jsonl").write_text(""), "metrics.jsonl must hold the curves of a finished run, got none;"),
+    "linked checkpoints": (unfinished_with_linked_checkpoints, "checkpoints must be a folder of its own, got a link;"),
+    **{f"unreadable {name or 'folder'}": (of_another_user(name), f"{name or 'config.yaml'} must be readable, got Permission denied;") for name in ("", "config.yaml", "summary.json", "metrics.jsonl")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_RECORDS)
+def test_one_odd_record_is_one_line_and_the_others_are_reported(name, tmp_path, monkeypatch, capsys):
+    harm, complaint = ODD_RECORDS[name]
+    for seed in range(2):
+        made(tmp_path, "exact", 0.1, seed)
+    harm(tmp_path / "exact-0.1-1", monkeypatch)
+    write.write(tmp_path)
+    out = capsys.readouterr().out
+    broken = [line for line in out.splitlines() if line.startswith("broken: ")]
+    assert len(broken) == 1 and broken[0].startswith(f"broken: {tmp_path}/exact-0.1-1/") and complaint in broken[0], out
+    assert "2 runs, 0 failed" in out and " preserved " in out and "1.0e-07" in out, out
 
 
 def test_random_damage_never_ends_in_a_traceback(tmp_path, capsys):

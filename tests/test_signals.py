@@ -173,3 +173,14 @@ class TestRecordings:
 def test_wrong_settings_are_refused(make):
     with pytest.raises(ValueError, match="signal\\."):
         make()
+
+
+@pytest.mark.parametrize("announced", [2**32 - 1 - 36, 8002])
+def test_a_wav_that_announces_more_than_it_holds_is_refused(announced, tmp_path):
+    wavfile.write(tmp_path / "x.wav", 8000, np.arange(4000, dtype=np.int16))
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = announced.to_bytes(4, "little")
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"readable .wav file, got .*\({announced} bytes of samples announced, 8000 there\); repair"):  # fmt: skip
+        read_recording(str(tmp_path / "x.wav"))

@@ -269,6 +269,31 @@ def test_two_processes_never_write_one_run(cli, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_reader_that_looks_all_the_time_keeps_no_writer_out(tmp_path):
+    """Looking took the exclusive lock, so that a job that began at that moment was lost."""
+    atomic.Lock(tmp_path).release()
+    pid = os.fork()
+    if not pid:
+        try:
+            while True:
+                atomic.lock_owner(tmp_path)
+        finally:
+            os._exit(1)
+    try:
+        wait_until(lambda: os.getpgid(pid) >= 0)
+        for _ in range(600):
+            lock = atomic.Lock(tmp_path)
+            assert atomic.lock_owner(tmp_path) == f"process {os.getpid()} on {os.uname().nodename}"
+            with pytest.raises(FolderLocked, match="must be written by one process"):
+                atomic.Lock(tmp_path)
+            lock.release()
+            time.sleep(0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_two_processes_share_a_sweep(composed, tmp_path, monkeypatch):
     from wavebase.experiment.session import Session
 
@@ -305,7 +330,7 @@ def test_a_run_that_another_process_moved_on_is_left_to_it(composed, tmp_path):
     late = runner.prepare(runner.Job(node, tmp_path / "run", {}), single=False)
     go(node, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(FolderLocked, match="moved on by another process"):
+    with pytest.raises(FolderLocked, match="continued by another process"):
         late.open()
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and RunFolder(tmp_path / "run").writer() is None
 

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import warnings
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+import wavebase
 from conftest import ROOT
 from wavebase.records import provenance
 
@@ -83,17 +85,32 @@ def test_provenance_reads_git_and_writes_nothing(tmp_path, monkeypatch):
             check=True,
         ).stdout.strip()
 
-    (tmp_path / "a.py").write_text("1\n")
+    package = tmp_path / "src" / "wavebase"
+    package.mkdir(parents=True)
+    (package / "a.py").write_text("1\n")
     git("init", "-q")
-    git("add", "a.py")
+    git("add", "src")
     git("commit", "-q", "-m", "first")
-    os.utime(tmp_path / "a.py", (1, 1))
+    os.utime(package / "a.py", (1, 1))
     before = (tmp_path / ".git" / "index").read_bytes()
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "a.py"))
+    monkeypatch.setattr(provenance, "PACKAGE", package)
     assert provenance.git_state() == {"commit": git("rev-parse", "HEAD"), "changed": False}
     assert (tmp_path / ".git" / "index").read_bytes() == before
-    (tmp_path / "a.py").write_text("2\n")
+    (package / "a.py").write_text("2\n")
     assert provenance.git_state()["changed"] is True
+    installed = tmp_path / ".venv" / "lib" / "wavebase"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert provenance.git_state() is None, "the commit of the user's repository is not ours"
+
+
+def test_versions_need_no_dist_info(monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(provenance, "version", absent)
+    found = provenance.versions()
+    assert found["wavebase"] == wavebase.__version__ and found["torch"] == "unknown"
 
 
 def test_modules_and_names_that_texts_mention_exist():

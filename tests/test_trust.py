@@ -221,7 +221,7 @@ HOSTILE = {
     "deep summary": (instead("summary.json", text('{"status":' * 100_000)), None, "summary.json must be readable JSON"),
     "large summary": (instead("summary.json", text('{"status": "' + "x" * 2**24 + '"}')), None, "at most"),
     "failed": (lambda folder, *_: vouch(folder, status="failed", error=f"{ESCAPE}\nfailed: x" + "y" * 10**5), None, "failed: "),
-    "choices": (lambda folder, *_: vouch(folder, choices={"model": f"=cmd{ESCAPE}$\\frac", "optim": "@SUM(A1)"}, verdict=f"-1+{ESCAPE}"), None, None),
+    "choices": (lambda folder, *_: vouch(folder, choices={"model": f"=cmd{ESCAPE}$\\frac", "optim": "@SUM(A1)"}, verdict=f"-1+{ESCAPE}"), None, "summary.json must hold a verdict that wavebase gives"),
     "linked checkpoint": (checkpoint(lambda file, ran: (file.unlink(), file.symlink_to("/etc/hostname"))), "must be a file of its own, got a link", None),
     "piped checkpoint": (checkpoint(lambda file, ran: (file.unlink(), os.mkfifo(file))), "must be a file of its own, got a pipe", None),
     "pickle": (checkpoint(lambda file, ran: zipped_pickle(file, {"net": Call(f"touch {ran}")})), "must be a readable checkpoint", None),
@@ -421,3 +421,39 @@ def test_a_terminal_is_told_nothing_that_it_obeys(capsys):
     out, err = capsys.readouterr()
     assert out == "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202edrow\ttab\nnext \\udcff broken\n"
     assert err.startswith("wavebase: \\x1b]0;owned") and len(err) < 1100 and err.count("\n") == 1
+
+
+def test_a_compressed_archive_is_no_bomb(tmp_path, monkeypatch, capsys):
+    """A .npz of a megabyte was let unpack to 4 GB."""
+    import struct
+
+    from wavebase.records import untrusted
+
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weight_hh_l0.npy", b"0" * 10**5)
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size that the directory gives
+    content[at : at + 4] = struct.pack("<I", 2**29)
+    (tmp_path / "w.npz").write_bytes(content)
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "parts that are larger than the file" in err
+
+    weights = {"weight_hh_l0": np.random.default_rng(0).normal(size=(32, 8)), "weight_ih_l0": np.ones((32, 1))}
+    np.savez_compressed(tmp_path / "w.npz", **weights, zeros=np.zeros(10**5))
+    assert commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)[0] == 0
+    monkeypatch.setattr(untrusted, "MOST_ARRAYS", 10**5)
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "parts that are larger than the file" in err
+    np.savez_compressed(tmp_path / "w.npz", **weights)
+    assert commanded(monkeypatch, capsys, probe.main, tmp_path / "w.npz", *QUICK)[0] == 0
+
+
+def test_a_stray_checkpoint_is_none_of_the_run(good, tmp_path, monkeypatch, capsys):
+    """`step_final.pt` was read as the newest checkpoint, without a verdict."""
+    shutil.copytree(good, tmp_path / "run")
+    torch.save({"a": torch.ones(1)}, tmp_path / "run" / "checkpoints" / "step_final.pt")
+    status, out, _ = commanded(monkeypatch, capsys, probe.main, tmp_path / "run", *QUICK)
+    assert status == 0 and "verdict at step 2" in out and "step_final" not in out
+    (tmp_path / "run" / "config.yaml").write_text("- a\n- list\n")
+    status, _, err = commanded(monkeypatch, capsys, probe.main, tmp_path / "run", *QUICK)
+    assert status == 1 and err.count("\n") == 1 and "config.yaml must be a mapping, got a list" in err

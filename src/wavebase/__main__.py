@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wavebase import __version__
 from wavebase.cli.signals import STATUS, run_main
-from wavebase.console import print_error, print_help, print_styled
+from wavebase.console import ignore_closed_pipes, print_error, print_help, print_styled
 
 USAGE = """usage: wavebase COMMAND [arguments]
 
@@ -28,6 +28,7 @@ exit status  0 done; 1 not done, and one line on standard error says why; 130 in
 environment  NO_COLOR=1 leaves colours out, which only terminals get; COLUMNS overrides the terminal's width; HYDRA_FULL_ERROR=1 shows tracebacks"""
 
 
+@ignore_closed_pipes()
 def main() -> None:
     """Run the command that the first argument names, with the others as its own."""
     words = sys.argv[1:]

@@ -1,46 +1,48 @@
-"""What a terminal is told: lines that fit its width, verdicts and complaints in colour; everything else gets plain text.
+"""Printing: on a terminal, lines that fit its width, with verdicts and errors in colour; elsewhere plain text.
 
-Colour is for terminals only, and not where NO_COLOR is set (https://no-color.org) or TERM is dumb.
+A terminal gets no colour if NO_COLOR is set (https://no-color.org) or TERM is dumb.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import shutil
 import sys
 import textwrap
-from typing import NoReturn, TextIO
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO, cast
 
-PLAIN_WIDTH = 80  # columns of what goes to a file or a pipe
+PLAIN_WIDTH = 80  # columns of text for a file or a pipe
 COLOURS = {"preserved": 32, "moved": 36, "deformed": 36, "unmoved": 33, "drifted": 33, "broken": 31, "diverged": 31}
 VERDICTS = re.compile(rf"(?<![\w/.-])({'|'.join(COLOURS)})(?![\w/.-])")
-# what a terminal would obey: control characters, and those that turn the direction of writing
+# control characters, which a terminal would obey, and those that change the direction of writing
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-LONGEST = 1000  # characters of a complaint
+LONGEST = 1000  # characters of an error message
 GAP = re.compile(r"(?<=\S) {2,}(?=\S)")
 
 
 def width(stream: TextIO | None = None) -> int:
-    """Columns to fill: the terminal's, else 80."""
+    """Return the columns to fill: the terminal's, at least 20; 80 without a terminal."""
     columns = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if _is_terminal(stream or sys.stdout) else PLAIN_WIDTH
     return max(columns, 20)
 
 
 def print_styled(text: str) -> None:
-    """Print on standard output, as `render` there."""
+    """Print a text on standard output, as `render` returns it."""
     print(render(text, sys.stdout))
 
 
 def print_help(text: str) -> None:
-    """Print a help text on standard output, fitted wherever it goes."""
+    """Print a help text on standard output, wrapped also without a terminal."""
     print(wrap(text, width()))
 
 
 def print_error(text: str) -> None:
-    """Print one line on standard error, marked as ours."""
+    """Print one line on standard error, after "wavebase:"."""
     mark = colorize("wavebase:", 31) if _in_colour(sys.stderr) else "wavebase:"
     line = visible(one_line(text), sys.stderr)
     if _is_terminal(sys.stderr):
@@ -55,7 +57,7 @@ def print_job_error(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text as one line of at most `LONGEST` characters, what a terminal would obey made visible."""
+    """Return the text as one line of at most `LONGEST` characters, with `visible` controls."""
     line = visible(" ".join(text.split()))
     if len(line) <= LONGEST:
         return line
@@ -65,16 +67,17 @@ def one_line(text: str) -> str:
 
 
 def visible(text: str, stream: TextIO | None = None) -> str:
-    """The text with what a terminal would obey, or the stream's encoding does not know, as escapes: `\\x1b` for ESC. What was
-    written by others may hold such characters."""
+    """Return the text with control characters, and those that the stream cannot encode, as escapes: `\\x1b` for ESC.
+
+    Records from elsewhere may hold such characters.
+    """
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def render(text: str, stream: TextIO) -> str:
-    """The text as this stream should get it: with `visible` controls and, on a terminal, fitted to its width and its verdicts
-    in colour."""
+    """Return the text for this stream: with `visible` controls and, on a terminal, wrapped and with coloured verdicts."""
     text = visible(text, stream)
     if _is_terminal(stream):
         text = wrap(text, width(stream))
@@ -82,9 +85,9 @@ def render(text: str, stream: TextIO) -> str:
 
 
 def wrap(text: str, columns: int) -> str:
-    """The text with every longer line wrapped between words; a single longer word, such as a path, stays whole.
+    """Return the text with longer lines wrapped between words; a longer word, such as a path, stays whole.
 
-    "name   prose" continues under the prose. A row of a table first gives up its alignment, and continues indented.
+    "name   prose" continues below the prose. A row of a table loses its alignment and continues indented.
     """
     lines = text.expandtabs().split("\n")
     return "\n".join(part for line in lines for part in _wrapped(line.rstrip(), columns))
@@ -94,7 +97,7 @@ def _wrapped(line: str, columns: int) -> list[str]:
     if len(line) <= columns:
         return [line]
     lead = len(line) - len(line.lstrip())
-    if lead > columns // 4:  # the head of a table
+    if lead > columns // 4:  # a table's head
         line, lead = line.lstrip(), 0
     gaps = list(GAP.finditer(line))
     hang = lead or 4
@@ -110,29 +113,84 @@ def _wrapped(line: str, columns: int) -> list[str]:
 
 
 class Formatter(logging.Formatter):
-    """Formats log records for standard output, as `render` there."""
+    """Formats log records for standard output with `render`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's line or lines."""
+        """Return the record's line or lines."""
         return render(super().format(record), sys.stdout)
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line and exit status 1, as everything here."""
+    """Reports an error in one line, with exit status 1."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end."""
+        """Print the error and exit."""
         print_error(f"the words after the command must be known ones, got this: {message}; see --help")
         sys.exit(1)
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty()
+class _Tolerant:
+    """A text stream that drops what is written after its reader has gone."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # the descriptor itself: the interpreter flushes it once more when it ends
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
-def _in_colour(stream: TextIO) -> bool:
+@contextlib.contextmanager
+def ignore_closed_pipes() -> Iterator[None]:
+    """Go on without output after the reader of standard output or error has gone, as in `wavebase run | head -1`.
+
+    Also a decorator. Covers logging: handlers that exist already are redirected, later ones find the new streams.
+    """
+    before = sys.stdout, sys.stderr
+    if isinstance(sys.stdout, _Tolerant):
+        yield
+        return
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # None: it was closed before we began
+            tolerant = cast(TextIO, _Tolerant(stream))
+            setattr(sys, name, tolerant)
+            for handler in logging.root.handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+                    handler.setStream(tolerant)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _in_colour(stream: TextIO | None) -> bool:
     return _is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def colorize(text: str, code: int) -> str:
+    """Return the text in the colour with this ANSI code."""
     return f"\033[{code}m{text}\033[0m"

@@ -1,4 +1,4 @@
-"""Numbers and tables as text, one way for all."""
+"""Numbers and tables as text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def short_cell(value: Any) -> str:
-    """A number with three digits, anything else as it is."""
+    """Return a table's cell: a number with three digits, "-" for None, anything else as text."""
     return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def brief(value: float) -> str:
-    """A number to one digit, as short as can be: 2e-3."""
+    """Return a number with one digit, as short as possible: 2e-3."""
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
 
 
 def text_table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
-    """Rows as text, numbers to the right; as a Markdown table if asked."""
+    """Return rows as an aligned table, or as a Markdown table. Columns are in order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, *([short_cell(row.get(column)) for column in columns] for row in rows)]
     if markdown:
@@ -28,5 +28,5 @@ def text_table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str
 
 
 def number(value: float | None) -> str:
-    """A number in at most seven characters."""
+    """Return a number in at most seven characters, eight if negative: the one format of the console. None becomes "-"."""
     return "-" if value is None else f"{value:.1e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.3g}"

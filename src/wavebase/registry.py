@@ -1,7 +1,7 @@
-"""What a configuration may name: functions and classes that say so with `@registered`, and torch's optimisers.
+"""What a configuration may name: functions and classes marked `@registered`, and torch's optimisers.
 
-A name is looked up, never imported: only modules found in the packages below are imported, so that a configuration
-from elsewhere cannot choose code.
+A name is looked up, not imported: only modules of the packages below are imported, so that a configuration from
+elsewhere cannot choose code.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-# By group of the configuration: packages or modules whose `@registered` functions and classes it may name, beside those of
-# modules that the person at the command line trusts (`trust`).
+# For each group of the configuration, the packages or modules whose `@registered` functions and classes it may name, beside
+# those of modules that the person at the command line trusts (`trust`).
 PACKAGES: dict[str, tuple[str, ...]] = {
     "model": ("wavebase.models",),
     "signal": ("wavebase.signals",),
@@ -25,7 +25,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "probe.measure": ("wavebase.probes",),
     "probe.figures": ("wavebase.figures",),
 }
-# Names that configurations may still use, by what they are called now: run folders keep them.
+# Old names and their present ones: configurations in run folders keep the old.
 MOVED = {
     "wavebase.figures.weight_hh_init": "wavebase.figures.weights.weight_hh_init",
     "wavebase.figures.gen_eigenvalues": "wavebase.figures.weights.gen_eigenvalues",
@@ -46,7 +46,7 @@ _trusted: set[str] = set()
 
 
 def registered(thing: Thing) -> Thing:
-    """Let a configuration name this function or class; a decorator."""
+    """Let a configuration name this function or class. A decorator."""
     _registered[f"{thing.__module__}.{thing.__qualname__}"] = thing
     return thing
 
@@ -99,7 +99,14 @@ def sources() -> dict[str, str]:
 
 
 def lookup(group: str, name: str) -> Callable[..., Any] | None:
-    """What a configuration's group means by a dotted name; None if nothing of that name is registered there."""
+    """Return what a dotted name means in a group of the configuration.
+
+    Args:
+        group: A key of `PACKAGES`.
+
+    Returns:
+        The function or class; None if nothing of that name is registered for the group.
+    """
     if name in (optimizers := _torch_optimizers() if group == "optim" else {}):
         return optimizers[name]
     name = MOVED.get(name, name)
@@ -114,7 +121,7 @@ def lookup(group: str, name: str) -> Callable[..., Any] | None:
 
 
 def names(group: str) -> list[str]:
-    """Every name that the group may use, in order. Imports all of the group's modules."""
+    """Return every name that the group may use, sorted. Imports all modules of the group."""
     modules = _modules(group)
     for module in modules:
         import_module(module)
@@ -123,17 +130,17 @@ def names(group: str) -> list[str]:
 
 
 def _modules(group: str) -> Collection[str]:
-    """The group's modules by full name, as the folders of its packages list them. Imports the packages alone."""
+    """Return the full names of the group's modules, as its packages' folders list them. Imports the packages only."""
     found = set()
     for package in PACKAGES[group]:
-        below = getattr(import_module(package), "__path__", [])  # a module has none
+        below = getattr(import_module(package), "__path__", [])  # a module has no path
         found |= {package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(below))}
     return found
 
 
 @cache
 def _torch_optimizers() -> dict[str, type]:
-    """The optimisers that torch.optim exports, by the name under which it does."""
+    """Return the optimisers that torch.optim exports, by dotted name."""
     from torch import optim
 
     exported = {name: getattr(optim, name) for name in dir(optim) if not name.startswith("_")}

@@ -30,7 +30,7 @@ from wavebase.formatting import text_table
 from wavebase.records import provenance
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
-from wavebase.records.strict_json import to_json
+from wavebase.records.strict_json import dump_json, to_json
 from wavebase.renamed import old_names
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
@@ -87,6 +87,7 @@ class Finding:
     figure: Figure
 
 
+@console.ignore_closed_pipes()
 def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     """Run a study from the command line: `python experiments/NAME.py [--full | --tiny]`.
 
@@ -115,9 +116,8 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
         "versions": provenance.versions(),
         "git": provenance.git_state(),
     }
-    text = json.dumps(to_json(record), indent=1, allow_nan=False)
     for name, content in {
-        "finding.json": text.encode() + b"\n",
+        "finding.json": dump_json(record, indent=1),
         "table.csv": as_csv(rows),
         "figure.png": common.png(finding.figure),
     }.items():

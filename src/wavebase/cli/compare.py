@@ -38,6 +38,7 @@ class Options:
             raise ValueError(f"steps must be at least 0, got {self.steps}; use 300")
 
 
+@console.ignore_closed_pipes()
 def main() -> None:
     """Compare the two nets named on the command line. Exit status 1, with one line, for what cannot be compared."""
     words = [word for word in sys.argv[1:] if not word.startswith("trust=")]

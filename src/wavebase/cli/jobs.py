@@ -24,6 +24,7 @@ from wavebase.report.callback import SweepReport
 failures: list[Exception] = []  # of jobs run in this process; other processes of a sweep leave theirs in the folders
 
 
+@console.ignore_closed_pipes()  # a launcher may run it in another process
 def job(cfg: DictConfig) -> float | None:
     """Run one resolved configuration in the folder that Hydra gives it.
 

@@ -7,7 +7,6 @@ checkpoints how each moved in training (series.png). Heavy imports come late.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -42,6 +41,7 @@ A run is judged first, at each of its checkpoints; `wavebase analyze PATH` leave
 exit status  0 read, whatever the verdict; 1 not readable or a wrong word, and one line on standard error says why; 130 interrupted"""
 
 
+@console.ignore_closed_pipes()
 def main(judge: bool = True) -> None:
     """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
     words = [word for word in sys.argv[1:] if not word.startswith("trust=")]
@@ -102,7 +102,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from wavebase.figures.movement import movement, movement_table
     from wavebase.records.atomic import atomic_write
     from wavebase.records.folder import RunFolder
-    from wavebase.records.strict_json import to_json
+    from wavebase.records.strict_json import dump_json
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
@@ -121,7 +121,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     lines, written = [], []
     if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
         judged = judge_folder(RunFolder(source.root), source.step)
-        save("verdict.json", json.dumps(to_json(judged.to_dict()), indent=1, allow_nan=False).encode() + b"\n")
+        save("verdict.json", dump_json(judged.to_dict(), indent=1))
         lines.append(judged.table() + "\n")
         written.append("verdict.json")
         if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
@@ -155,7 +155,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
-    save("spectrum.json", json.dumps(to_json(results), indent=1, allow_nan=False).encode() + b"\n")
+    save("spectrum.json", dump_json(results, indent=1))
     save("spectrum.txt", console.visible("\n".join(table)).encode(errors="replace") + b"\n")
     shown = dict.fromkeys([*notes, *(note for report in last.values() for note in report.notes)])
     lines += [part for note in shown for part in wrapped(f"note: {note}")]
@@ -189,7 +189,9 @@ def _source(path: Path) -> Source:
     from wavebase.records.folder import RunFolder
 
     if path.is_dir():
-        found = sorted(RunFolder(path).inside("checkpoints").glob("step_*.pt")) or sorted(path.glob("step_*.pt"))
+        run = RunFolder(path)
+        found = [run.checkpoint_file(step) for step in run.checkpoint_steps()]
+        found = found or sorted(path.glob("step_*.pt"))
         files = {file.stem: file for file in found}
         if not files:
             raise ValueError(

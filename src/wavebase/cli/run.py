@@ -35,6 +35,7 @@ USAGE = """usage: python -m wavebase.run [-m] [group=option ...] [key=value ...]
 exit status  0 done (a verdict, a diverged run's too, is a result and no failure); 1 it could not run, or a job of a sweep failed, and a line on standard error says why; 130 interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR2: in training the step was ended and a checkpoint saved, and the same command continues it"""
 
 
+@console.ignore_closed_pipes()
 def main() -> None:
     """Run one job or a sweep from the command line, and exit with one of the statuses in `USAGE`."""
     verbose = os.environ.get("HYDRA_FULL_ERROR")

@@ -45,6 +45,7 @@ class Components(NamedTuple):
     learning_rate: float
     boundary: Boundary
     noise_error: float | None = None
+    recording: str | None = None
 
 
 def build_components(
@@ -63,7 +64,7 @@ def build_components(
     Raises:
         ConfigError: If something cannot be built, or the learning rate depends on a boundary that does not exist.
     """
-    task, net = _build_task_and_net(cfg)
+    signal, task, net = _build_task_and_net(cfg)
     _check_algorithm(net, task)
     trained = _choose_trained(net, cfg)
     settings, rest = config.optimizer_group(cfg.optim)
@@ -79,13 +80,15 @@ def build_components(
         group["lr"] = learning_rate
     plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
     noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
-    return Components(task, net, trained, optimizer, settings, learning_rate, Boundary(rule, curvatures), noise)
+    boundary, recording = Boundary(rule, curvatures), getattr(signal, "sha256", None)
+    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording)
 
 
-def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any]:
+def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any, Any]:
     device, dtype = cfg.torch_device(), getattr(torch, cfg.dtype)
+    signal = validation.build(cfg.signal, "signal")
     context = {
-        "signal": validation.build(cfg.signal, "signal"),
+        "signal": signal,
         "T": cfg.T,
         "dtype": dtype,
         "device": device,
@@ -99,7 +102,7 @@ def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any]:
         "init": cfg.generator("init"),
         "perturbation_generator": cfg.generator("perturbation"),
     }
-    return task, validation.build(cfg.model, "model", context).to(device)
+    return signal, task, validation.build(cfg.model, "model", context).to(device)
 
 
 def _measure_rate(

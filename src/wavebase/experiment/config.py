@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 
 from wavebase import registry
-from wavebase.experiment.validation import ConfigError, call, named
+from wavebase.experiment.validation import ConfigError, call, named, with_defaults
 from wavebase.probes.verdict import Thresholds
+from wavebase.records.strict_json import to_json
 from wavebase.training.loop import TrainSettings
 
 
@@ -184,6 +185,35 @@ def parse_stored(node: Mapping[str, Any]) -> RunConfig:
         kept = {"weight": bounds["weight"]} if "weight" in bounds else {}
         node = {**node, "probe": {**typing.cast(Mapping[str, Any], probe), "verdict": kept}}
     return parse(node)
+
+
+# Settings that decide what a run costs and draws, not its numbers: it may be continued with others.
+NOT_IN_IDENTITY = {
+    "": ("resume", "threads", "device"),
+    "train": ("checkpoint_every", "keep_checkpoints"),
+    "probe": ("figures",),
+}
+
+
+def identity(node: Mapping[str, Any]) -> Any:
+    """Return what two configurations of one run share, as plain containers.
+
+    Defaults are filled in as they are today, so that a run whose configuration was stored before a key existed is the
+    run with the key's default. A configuration that no longer parses is only itself.
+    """
+    try:
+        cfg = parse_stored(node)
+        settings, rest = optimizer_group(cfg.optim)
+        whole = dataclasses.asdict(cfg) | {
+            **{group: with_defaults(getattr(cfg, group), group) for group in ("model", "signal", "task")},
+            "optim": dataclasses.asdict(settings) | with_defaults(rest, "optim"),
+        }
+    except ConfigError:
+        return to_json(node)
+    for group, keys in NOT_IN_IDENTITY.items():
+        for key in keys:
+            (whole[group] if group else whole).pop(key)
+    return to_json(whole)
 
 
 def optimizer_group(node: Mapping[str, Any]) -> tuple[OptimSettings, dict[str, Any]]:

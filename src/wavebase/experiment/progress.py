@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wavebase import console
+from wavebase.formatting import number
 
 log = logging.getLogger("wavebase")
 EVERY = 5.0  # seconds between log lines
@@ -72,5 +73,5 @@ def _logged(steps: range, name: str, values: Callable[[], Mapping[str, float]]) 
         if pace.due():
             error = values().get("error/training", math.nan)
             rate = pace.text("steps")
-            log.info("%s step %d of %d, %s, relative error %.3g", name, step, steps.stop - 1, rate, error)
+            log.info("%s step %d of %d, %s, relative error %s", name, step, steps.stop - 1, rate, number(error))
         yield step

@@ -6,11 +6,13 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wavebase.experiment import parts
 from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
@@ -18,7 +20,9 @@ from wavebase.experiment.summary import describe, hparams, objective, summarize
 from wavebase.figures.common import png
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
+from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
+from wavebase.records.untrusted import reason
 from wavebase.training.loop import Status
 from wavebase.training.optimizers import load_state
 from wavebase.training.schedule import LearningRate
@@ -55,23 +59,40 @@ class Session:
         self.start_weights = {name: weight.clone() for name, weight in components.net.named_weights().items()}
         self.before = self._example()
         self.data = cfg.generator("data")
-        self.first_step, kept = 0, 0
+        self.first_step, kept, self.parts = 0, 0, list[parts.Part]()
         self.ended: Status | None = None  # training had ended, but not all of its results were written
         self.values: dict[str, float] = {}
         self.start_values: dict[str, float] = {}
         if state is not None:
-            components.net.load_state_dict(state["net"])
-            load_state(components.optimizer, state["optimizer"])
-            self.data.set_state(state["data"])
-            self.first_step, kept, self.seconds_before = state["step"], state["metrics_bytes"], state["seconds"]
-            self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
-            self.ended = state["ended"]
+            try:
+                self._restore(state)
+            except (KeyError, TypeError, RuntimeError) as error:  # torch's and Python's, for what is not ours
+                raise RecordsError(
+                    f"{folder.path} must hold checkpoints of this run, got one of step {state.get('step')} with something else ({reason(error)}); delete it to use an older one"
+                ) from error
+            kept = state["metrics_bytes"]
             log.info("%s continues from step %d", folder.path, self.first_step)
+        self.parts.append(
+            parts.this_part(self.first_step, next(components.net.parameters()).device, self.start_weights)
+        )
+        for change in parts.changes(self.parts[-2:]):
+            log.warning("%s: %s", folder.path.name, change)
         self.probes = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
         self.text, self.kept = text, kept
         construction = components.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        same_recording(self.folder.path, state.get("recording_sha256"), self.components.recording)
+        self.components.net.load_state_dict(state["net"])
+        load_state(self.components.optimizer, state["optimizer"])
+        self.data.set_state(state["data"])
+        self.first_step, self.seconds_before = state["step"], state["seconds"]
+        self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
+        self.ended = state["ended"]
+        self.parts = list(state.get("parts", []))  # version 0.1 had none
 
     def stack_key(self, number: int) -> Any:
         """Return what sessions must share to be trained as one program: `number`, which is shared with none, for a model
@@ -88,7 +109,7 @@ class Session:
         """Lock the folder and start writing records."""
         self.folder.start(self.text, self.kept)
         try:
-            self.folder.log_text("parameters", self.first_step, parameter_table(self.components.net))
+            self.folder.events.text("parameters", self.first_step, parameter_table(self.components.net))
             self._image("weights/weight_hh_cell", self.first_step)
             if self.start_values:
                 self._lay_out()
@@ -98,11 +119,11 @@ class Session:
 
     def train_state(self) -> TrainState:
         """Return this run as the training loop sees it."""
-        cfg, parts = self.cfg, self.components
-        rate = LearningRate(parts.learning_rate, parts.settings.schedule, cfg.train.steps, parts.settings.warmup)
+        cfg, built = self.cfg, self.components
+        rate = LearningRate(built.learning_rate, built.settings.schedule, cfg.train.steps, built.settings.warmup)
         return TrainState(
-            net=parts.net, task=parts.task, trained=parts.trained, optimizer=parts.optimizer, learning_rate=rate,
-            clip_norm=parts.settings.clip_norm, data=self.data, record=self.folder.log, observe=self._observe,
+            net=built.net, task=built.task, trained=built.trained, optimizer=built.optimizer, learning_rate=rate,
+            clip_norm=built.settings.clip_norm, data=self.data, record=self.folder.log, observe=self._observe,
             save=self._save,
         )  # fmt: skip
 
@@ -140,12 +161,12 @@ class Session:
             status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
         self._save_examples()
         self._image("weights/weight_hh_cell", step)
-        self.folder.log_text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
+        self.folder.events.text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
         summary = summarize(
             self.cfg, self.components, self.choices, status, judgement, self.start_values, self.values, step,
-            seconds, self._seconds(),
+            seconds, self._seconds(), self.parts,
         )  # fmt: skip
-        self.folder.log_hparams(*hparams(self.cfg, self.components, self.choices, self.values))
+        self.folder.events.hparams(*hparams(self.cfg, self.components, self.choices, self.values))
         self.folder.close()
         for draw in self.figures:
             if (figure := draw(self.folder, summary)) is not None:
@@ -174,25 +195,28 @@ class Session:
         return references
 
     def _lay_out(self) -> None:
-        self.folder.log_charts([*self.start_values, *self._references()])
+        self.folder.events.charts([*self.start_values, *self._references()])
 
     def _save(self, step: int, ended: Status | None = None) -> None:
-        parts = self.components
+        built = self.components
         self.folder.save_checkpoint(
             step,
             {
-                "net": parts.net.state_dict(),
-                "weights": parts.net.named_weights(),
+                "net": built.net.state_dict(),
+                "weights": built.net.named_weights(),
                 "blocks": {name: [units.start, units.stop] for name, units in self.blocks.items()},
-                "optimizer": parts.optimizer.state_dict(),
+                "optimizer": built.optimizer.state_dict(),
                 "data": self.data.get_state(),
-                "learning_rate": parts.learning_rate,
-                "curvatures": parts.boundary.curvatures._asdict(),
+                "learning_rate": built.learning_rate,
+                "curvatures": built.boundary.curvatures._asdict(),
                 "seconds": self._seconds(),
                 "values": self.values,
                 "start_values": self.start_values,
                 "ended": ended,
+                "parts": self.parts,
+                "recording_sha256": built.recording,
             },
+            self.cfg.train.keep_checkpoints,
         )
 
     def _save_examples(self) -> None:
@@ -207,7 +231,7 @@ class Session:
         weights = self.components.net.named_weights()
         if "weight_hh_cell" in weights and self.figures:
             image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
-            self.folder.log_image(tag, step, image)
+            self.folder.events.image(tag, step, image)
 
     def _example(self) -> Tensor:
         with torch.no_grad():
@@ -215,6 +239,15 @@ class Session:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
+
+
+def same_recording(folder: Path, known: str | None, now: str | None) -> None:
+    """Raise RecordsError if a run began with another content of its recording; None is not compared."""
+    if known is not None and now is not None and known != now:
+        raise RecordsError(
+            f"{folder} must be continued with the recording that it began with, got a file of another content at signal.path; "
+            "restore the file, or use resume=false"
+        )
 
 
 def parameter_table(net: nn.Module) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from wavebase import registry
 from wavebase.experiment.build import Components
-from wavebase.experiment.config import RunConfig
+from wavebase.experiment.config import RunConfig, identity
+from wavebase.experiment.parts import Part, changes
 from wavebase.formatting import number
 from wavebase.probes.verdict import Verdict
 from wavebase.records import provenance
@@ -28,12 +29,14 @@ def summarize(
     step: int,
     training_seconds: float,
     seconds: float,
+    parts: list[Part],
 ) -> dict[str, Any]:
     """Return what summary.json holds.
 
     Args:
         start, end: The probes' values at step 0 and at the last `step`. Null stands for what no probe measured.
         training_seconds: Of the training loop in this process; seconds: of the whole run, earlier processes included.
+        parts: What the run was computed with, from which step on.
     """
     error, loss, relative_loss = (
         {"initial": start.get(name), "final": end.get(name)}
@@ -65,6 +68,9 @@ def summarize(
         "probes": {"initial": dict(start), "final": dict(end)},
         "parameters": sum(p.numel() for p in components.net.parameters()),
         "device": str(next(components.net.parameters()).device),
+        "parts": parts,
+        "changes": changes(parts),
+        "recording_sha256": components.recording,
         "versions": provenance.versions(),
         "git": provenance.git_state(),
         **({"trusted": sources} if (sources := registry.sources()) else {}),
@@ -131,9 +137,11 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
     optim, weight = summary["optim"], summary["watched_weight"]
     moved, noise = summary.get("moved"), summary.get("label_noise")  # version 0.1 had neither
     zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
-    rate = f"{optim['lr']:.3g}"
+    rate = number(optim["lr"])
     if optim["boundary"] is not None:
-        rate += f", {optim['lr_over_boundary']:.3g} of the boundary {optim['formula']} = {optim['boundary']:.3g}"
+        rate += (
+            f", {number(optim['lr_over_boundary'])} of the boundary {optim['formula']} = {number(optim['boundary'])}"
+        )
     lines = _judgement_lines(summary) if judged else _metric_lines(summary)
     if moved:
         counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
@@ -143,6 +151,8 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         lines += [
             f"label noise     explains an error of {number(noise['expected_error'])}, {share:.0f} % of its square"
         ]
+    for change in summary.get("changes", []):
+        lines += textwrap.wrap(change, 80, initial_indent="continued       ", subsequent_indent=" " * 16)
     return "\n".join(
         [
             "",
@@ -197,4 +207,4 @@ def mark_failed(path: Path, config_yaml: str, error: str, details: str, choices:
     from wavebase.records.folder import RunFolder
 
     summary = {"status": "failed", "error": error, "details": details, "choices": dict(choices)}
-    RunFolder(path).fail(config_yaml, summary)
+    RunFolder(path, identity).fail(config_yaml, summary)

@@ -81,6 +81,26 @@ def named(group: str, path: Any, label: str, root: str = "") -> Callable[..., An
     return found
 
 
+def with_defaults(node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a group's settings with the defaults of what its `_target_` names, dataclasses as mappings.
+
+    Raises:
+        ConfigError: If the target is not registered, or a value is not of its parameter's type.
+    """
+    target = named(where, node.get("_target_"), f"{where}._target_")
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    parameters = inspect.signature(target).parameters.values()
+    filled = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    for key, value in node.items():
+        filled[key] = value if key == "_target_" else fit(value, hints.get(key, Any), f"{where}.{key}")
+    name = f"{target.__module__}.{target.__qualname__}"  # the same under an old name
+    plain = {
+        key: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v
+        for key, v in filled.items()
+    }
+    return {**plain, "_target_": name}
+
+
 def call(
     target: Callable[..., Any], node: Mapping[str, Any], where: str, context: Mapping[str, Any] | None = None
 ) -> Any:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from wavebase.figures.common import COLOURS, GREY, STYLES, literal
 from wavebase.figures.curves import median_and_range
+from wavebase.formatting import number
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 MISSING = "#B3261E"
@@ -105,7 +106,7 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
             if np.isfinite(value):
                 light = float(norm(value)) > 0.55
                 if len(xs) <= 12 and len(ys) <= 30:
-                    text = f"{value:.1e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+                    text = number(value)
                     ax.text(
                         column, row, text, ha="center", va="center", fontsize=7, color="black" if light else "white"
                     )

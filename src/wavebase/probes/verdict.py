@@ -31,6 +31,7 @@ from typing import Literal
 Kind = Literal["function", "off_support", "mechanism", "position"]
 KINDS: tuple[Kind, ...] = ("function", "off_support", "mechanism", "position")
 KEPT = ("preserved", "deformed")
+NAMES = (*KEPT, "moved", "drifted", "broken", "diverged", "unmoved", "no algorithm")
 # signals so weak that a leak of no account elsewhere drowns them: part of the precision, not of the name
 WEAK = ("impulses", "half_amplitude")
 

@@ -1,37 +1,44 @@
-"""Files that are whole or not there and reached through no link, and folders that one process at a time writes."""
+"""Atomic files, files opened without following links, and a lock that lets one process write a folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import random
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-PART = ".part"  # how a file ends that is being written; one that a killed process left is worth nothing
+PART = ".part"  # suffix of a file that is being written
+PATIENCE = 10.0  # seconds to wait for readers of a lock, which hold it for microseconds
 
 
 class RecordsError(ValueError):
-    """A run folder that cannot be read or written, in one line."""
+    """A run folder that cannot be read or written; the message is one line."""
 
 
 class FolderLocked(RecordsError):
-    """Another process writes this folder, or has moved it on since it was read: it is left to that process."""
+    """Another process writes this folder, or has written it since it was read."""
 
 
 def open_regular(path: Path, mode: str) -> BinaryIO:
-    """Open a file of a run's folder, which another may have made: a regular file in its place, never what a link points to.
+    """Open a regular file without following links; the folder may come from somebody else.
 
-    mode: as `open`'s, binary. Raises RecordsError for a link, a folder, a pipe or a device, which it neither follows nor
-    waits for; OSError as `open` does.
+    Args:
+        mode: A binary mode of `open`.
+
+    Raises:
+        RecordsError: If the path is a link, a folder, a pipe or a device. Never waits for a pipe.
+        OSError: As `open` raises it.
     """
 
     def opened(name: str, flags: int) -> int:
-        # a pipe that nobody writes would otherwise be waited for
+        # O_NONBLOCK: opening a pipe without a writer would wait
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -41,7 +48,7 @@ def open_regular(path: Path, mode: str) -> BinaryIO:
     try:
         return cast(BinaryIO, open(path, mode, opener=opened))
     except OSError as error:
-        # a link; a pipe, or a folder, that was to be written
+        # ELOOP, EMLINK: a link; ENXIO: a pipe to be written; EISDIR: a folder to be written
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
             raise _not_regular(path) from error
         raise
@@ -55,8 +62,13 @@ def _not_regular(path: Path) -> RecordsError:
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is either complete or not there, even after a power cut: temporary name, fsync, rename,
-    fsync of the folder."""
+    """Write a file that is complete or absent, even after a power cut.
+
+    Writes to a temporary name, syncs it, renames it, and syncs the folder, which is created if it is missing.
+
+    Args:
+        write: Writes the content to an open file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{PART}")
     try:
@@ -76,31 +88,35 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Take away what killed processes left half-written. Only for who holds the folder's lock."""
+    """Remove the incomplete files that killed processes left. The caller must hold the folder's lock."""
     for stale in folder.rglob(f".*{PART}"):
         stale.unlink(missing_ok=True)
 
 
 class Lock:
-    """The right to write a folder, held until `release` or the death of the process.
+    """The exclusive right to write a folder, until `release` or the death of the process.
 
-    The kernel's lock on the file `.lock`, so that a dead process holds none, whatever killed it; network file systems
-    carry it between machines. The file names its holder and stays: taking it away would let two processes lock two
-    files of one name. Raises Busy, or RecordsError where the file system has no locks.
+    An exclusive flock on the file `.lock`: the kernel releases it however the process dies, and network file systems
+    carry it between machines. The file names its owner. It is never deleted: otherwise two processes could lock two
+    files of the same name.
+
+    Raises:
+        FolderLocked: If another process holds the lock.
+        RecordsError: If the file system has no locks.
     """
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.file = open_regular(folder / ".lock", "a+b")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
             self.file.truncate(0)
             self.file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             self.file.flush()
         except BlockingIOError:
             self.file.close()
             raise FolderLocked(
-                f"{folder} must be written by one process, got {lock_owner(folder)} writing it; wait until it ends or stop it"
+                f"{folder} must be written by one process, got {lock_owner(folder) or 'another'} writing it; wait until it ends or stop it"
             ) from None
         except OSError as error:
             self.file.close()
@@ -110,19 +126,39 @@ class Lock:
                 ) from error
             raise
 
+    def _take(self) -> None:
+        """Take the exclusive lock; wait for readers, but not for another writer.
+
+        Only writers lock exclusively, so a shared lock is refused exactly if there is a writer.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(self.file, fcntl.LOCK_UN)
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0, 0.002))  # random, so that two writers that meet do not meet again
+
     def release(self) -> None:
         """Let others write the folder."""
         self.file.close()
 
 
 def lock_owner(folder: Path) -> str | None:
-    """The "process 12 on host" that writes the folder now, or None. Changes nothing."""
+    """Return the process that writes the folder now, as "process 12 on host", or None.
+
+    Takes a shared lock for a moment, which no other reader notices and for which `Lock` waits.
+    """
     try:
-        with open_regular(folder / ".lock", "r+b") as file:
+        with open_regular(folder / ".lock", "rb") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return file.read(200).decode(errors="replace").strip() or "another process"
-    except (OSError, RecordsError):  # no lock file or none of our own, or a folder that nobody can write
+    except (OSError, RecordsError):  # no lock file, one that is not regular, or one that we may not read
         return None
     return None

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole and without the storage of others, read only if every checksum is right."""
+"""Checkpoint files: written atomically, and read only if every checksum is right."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from wavebase.records import untrusted
 from wavebase.records.atomic import RecordsError, atomic_write, open_regular
 
-if TYPE_CHECKING:  # records are read without it where no weights are: it takes a second to import
+if TYPE_CHECKING:  # torch takes a second to import, and a report needs no weights
     import torch
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, text and containers of them. Raises OSError where the disk does."""
+    """Write tensors, numbers, text and containers of them. Raises OSError if the disk fails."""
     import torch
 
     buffer = io.BytesIO()  # torch.save hides the errors of a file
@@ -24,12 +24,16 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What was saved; nothing else is ever loaded. Raises RecordsError for a file that is not as it was written."""
+    """Return what `save` wrote: tensors, numbers, text and containers, nothing else.
+
+    Raises:
+        RecordsError: If the file is not as it was written.
+    """
     import torch
 
     try:
         with open_regular(path, "rb") as file:
-            untrusted.check_archive(file, checksums=True)  # torch does not look at them
+            untrusted.check_archive(file, checksums=True)  # torch does not check them
             found = torch.load(file, weights_only=True, map_location="cpu")
         check_tensors(found)
     except RecordsError:
@@ -46,8 +50,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def check_tensors(value: Any) -> None:
-    """Raise ValueError for a tensor that says it is larger than what is stored of it: a file of a kilobyte could ask for any
-    memory."""
+    """Check that every tensor is as large as its storage: else a file of a kilobyte could ask for any memory.
+
+    Raises:
+        ValueError: If one is larger, is sparse, or is not on the CPU.
+    """
     import torch
 
     seen: set[int] = set()
@@ -58,11 +65,8 @@ def check_tensors(value: Any) -> None:
             continue
         seen.add(id(node))
         if isinstance(node, torch.Tensor):
-            if (
-                node.layout != torch.strided
-                or node.device.type != "cpu"
-                or node.nbytes > node.untyped_storage().nbytes()
-            ):
+            on_cpu = node.layout == torch.strided and node.device.type == "cpu"
+            if not on_cpu or node.nbytes > node.untyped_storage().nbytes():
                 raise ValueError("a tensor without all of its numbers")
         elif isinstance(node, Mapping):
             rest += node.values()
@@ -71,7 +75,7 @@ def check_tensors(value: Any) -> None:
 
 
 def _own_storage(value: Any, copies: dict[tuple[Any, ...], torch.Tensor]) -> Any:
-    """The value with views copied out of larger storage, each view once: torch.save would write the storage whole."""
+    """Return the value with each view of a larger storage copied once: torch.save would write the whole storage."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -1,5 +1,7 @@
-"""TensorBoard events, written directly: one summary a step instead of one a number, by the run's own thread, so that an
-error of the disk is the run's."""
+"""TensorBoard events, written by the run's own thread, so that the run notices an error of the disk.
+
+One summary a step, where torch's SummaryWriter writes one a number.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Any
 
 from wavebase.records.atomic import open_regular
 
-# Charts of TensorBoard's custom scalars: title, and regular expressions that are matched from a tag's beginning.
+# charts of TensorBoard's custom scalars: title, and regular expressions that match a tag from its beginning
 CHARTS = {
     "loss beside its baselines": [r"loss/(train|held_out)$", r"baseline/"],
     "relative error of each probe signal": [r"error/"],
@@ -26,7 +28,7 @@ CHARTS = {
 
 
 class Events:
-    """One events file of a run's folder."""
+    """One events file in a run's folder. Raises FileExistsError if it exists already, also as a link."""
 
     def __init__(self, folder: Path):
         from tensorboard.compat.proto.event_pb2 import Event
@@ -39,7 +41,7 @@ class Events:
         self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def scalars(self, step: int, values: Mapping[str, float | None], seconds: float) -> None:
-        """Named numbers of one step."""
+        """Record named numbers of one step, at a time in seconds since 1970; None becomes nan."""
         numbers = [
             self._Summary.Value(tag=tag, simple_value=math.nan if value is None else value)
             for tag, value in values.items()
@@ -47,7 +49,7 @@ class Events:
         self._add(step, self._Summary(value=numbers), seconds)
 
     def image(self, tag: str, step: int, png: bytes) -> None:
-        """A picture."""
+        """Record a picture."""
         from PIL import Image
 
         width, height = Image.open(io.BytesIO(png)).size
@@ -55,7 +57,7 @@ class Events:
         self._add(step, self._Summary(value=[self._Summary.Value(tag=tag, image=picture)]), time.time())
 
     def charts(self, tags: Collection[str]) -> None:
-        """The layout of the custom scalars: of `CHARTS`, those that one of these tags belongs to."""
+        """Record the layout of the custom scalars: those of `CHARTS` that one of these tags belongs to."""
         from torch.utils.tensorboard.summary import custom_scalars
 
         charts = {
@@ -66,13 +68,13 @@ class Events:
         self._add(0, custom_scalars({"wavebase": charts}), time.time())
 
     def text(self, tag: str, step: int, markdown: str) -> None:
-        """A text."""
+        """Record a text."""
         from torch.utils.tensorboard.summary import text
 
         self._add(step, text(tag, markdown), time.time())
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Settings and results for the table of hyper-parameters."""
+        """Record settings and results for the table of hyper-parameters."""
         from torch.utils.tensorboard.summary import hparams as hparams_summary
 
         settings = {

@@ -1,166 +1,55 @@
 """The only reader and writer of run folders.
 
-A run's folder holds config.yaml, metrics.jsonl (one line a step: the truth), TensorBoard events (a view of it),
-checkpoints/step_<step>.pt, figures/, examples.npz, summary.json (written last: a run without it is not finished; it
-holds the hash of config.yaml) and .lock. Every file but metrics.jsonl and the events is whole or not there, and one
-process at a time writes the folder.
+A run's folder holds:
+
+    config.yaml            the resolved configuration
+    metrics.jsonl          one line a step: the source of all numbers
+    events.out.tfevents.*  the same numbers for TensorBoard
+    checkpoints/step_<step>.pt, figures/, examples.npz
+    summary.json           written last, with the hash of config.yaml; a run without it is not finished
+    .lock                  locked by the one process that writes the folder
+
+Every file except metrics.jsonl and the events is complete or absent.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import math
 import os
-import re
-import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from wavebase.records import checkpoints, untrusted
-from wavebase.records.atomic import (
-    FolderLocked,
-    Lock,
-    RecordsError,
-    atomic_write,
-    lock_owner,
-    open_regular,
-    remove_parts,
-)
+from wavebase.records import checkpoints, metrics, untrusted
+from wavebase.records.atomic import FolderLocked, Lock, RecordsError, atomic_write, remove_parts
 from wavebase.records.events import Events
-from wavebase.records.strict_json import to_json
-
-log = logging.getLogger("wavebase")
-CHECKPOINT = re.compile(r"step_([0-9]{8,15})\.pt")
+from wavebase.records.reader import RunReader, sha256
+from wavebase.records.strict_json import dump_json
 
 
-class RunFolder:
-    """One run's files. Opening it writes nothing."""
+class RunFolder(RunReader):
+    """One run's files, to read and to write. Opening it writes nothing; `start` locks it and opens its records."""
 
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self._metrics: BinaryIO | None = None
+    def __init__(self, path: Path | str, identity: Callable[[dict[str, Any]], Any] = lambda node: node):
+        super().__init__(path, identity)
+        self._metrics: metrics.MetricsWriter | None = None
         self._events: Events | None = None
         self._lock: Lock | None = None
-        self._digest = hashlib.sha256()  # of metrics.jsonl
-        self._seen: list[int] = []  # steps of the checkpoints when the newest was read
-
-    # reading
-
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None if the run is not finished."""
-        try:
-            summary = untrusted.parse_json(untrusted.read_bytes(self.path / "summary.json", untrusted.MOST_SUMMARY))
-        except FileNotFoundError:
-            return None
-        except RecordsError:
-            raise
-        except (ValueError, OSError) as error:
-            raise RecordsError(
-                f"{self.path}/summary.json must be readable JSON, got {error}; delete it to run again"
-            ) from error
-        if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
-            raise RecordsError(
-                f"{self.path}/summary.json must be an object with a status, got {str(summary)[:40]!r}; delete it to run again"
-            )
-        return summary
-
-    def config(self) -> dict[str, Any]:
-        """config.yaml as plain containers. Raises RecordsError."""
-        return untrusted.read_config(self.path / "config.yaml")
-
-    def config_bytes(self) -> bytes:
-        """config.yaml as it is. Raises RecordsError, or OSError where there is none."""
-        return untrusted.read_bytes(self.path / "config.yaml", untrusted.MOST_CONFIG)
-
-    def finished(self, config_yaml: str) -> dict[str, Any] | None:
-        """The summary of a finished run of this configuration, if that is what the folder holds. Raises RecordsError."""
-        if os.path.lexists(self.path / "config.yaml") and self.config_bytes() != config_yaml.encode():
-            raise RecordsError(
-                f"{self.path} must be new or hold this very configuration, got another run's; use resume=false or another hydra.run.dir"
-            )
-        summary = self.summary()
-        if summary is None or summary["status"] not in ("done", "diverged"):
-            return None
-        if summary.get("config_sha256") != _sha256(config_yaml):
-            raise RecordsError(
-                f"{self.path}/config.yaml must be the one that summary.json was written for, got another; restore it, or use resume=false"
-            )
-        return summary
-
-    def writer(self) -> str | None:
-        """The "process 12 on host" that writes this folder now, or None."""
-        return lock_owner(self.path)
-
-    def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Every recorded series as (steps, values), by tag; values that were not finite are nan."""
-        series: dict[str, tuple[list[int], list[float]]] = {}
-        for line in self._lines():
-            for tag, value in line.items():
-                if tag not in ("step", "seconds"):
-                    steps, values = series.setdefault(tag, ([], []))
-                    steps.append(line["step"])
-                    values.append(math.nan if value is None else float(value))
-        return {tag: (np.array(steps), np.array(values)) for tag, (steps, values) in series.items()}
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps of which a checkpoint exists, in order."""
-        names = (CHECKPOINT.fullmatch(file.name) for file in self.inside("checkpoints").glob("step_*.pt"))
-        return sorted(int(found[1]) for found in names if found)
-
-    def load_checkpoint(self, step: int) -> dict[str, Any]:
-        """A checkpoint's contents: only tensors, numbers, text and containers are ever loaded."""
-        return checkpoints.load(self.inside("checkpoints") / f"step_{step:08d}.pt")
-
-    def newest_checkpoint(self, until: int | None = None) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read and whose share of metrics.jsonl is still there, or None.
-
-        until: take none of a later step. Says of every newer one why not. What is started afterwards continues from it.
-        """
-        self._seen = self.checkpoint_steps()
-        for step in reversed(self._seen):
-            if until is not None and step > until:
-                continue
-            try:
-                state = self.load_checkpoint(step)
-            except RecordsError as error:
-                log.warning("%s (done: using an older one)", error)
-                continue
-            length = state.get("metrics_bytes", 0)
-            kept = self._metrics_bytes(length)
-            if len(kept) == length and _sha256(kept) == state.get("metrics_sha256"):
-                return state
-            log.warning(
-                "%s/metrics.jsonl must begin with the %d bytes that the checkpoint of step %d vouches for, got %s; "
-                "nothing to be done: the run goes back to an older checkpoint and records again from there",
-                self.path, length, step, f"{len(kept)} bytes" if len(kept) < length else "other bytes",
-            )  # fmt: skip
-        return None
-
-    def examples(self) -> dict[str, np.ndarray]:
-        """Arrays of examples.npz: signal, target, before, after."""
-        with open_regular(self.path / "examples.npz", "rb") as file:
-            try:
-                untrusted.check_archive(file)
-                with np.load(file, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            except Exception as error:  # zipfile and numpy raise many kinds for a broken file
-                raise RecordsError(
-                    f"{self.path}/examples.npz must be readable arrays, got {untrusted.reason(error)}; remove it, or run again"
-                ) from error
-
-    # writing
 
     def start(self, config_yaml: str, bytes_kept: int = 0) -> None:
-        """Open for writing; of metrics.jsonl keep the first `bytes_kept` bytes (those that a checkpoint vouches for).
+        """Lock the folder and open its records for writing.
 
-        The events are written anew from the metrics kept, so that no step can appear twice. Raises Busy, with nothing
-        written, if another process writes here or has done so since the newest checkpoint was read.
+        The events are written anew from the metrics that are kept, so that no step can appear twice.
+
+        Args:
+            config_yaml: The run's configuration.
+            bytes_kept: Bytes of metrics.jsonl to keep, those that a checkpoint vouches for.
+
+        Raises:
+            FolderLocked: If another process writes here, or has done so since the newest checkpoint was read.
+            RecordsError: If the folder holds another run. Nothing has been written in either case.
         """
         if len(config_yaml.encode()) > untrusted.MOST_CONFIG:
             raise RecordsError(
@@ -170,68 +59,49 @@ class RunFolder:
         try:
             if self.finished(config_yaml) is not None or self.checkpoint_steps() != self._seen:
                 raise FolderLocked(
-                    f"{self.path} was moved on by another process meanwhile; the same command again continues it"
+                    f"{self.path} was continued by another process in the meantime; run the same command again"
                 )
             remove_parts(self.path)
             atomic_write(self.path / "config.yaml", lambda file: file.write(config_yaml.encode()))
             for old in self.path.glob("events.out.tfevents.*"):
                 old.unlink()
-            self._digest = hashlib.sha256(self._metrics_bytes(bytes_kept))
-            self._metrics = open_regular(self.path / "metrics.jsonl", "ab")
-            self._metrics.truncate(bytes_kept)
-            self._metrics.seek(bytes_kept)  # truncating moves no position, and `flush` tells it
+            self._metrics = metrics.MetricsWriter(self.path / "metrics.jsonl", bytes_kept)
             self._events = Events(self.path)
-            for line in self._lines():
-                self._events.scalars(
-                    line["step"],
-                    {k: v for k, v in line.items() if k not in ("step", "seconds")},
-                    line.get("seconds") or 0.0,
-                )
+            for line in metrics.read_lines(self.path / "metrics.jsonl"):
+                self._events.scalars(line["step"], metrics.tags(line), line.get("seconds") or 0.0)
         except BaseException:
             self.abandon()
             raise
 
+    @property
+    def events(self) -> Events:
+        """The events file of a folder that is open for writing: pictures, texts, charts and hyper-parameters."""
+        assert self._events is not None
+        return self._events
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record named numbers of one step."""
-        assert self._metrics is not None and self._events is not None
-        now = time.time()
-        line = json.dumps({"step": step, "seconds": round(now, 3), **to_json(dict(values))}, allow_nan=False) + "\n"
-        self._metrics.write(line.encode())
-        self._digest.update(line.encode())
-        self._events.scalars(step, values, now)
+        """Record named numbers of one step. Raises RecordsError if the folder was removed meanwhile."""
+        assert self._metrics is not None
+        self.events.scalars(step, values, self._metrics.write(step, values))
 
-    def flush(self) -> int:
-        """Bring everything logged to disk; returns the length of metrics.jsonl in bytes."""
-        assert self._metrics is not None and self._events is not None
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        self._events.flush()
-        return self._metrics.tell()
+    def save_checkpoint(self, step: int, state: Mapping[str, Any], keep: int | None = None) -> None:
+        """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk.
 
-    def log_image(self, tag: str, step: int, png: bytes) -> None:
-        """Put a picture on the dashboard."""
-        assert self._events is not None
-        self._events.image(tag, step, png)
-
-    def log_text(self, tag: str, step: int, markdown: str) -> None:
-        """Put a text on the dashboard."""
-        assert self._events is not None
-        self._events.text(tag, step, markdown)
-
-    def log_charts(self, tags: Collection[str]) -> None:
-        """Arrange the scalars that have these tags in charts, on the dashboard's page of custom scalars."""
-        assert self._events is not None
-        self._events.charts(tags)
-
-    def log_hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Put the run's settings and results into the hparams table, in the same events file."""
-        assert self._events is not None
-        self._events.hparams(hparams, metrics)
-
-    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk."""
-        vouched = {"step": step, "metrics_bytes": self.flush(), "metrics_sha256": self._digest.hexdigest()}
-        checkpoints.save(self.inside("checkpoints") / f"step_{step:08d}.pt", {**state, **vouched})
+        Args:
+            keep: Of the earlier checkpoints keep the first and the last `keep`, and delete the others; None keeps all.
+                Those are deleted before this one is written, so that a stack whose members were killed a checkpoint
+                apart still finds one of a common step.
+        """
+        assert self._metrics is not None
+        self._metrics.check_in_place()
+        length, digest = self._metrics.flush()
+        self.events.flush()
+        if keep is not None:
+            earlier = [known for known in self.checkpoint_steps() if known < step]
+            for old in earlier[1:-keep]:
+                self.checkpoint_file(old).unlink(missing_ok=True)
+        vouched = {"step": step, "metrics_bytes": length, "metrics_sha256": digest}
+        checkpoints.save(self.checkpoint_file(step), {**state, **vouched})
 
     def save_examples(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write examples.npz."""
@@ -242,17 +112,20 @@ class RunFolder:
         atomic_write(self.inside("figures") / f"{name}.png", lambda file: file.write(png))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json and let go of the folder: the last act of a run."""
+        """Write summary.json and release the folder: the last act of a run."""
         self.close()
-        marked = {**summary, "config_sha256": _sha256(self.config_bytes())}
-        text = json.dumps(to_json(marked), indent=2, allow_nan=False)
-        atomic_write(self.path / "summary.json", lambda file: file.write(text.encode() + b"\n"))
+        marked = {**summary, "config_sha256": sha256(self.config_bytes())}
+        atomic_write(self.path / "summary.json", lambda file: file.write(dump_json(marked, indent=2)))
         self.abandon()
 
     def fail(self, config_yaml: str, summary: Mapping[str, Any]) -> None:
-        """Write summary.json for a run that could not go on, beside whatever it had recorded: it can be continued.
+        """Write summary.json for a run that could not go on, beside whatever it had recorded; it can be continued.
 
-        A finished run, or another configuration's, stays as it is. Raises Busy where another process writes.
+        A finished run stays as it is.
+
+        Raises:
+            FolderLocked: If another process writes here.
+            RecordsError: If the folder holds another configuration's run.
         """
         self._lock = Lock(self.path)
         try:
@@ -264,88 +137,50 @@ class RunFolder:
             self.abandon()
 
     def close(self) -> None:
-        """Flush and close what is open; the folder stays locked."""
-        metrics, events = self._metrics, self._events
+        """Flush and close the open files; the folder stays locked."""
+        written, events = self._metrics, self._events
         try:
-            if metrics is not None and events is not None:
-                self.flush()
+            if written is not None and events is not None:
+                written.flush()
+                events.flush()
         finally:
             self._metrics = self._events = None
-            for file in (metrics, events):
+            for file in (written, events):
                 if file is not None:
                     with suppress(OSError):  # flush has raised it
                         file.close()
 
     def abandon(self) -> None:
-        """Close what is open, whatever state it is in, and let go of the folder."""
+        """Close the open files, whatever their state, and release the folder."""
         with suppress(OSError):
             self.close()
         if self._lock is not None:
             self._lock.release()
         self._lock = None
 
-    def inside(self, name: str) -> Path:
-        """A folder of the run's own. Raises RecordsError for a link, which would lead out of it."""
-        folder = self.path / name
-        if folder.is_symlink():
-            raise RecordsError(f"{folder} must be a folder of its own, got a link; remove it, or use another folder")
-        return folder
-
-    def _metrics_bytes(self, length: int) -> bytes:
-        """The first bytes of metrics.jsonl, fewer where it has fewer."""
-        try:
-            with open_regular(self.path / "metrics.jsonl", "rb") as file:
-                return file.read(length)
-        except FileNotFoundError:
-            return b""
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        try:
-            text = untrusted.read_bytes(self.path / "metrics.jsonl", untrusted.MOST_METRICS)
-        except FileNotFoundError:
-            return
-        lines = text.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                entry = untrusted.parse_json(line.decode())
-            except ValueError as error:
-                if number == len(lines):  # no newline follows: a process was killed while writing it
-                    return
-                raise RecordsError(self._bad_line(number, str(error))) from error
-            numbers = isinstance(entry, dict) and all(
-                value is None or isinstance(value, int | float) for value in entry.values()
-            )
-            if not numbers or type(entry.get("step")) is not int or not 0 <= entry["step"] < 2**63:
-                raise RecordsError(self._bad_line(number, repr(line[:40].decode(errors="replace"))))
-            yield entry
-
-    def _bad_line(self, number: int, got: str) -> str:
-        return (
-            f"{self.path}/metrics.jsonl must hold one JSON object of numbers a line, its step among them, "
-            f"got {got} in line {number}; remove that line"
-        )
-
 
 def load_weights(file: Path) -> dict[str, Any]:
-    """The weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises RecordsError."""
-    found = checkpoints.load(file.resolve())  # whoever names a file may name it by a link
+    """Return the weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises RecordsError."""
+    found = checkpoints.load(file.resolve())  # the user may name a file by a link
     return found.get("weights", found)
 
 
 def find_runs(root: Path | str) -> list[RunFolder]:
-    """Every run folder at or below `root`, in the order of their paths."""
+    """Return every run folder at or below `root`, in the order of their paths, links not followed.
+
+    A folder that cannot be listed is returned as if it were a run: reading it raises the RecordsError that names it.
+
+    Raises:
+        RecordsError: If `root` is not a folder.
+    """
     if not Path(root).is_dir():
         raise RecordsError(
             f"the folder of runs must exist, got {str(root)!r}; give a run's or a sweep's folder under outputs/"
         )
-    return [
-        RunFolder(file.parent)
-        for file in sorted(Path(root).rglob("config.yaml"))
-        if any(os.path.lexists(file.parent / name) for name in ("metrics.jsonl", "summary.json"))
+    unreadable: list[Path] = []
+    found = [
+        Path(folder)
+        for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename)))
+        if "config.yaml" in (names := {*folders, *files}) and names & {"metrics.jsonl", "summary.json"}
     ]
-
-
-def _sha256(text: str | bytes) -> str:
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    return [RunFolder(path) for path in sorted([*found, *unreadable], key=lambda path: path / "config.yaml")]

@@ -1,28 +1,40 @@
-"""What a run's numbers depend on beside its configuration."""
+"""What a run's numbers depend on besides its configuration: versions, and the commit of the source."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import wavebase
+
+PACKAGE = Path(wavebase.__file__).parent
+
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers."""
-    names = ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard", "wavebase")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """Return the versions of Python and of the packages that decide a run's numbers; "unknown" without dist-info."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return {**found, "wavebase": wavebase.__version__}
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether the tree had changes, of the source this package was imported from; None outside git."""
+    """Return the commit of wavebase's own checkout, and whether its tree has changes; None if there is no checkout.
+
+    A package in the virtual environment of some other repository has none: that repository's commit says nothing of it.
+    """
 
     def git(*words: str) -> str:
-        # without the lock that `status` takes to refresh the index: a run that is killed here would leave it behind
+        # without the lock that `status` takes to refresh the index: a killed run would leave it behind
         done = subprocess.run(
             ["git", "--no-optional-locks", *words],
-            cwd=Path(__file__).parent,
+            cwd=PACKAGE,
             capture_output=True,
             text=True,
             timeout=60,
@@ -31,6 +43,8 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() / "src" / "wavebase" != PACKAGE.resolve():
+            return None
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,6 @@
-"""Reading files that others may have written: plain values only, of bounded size, through no link.
+"""Reading files that others may have written: plain values of bounded size, through no link.
 
-A stored configuration is data: YAML without tags, anchors or interpolation. Whatever is wrong with a file is one
-RecordsError.
+A stored configuration is data: YAML without tags, anchors or interpolation. Every fault of a file is one RecordsError.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ import yaml
 
 from wavebase.records.atomic import RecordsError, open_regular
 
-# bytes; ours are a hundredth of it. A configuration of 2^18 takes PyYAML three seconds
-MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**18, 2**23, 2**30, 2**32
+# bytes; our files have a hundredth of it. PyYAML takes three seconds for a configuration of 2^18 bytes
+MOST_CONFIG, MOST_SUMMARY, MOST_METRICS, MOST_ARRAYS = 2**18, 2**23, 2**30, 2**28
+MOST_COMPRESSION = 20  # bytes out of one byte of a large archive; weights have a tenth of it, zeros a thousand
 MOST_DEPTH, MOST_KEYS, MOST_DIGITS = 32, 5000, 19  # digits: those of 2^63
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Mappings, lists, text, numbers, true, false and null, as OmegaConf writes them."""
+    """Loads mappings, lists, text, numbers, true, false and null, as OmegaConf writes them."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own name; its sixty-based numbers and dates are left out
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's name; without its dates and numbers to base 60
     yaml_constructors = {  # noqa: RUF012
-        tag: yaml.SafeLoader.yaml_constructors[tag]  # None: the refusal of every other tag
+        tag: yaml.SafeLoader.yaml_constructors[tag]  # None: refuses every other tag
         for tag in (
             None,
             *(f"tag:yaml.org,2002:{kind}" for kind in ["null", "bool", "int", "float", "str", "seq", "map"]),
@@ -36,14 +36,14 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse anchors and what they are for: a page of them can stand for more than any memory holds."""
+        """Refuse anchors and aliases: one page of them can expand beyond any memory."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise yaml.composer.ComposerError(None, None, "an anchor or alias", event.start_mark)
         return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: Any) -> None:
-        """Merge keys are for anchors."""
+        """Do not merge keys, which needs anchors."""
 
 
 for kind, pattern, first in (
@@ -56,22 +56,45 @@ for kind, pattern, first in (
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A file's content. Raises RecordsError for one of more than `most` bytes, a link, or what is no file."""
-    with open_regular(path, "rb") as file:
-        content = file.read(most + 1)
+    """Return a file's content.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        RecordsError: If it is not a regular file, holds more than `most` bytes, or cannot be read.
+    """
+    try:
+        with open_regular(path, "rb") as file:
+            content = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # another user's file, a disk that fails
+        raise RecordsError(
+            f"{path} must be readable, got {error.strerror}; change its permissions, or leave it out"
+        ) from error
     if len(content) > most:
         raise RecordsError(f"{path} must hold at most {most} bytes, got more; remove it, or use another folder")
     return content
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A stored configuration as plain containers; `${...}` in it stays text. Raises RecordsError."""
+    """Return a stored configuration as plain containers; `${...}` in it stays text.
+
+    Raises:
+        RecordsError: If the file is missing, or is not a YAML mapping of plain values.
+    """
     try:
-        node = yaml.load(read_bytes(path, MOST_CONFIG), _Loader)  # a SafeLoader with fewer types
+        content = read_bytes(path, MOST_CONFIG)
+    except FileNotFoundError as error:
+        raise RecordsError(f"{path} must exist, got no such file; restore it") from error
+    return parse_config(content, path)
+
+
+def parse_config(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the content of a stored configuration, as `read_config` does; `path` is for the message only."""
+    try:
+        node = yaml.load(content, _Loader)  # a SafeLoader with fewer types
         _check(node)
-    except RecordsError:
-        raise
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecordsError(f"{path} must be readable YAML of plain values, got {reason(error)}; restore it") from error
     if not isinstance(node, dict):
         raise RecordsError(f"{path} must be a mapping, got a {type(node).__name__}; restore it")
@@ -79,7 +102,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON as plain containers, whole numbers beyond 64 bits as floats. Raises ValueError."""
+    """Return JSON as plain containers; whole numbers beyond 64 bits become floats.
+
+    Raises:
+        ValueError: If it is not JSON, or is nested deeper or has more keys than any record of ours.
+    """
     try:
         value = json.loads(content, parse_int=_whole)
         _check(value)
@@ -89,13 +116,24 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def check_archive(file: BinaryIO, checksums: bool = False, unpacked: int = 0) -> None:
-    """Refuse a zip file (.npz, .pt) of parts larger than itself and than `unpacked` bytes: a small one can unpack to more than
-    any memory holds, and neither numpy.savez nor torch.save compresses. Raises ValueError, zipfile.BadZipFile."""
+    """Check that a zip file (.npz, .pt) does not unpack to more memory than its size explains.
+
+    numpy.savez and torch.save do not compress, so their parts have the file's size.
+
+    Args:
+        checksums: Also verify the checksum of each part.
+        unpacked: Bytes to which a compressed archive may always unpack, beyond them to `MOST_COMPRESSION` times its
+            size; 0 refuses compression.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: If the archive fails a check.
+    """
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if not unpacked and any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("compressed parts")
-        if sum(part.file_size for part in parts) > max(file.seek(0, 2), unpacked):
+        size = file.seek(0, 2)
+        if sum(part.file_size for part in parts) > (max(MOST_COMPRESSION * size, unpacked) if unpacked else size):
             raise ValueError("parts that are larger than the file")
         if checksums and (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"a wrong checksum in {broken}")
@@ -103,7 +141,7 @@ def check_archive(file: BinaryIO, checksums: bool = False, unpacked: int = 0) ->
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError for keys that are no text, for nesting or a number of keys that no record of ours has."""
+    """Raise ValueError for keys that are not text, and for more nesting or keys than any record of ours has."""
     keys, rest = 0, [(value, 0)]
     while rest:
         node, depth = rest.pop()
@@ -127,5 +165,5 @@ def _whole(text: str) -> int | float:
 
 
 def reason(error: BaseException) -> str:
-    """An error as the end of one line."""
+    """Return an error's message as the end of one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

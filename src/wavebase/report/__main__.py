@@ -11,16 +11,17 @@ from wavebase.report.write import Options, write
 
 USAGE = """usage: python -m wavebase.report FOLDER [key=value ...]
 FOLDER   a run's, a sweep's, or any folder above them
-keys=    what the rows of the table are, such as keys=model,T,optim.lr (configuration keys or groups);
-         without it everything that differs between runs, except seeds
-value=   the number of summary.json that is compared (relative_error.final); small is good
-x= y=    the two keys of the heat map; without them the two with the most values
-tag=     of the learning curves (the training loss)
-out=     where to write (FOLDER)
+keys=    one row for each value of these configuration keys or groups, such as keys=model,T,optim.lr;
+         by default everything in which runs differ, except seeds
+value=   the number of summary.json that is compared (relative_error.final); smaller is better
+x= y=    the two keys of the heat map; by default the two with the most values
+tag=     the series of the learning curves (the training loss)
+out=     the folder to write to (FOLDER)
 
-exit status  0 written, whatever the runs came to; 1 nothing to report or a wrong word, and one line on standard error says why; 130 interrupted"""
+exit status  0 written, whatever the runs came to; 1 nothing to report or an unknown argument, and one line on standard error says why; 130 interrupted"""
 
 
+@console.ignore_closed_pipes()
 def main() -> None:
     """Report on the folder named on the command line. Exit status 1, with one line, if there is nothing to report."""
     words = sys.argv[1:]
@@ -31,11 +32,9 @@ def main() -> None:
         from wavebase.experiment import validation
 
         if wrong := [word for word in words[1:] if "=" not in word]:
-            raise ValueError(f"every word after the folder must be key=value, got {wrong[0]!r}; see --help")
+            raise ValueError(f"every argument after the folder must be key=value, got {wrong[0]!r}; see --help")
         options = validation.call(Options, dict(word.split("=", 1) for word in words[1:]), "")
         write(Path(words[0]), options)
-    except BrokenPipeError:  # whoever reads it has seen enough; the files are written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         console.print_error(f"the report must be writable, got {error}; free space there or give out=FOLDER")
         sys.exit(1)
@@ -45,7 +44,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print_error("interrupted; the same command writes the report anew")
         sys.exit(130)
-    except Exception as error:  # what a record holds can be wrong in ways that no check names
+    except Exception as error:  # a record can be broken in a way that no check foresees
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
         console.print_error(

@@ -1,4 +1,4 @@
-"""The Hydra callback that remembers a sweep's folder. Light at import: Hydra loads it before anything is computed."""
+"""The Hydra callback that remembers a sweep's folder. Light to import: Hydra loads it first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 
 class SweepReport(Callback):
-    """Remembers the folder of the sweep under way, so that the entry point reports on it even if a job failed."""
+    """Remembers the current sweep's folder, so that the command reports on it even if a job failed."""
 
     folder: Path | None = None
     new_folders: tuple[Path, ...] = ()  # that Hydra makes for a single run, the innermost first
@@ -21,5 +21,5 @@ class SweepReport(Callback):
         SweepReport.new_folders = tuple(path for path in (folder, *folder.parents) if not path.exists())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hydra calls this once, in the launching process."""
+        """Remember the folder. Hydra calls this once, in the launching process."""
         SweepReport.folder = Path(config.hydra.sweep.dir)

@@ -1,4 +1,4 @@
-"""The report as one page that opens from disk: styles and pictures are in it, nothing is fetched."""
+"""The report as one self-contained HTML page: styles and pictures are in it, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -40,8 +40,14 @@ def html(
     pictures: Mapping[str, bytes],
     troubles: Mapping[str, list[tuple[str, str]]],
 ) -> str:
-    """The page: the table of groups, the pictures (PNG by file name), and every run that failed, is not finished or
-    cannot be read, as (folder, reason)."""
+    """Return the page.
+
+    Args:
+        root: The folder that is reported on; count: its runs.
+        rows: The groups, as `table.row` returns them; value: the number that is compared.
+        pictures: PNG by file name.
+        troubles: (folder, reason) of runs by kind, a key of `TROUBLES`.
+    """
     parts = [
         f"<h1>{escape(root.resolve().name)}: {count} runs, {len(troubles['failed'])} failed</h1>",
         _table(rows, value),

@@ -1,4 +1,4 @@
-"""A tree of runs as the report reads it: whatever is broken in a record becomes one line, and the rest is used."""
+"""A tree of runs as the report reads it: each fault of a record becomes one line, and the rest is used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wavebase import console
+from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
+from wavebase.records.reader import FINISHED, STATUSES
 
+# numbers of summary.json that cannot be negative, by their first key
+NOT_NEGATIVE = ("relative_error", "loss", "relative_loss", "drift", "moved", "seconds", "steps")
 NUISANCE_KEYS = (
     "seed",
     "seeds.",
@@ -18,13 +21,20 @@ NUISANCE_KEYS = (
     "resume",
     "threads",
     "device",
-)  # what repeats a setting instead of changing it
+)  # settings in which repetitions of a run differ
 GROUPS = ("model", "signal", "task", "optim", "train", "probe")
 
 
 class Run:
-    """One run's records. status: of its summary, "unfinished" without one, "unreadable" if that or config.yaml is
-    broken; problems: a line for each thing that could not be read."""
+    """One run's records.
+
+    Attributes:
+        status: The summary's; "unfinished" without a summary, "unreadable" if it or config.yaml is broken.
+        verdict: The summary's; the status without one, "unknown" for one that wavebase does not give.
+        problems: One line for each file that could not be read, or that holds an impossible value.
+        summary, config: The files' content, the configuration flat; empty if unreadable.
+        choices: The option chosen in each config group.
+    """
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
@@ -45,24 +55,32 @@ class Run:
         self.choices: dict[str, str] = (
             {str(k): str(v) for k, v in choices.items()} if isinstance(choices, Mapping) else {}
         )
-        self.verdict = console.one_line(str(self.summary.get("verdict", self.status)))[:40]
+        self.verdict = str(self.summary.get("verdict", self.status))
+        if self.verdict not in (*verdict.NAMES, *STATUSES, "unfinished", "unreadable"):
+            self._problem(f"hold a verdict that wavebase gives, got {self.verdict[:40]!r}")
+            self.verdict = "unknown"
         self.ended = self.status in ("done", "diverged", "failed")
 
     def value(self, *path: str) -> float | None:
-        """A number of the summary, None where there is none."""
+        """Return the number at a path of keys in the summary; None if it is missing, no number or out of range."""
         node: Any = self.summary
         for depth, key in enumerate(path):
             if node is not None and not isinstance(node, Mapping):
                 self._problem(f"hold an object as {'.'.join(path[:depth])}, got {str(node)[:40]!r}")
                 return None
             node = None if node is None else node.get(key)
-        if node is None or (isinstance(node, int | float) and not isinstance(node, bool) and math.isfinite(node)):
-            return node
-        self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
-        return None
+        if node is None:
+            return None
+        if isinstance(node, bool) or not isinstance(node, int | float) or not math.isfinite(node):
+            self._problem(f"hold a number as {'.'.join(path)}, got {str(node)[:40]!r}")
+            return None
+        if node < 0 and path[0] in NOT_NEGATIVE:
+            self._problem(f"hold a number of at least 0 as {'.'.join(path)}, got {node}")
+            return None
+        return node
 
     def baselines(self) -> dict[str, float] | None:
-        """The losses of the constant predictions, None where there are none."""
+        """Return the losses of the constant predictions by name; None if they are missing or broken."""
         node = self.summary.get("baseline")
         if node is None:
             return None
@@ -74,36 +92,45 @@ class Run:
         return losses
 
     def _problem(self, wanted: str) -> None:
-        """Keep the first thing that is wrong with summary.json."""
+        """Record the first fault of summary.json."""
         file = f"{self.folder.path}/summary.json"
         if not any(line.startswith(file) for line in self.problems):
             self.problems.append(f"{file} must {wanted}; delete it to run again")
 
     def series(self) -> dict[str, Any]:
-        """Every recorded series as (steps, values), by tag; none where metrics.jsonl is broken."""
+        """Return every recorded series as (steps, values), by tag; none if metrics.jsonl is broken."""
         try:
-            return self.folder.metrics()
+            found = self.folder.metrics()
+            if not found and self.status in FINISHED:
+                raise RecordsError(
+                    f"{self.folder.path}/metrics.jsonl must hold the curves of a finished run, got none; they are missing from the figures"
+                )
         except RecordsError as error:
             if str(error) not in self.problems:
                 self.problems.append(str(error))
             return {}
+        return found
 
     def setting(self, key: str) -> Any:
-        """The option chosen in a group, or the value at a dotted key; None if the run has neither."""
+        """Return the option chosen in a group, or the value at a dotted key; None if the run has neither."""
         return self.choices[key] if key in self.choices else self.config.get(key)
 
     def reason(self) -> str:
-        """Why a run failed or is not finished, in one line."""
+        """Return why a run failed or is not finished, in one line."""
         if self.status == "failed":
             return " ".join(str(self.summary.get("error")).split())
-        steps = self.folder.checkpoint_steps()
+        try:
+            steps = self.folder.checkpoint_steps()
+        except RecordsError as error:
+            self.problems.append(str(error))
+            return "its checkpoints cannot be read"
         where = f"a checkpoint of step {steps[-1]}" if steps else "no checkpoint yet"
         writer = self.folder.writer()
-        who = f"written now by {writer}" if writer else "written by nobody now; the same command continues it"
+        who = f"written now by {writer}" if writer else "no process writes it; the same command continues it"
         return f"{where} of {self.config.get('train.steps', '?')}, {who}"
 
     def flat(self) -> dict[str, Any]:
-        """One line of runs.csv: choices, configuration and results."""
+        """Return the run's line of runs.csv: choices, configuration and results."""
         unwanted = ("choices", "probes", "versions", "reasons", "details")
         results = {key: value for key, value in self.summary.items() if key not in unwanted}
         return {
@@ -116,8 +143,11 @@ class Run:
 
 
 def swept(runs: Iterable[Run]) -> list[str]:
-    """The groups and dotted keys in which runs differ, seeds and what follows from others left out; "case" alone where
-    runs are cases of an experiment, each one setting."""
+    """Return the groups and dotted keys in which runs differ.
+
+    Leaves out seeds, and keys that follow from others. Returns ["case"] if each run is a case of an experiment and each
+    case is one setting.
+    """
     runs = list(runs)
     cases: dict[str, set[str]] = {}
     for run in runs:
@@ -131,7 +161,7 @@ def swept(runs: Iterable[Run]) -> list[str]:
         if key.startswith(NUISANCE_KEYS):
             continue
         group = key.split(".")[0]
-        # within one choice of its group; a key that differs only because the choice does is already told by it
+        # compare within one choice of its group: a key that differs only because the choice does adds nothing
         pools: dict[str | None, set[str]] = {}
         for run in runs:
             pools.setdefault(run.choices.get(group) if group in chosen else "", set()).add(str(run.config.get(key)))
@@ -141,8 +171,14 @@ def swept(runs: Iterable[Run]) -> list[str]:
 
 
 def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str, list[Run]]:
-    """Runs that agree in the keys (by default in all but their seeds) together, under a label that names the values;
-    best starts first."""
+    """Group runs that agree in the keys.
+
+    Args:
+        keys: Groups and dotted keys; by default those of `swept`.
+
+    Returns:
+        The runs by a label that names the values, those with the best starts first.
+    """
     runs = list(runs)
     names = swept(runs) if keys is None else list(keys)
     groups: dict[str, list[Run]] = {}
@@ -158,7 +194,7 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
         errors = [run.value("relative_error", "initial") for run in members]
         return min((error for error in errors if error is not None), default=math.inf)
 
-    first: dict[str, float] = {}  # the best start of each first word, so that a model's groups stay together
+    first: dict[str, float] = {}  # by the label's first word, so that a model's groups stay together
     for label, members in groups.items():
         model = label.split(" ")[0]
         first[model] = min(first.get(model, math.inf), start_error(members))
@@ -166,7 +202,7 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
 
 
 def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
-    """Whether a top-level key tells the same as this nested one (an interpolation such as signal.T of T)."""
+    """Return whether a nested key equals a top-level one in all runs, as the interpolation signal.T equals T."""
     name = key.split(".")[-1]
     return (
         name != key
@@ -176,8 +212,11 @@ def _follows(key: str, varying: list[str], runs: list[Run]) -> bool:
 
 
 def _made_from_seed(key: str, runs: list[Run]) -> bool:
-    """Whether a key only repeats the seed: another seed by its name, or a text such as a path that differs between the
-    runs in the seed's number alone. A setting that happens to go along with the seed is a setting."""
+    """Return whether a key only repeats the seed.
+
+    That is another seed by its name, or a text, such as a path, that differs between runs in the seed's number alone. A
+    setting that merely varies together with the seed is a setting.
+    """
     if "seed" in key.rpartition(".")[2]:
         return True
     texts = set()
@@ -201,7 +240,7 @@ def _is_number(text: str) -> bool:
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+    """Return nested mappings as one, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}

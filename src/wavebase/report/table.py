@@ -1,4 +1,4 @@
-"""Groups of runs as rows: medians with intervals that assume no distribution, for the terminal and as CSV."""
+"""Groups of runs as rows, for the terminal and as CSV: medians with intervals that assume no distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ COLUMNS = {
 
 
 def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
-    """One line of the table: for each quantity the median over the runs of a group, its interval, and the range."""
+    """Return one row of the table.
+
+    Args:
+        label: The group's name; runs: its runs.
+        value: The number of summary.json that is compared.
+
+    Returns:
+        Counts, the most frequent verdict, and for each quantity the median over the runs that have it, the median's
+        interval (low, high) and the range (min, max); None for a quantity that no run has.
+    """
     verdicts = statistics.multimode(run.verdict for run in runs)
     share = sum(run.verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
@@ -48,7 +57,7 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> str:
-    """The rows for a terminal: what the runs started and ended with, as medians, and the interval of the end."""
+    """Return the rows as text of at most `width` columns: medians at the start and the end, and the end's interval."""
     end = "error_end" if value == ERROR else value
     verdict = max(len("verdict"), *(len(r["verdict"]) for r in rows))
     head = f"{'n':>3} {'fail':>4}  {'verdict':<{verdict}} {'start':>7} {'end':>7} {'low':>7} {'high':>7} {'drift':>7} {'chgd':>5}"
@@ -64,7 +73,7 @@ def table(rows: list[dict[str, Any]], value: str = ERROR, width: int = 80) -> st
     lines.append(f"{'':<{wide}} {head}")
     for r in rows:
         label = r["group"]
-        if len(label) > wide:  # the name gets a line of its own
+        if len(label) > wide:  # on a line of its own
             lines.append(label)
             label = ""
         cells = " ".join(f"{number(v):>7}" for v in _cells(r, end))
@@ -84,7 +93,7 @@ def _cells(line: dict[str, Any], end: str) -> list[float | None]:
 
 
 def _block(line: dict[str, Any], end: str) -> list[str]:
-    """A row for a terminal that is too narrow for the table."""
+    """Return a row for a terminal that is too narrow for the table."""
     start, last, low, high, drift = (number(value) for value in _cells(line, end))
     failed = f", {line['failed']} failed" if line["failed"] else ""
     return [
@@ -96,7 +105,7 @@ def _block(line: dict[str, Any], end: str) -> list[str]:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> bytes:
-    """Rows as CSV, their columns in order of first appearance."""
+    """Return rows as UTF-8 encoded CSV, columns in order of first appearance."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for line in rows for key in line))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -106,8 +115,7 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it, and its length of a cell; numbers stay as
-    they are."""
+    """Return a cell that no spreadsheet takes for a formula: text gets an apostrophe if needed, and is cut to a cell's length."""
     if value is None or isinstance(value, bool | int | float):
         return value
     text = console.visible(str(value))[:LONGEST_CELL]

@@ -1,7 +1,4 @@
-"""Tables, figures and one page of a tree of runs, from their records alone: `python -m wavebase.report FOLDER`.
-
-Light at import: Hydra loads `SweepReport` before anything is computed.
-"""
+"""Writes tables, figures and one page of a tree of runs from their records: `python -m wavebase.report FOLDER`."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from wavebase.report.table import ERROR, as_csv, row, table
 
 @dataclass(frozen=True)
 class Options:
-    """The keys of the command line; see USAGE."""
+    """The keys of the command line, as USAGE in `report.__main__` explains them."""
 
     keys: str = ""
     value: str = ERROR
@@ -32,10 +29,16 @@ class Options:
 
 
 def write(root: Path, options: Options | None = None) -> int:
-    """Write the tables, figures and the page into the folder, print the table; returns how many runs failed.
+    """Write tables, figures and the page into the folder, and print the table.
 
-    What cannot be read is named in a line and left out. Raises RecordsError if there is nothing to report, ConfigError
-    for an option that no run knows.
+    A record that cannot be read is named in one line and left out.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        RecordsError: If there is nothing to report.
+        ConfigError: For an option that no run knows.
     """
     from wavebase.records.atomic import RecordsError, atomic_write
     from wavebase.records.folder import find_runs
@@ -59,8 +62,8 @@ def write(root: Path, options: Options | None = None) -> int:
         "unfinished": [
             (str(run.folder.path), run.reason()) for run in runs if not run.ended and run.status != "unreadable"
         ],
-        "broken": [(str(run.folder.path), problem) for run in runs for problem in run.problems],
     }
+    troubles["broken"] = [(str(run.folder.path), problem) for run in runs for problem in run.problems]
     troubles = {kind: [(path, console.one_line(why)) for path, why in lines] for kind, lines in troubles.items()}
     html = page.html(root, len(runs), rows, options.value, pictures, troubles)
     atomic_write(out / "report.html", lambda file: file.write(html.encode(errors="replace")))
@@ -75,7 +78,7 @@ def write(root: Path, options: Options | None = None) -> int:
 
 
 def _checked(options: Options, runs: list[Run]) -> list[str] | None:
-    """The keys of the rows, None for the default. Raises ConfigError for a name that no run has."""
+    """Return the keys of the rows, None for the default. Raises ConfigError for a name that no run has."""
     from wavebase.experiment.validation import ConfigError, unknown_key
     from wavebase.report.runs import flatten
 
@@ -92,7 +95,7 @@ def _checked(options: Options, runs: list[Run]) -> list[str] | None:
 
 
 def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options) -> dict[str, bytes]:
-    """The figures that these runs can fill, as PNG by file name."""
+    """Return the figures for which these runs have numbers, as PNG by file name."""
     from wavebase.figures import sweeps
     from wavebase.figures.common import png
     from wavebase.figures.curves import error_curves, loss_curves
@@ -110,7 +113,7 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
     elif any(tag.startswith("loss/") for members in series.values() for one in members for tag in one):
         baselines = [losses for run in runs if (losses := run.baselines()) is not None]
         shared = baselines[0] if baselines and all(losses == baselines[0] for losses in baselines) else None
-        # what was trained on may be noisy: where there are enough probes, the error that the table speaks of
+        # the training loss may be noisy; with enough probes, plot the error that the table shows
         probed = all(len(one.get("error/training", ((), ()))[0]) > 4 for members in series.values() for one in members)
         best = sweeps.best(series, "error/training" if probed else "loss/train" if shared else "loss/relative")
         verdicts = {label: row(label, groups[label])["verdict"] for label in best}
@@ -142,7 +145,7 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
 
 
 def _styles(groups: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, tuple[str, str]] | None:
-    """One colour a model and one line style a setting, where the groups are models times settings."""
+    """Return (colour, line style) by curve, one colour a model and one style a setting; None if groups are not their product."""
     from wavebase.figures.common import COLOURS, STYLES
 
     firsts = {label: label.split(" ", 1) for label in groups}

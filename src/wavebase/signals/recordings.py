@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import math
 import re
+import struct
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +40,7 @@ class Recording:
         if not 0 < held_out_fraction < 1:
             raise ValueError(f"signal.held_out_fraction must lie between 0 and 1, got {held_out_fraction}; use 0.2")
         samples, self.sample_rate = read_recording(path, channel)
+        self.sha256 = content_sha256(path)
         if not np.isfinite(samples).all():
             bad = int(np.flatnonzero(~np.isfinite(samples))[0])
             raise ValueError(
@@ -72,6 +75,12 @@ class Recording:
             )
         starts = torch.randint(len(part) - samples + 1, (batch, 1), generator=generator)
         return part[starts + torch.arange(samples)]
+
+
+def content_sha256(path: str) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int | None]:
@@ -113,6 +122,7 @@ def read_recording(path: str, channel: int | str = 0) -> tuple[np.ndarray, int |
 def _read_wav(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
     from scipy.io import wavfile
 
+    _check_wav(file)
     with warnings.catch_warnings():  # chunks that hold no samples are nothing to the user
         warnings.simplefilter("ignore", wavfile.WavFileWarning)
         rate, samples = wavfile.read(file)
@@ -121,6 +131,20 @@ def _read_wav(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
     if np.issubdtype(samples.dtype, np.integer):
         return samples.astype(np.float64) / -float(np.iinfo(samples.dtype).min), rate
     return samples.astype(np.float64), rate
+
+
+def _check_wav(file: Path) -> None:
+    """Raise ValueError if a chunk of the file announces more bytes than follow: scipy reads such a file without a word."""
+    with file.open("rb") as opened:
+        size, kind = file.stat().st_size, opened.read(4)
+        order = ">" if kind == b"RIFX" else "<"
+        at = 12 if kind != b"RF64" else size  # after RIFF, its size, WAVE; RF64 keeps its sizes elsewhere
+        while at + 8 <= size:
+            opened.seek(at)
+            name, length = struct.unpack(f"{order}4sI", opened.read(8))
+            if name == b"data" and at + 8 + length > size:
+                raise ValueError(f"{length} bytes of samples announced, {size - at - 8} there")
+            at += 8 + length + length % 2
 
 
 def _read_npy(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:

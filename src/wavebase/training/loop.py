@@ -24,6 +24,7 @@ class TrainSettings:
         initial_state: Whether hidden_0 and cell_0 are trained too.
         log_every: Steps between recorded training losses.
         checkpoint_every: Steps between checkpoints; the first and the last step always have one.
+        keep_checkpoints: How many of the last ones stay beside the first and that of the end; None for all.
     """
 
     steps: int = 500
@@ -32,11 +33,16 @@ class TrainSettings:
     initial_state: bool = False
     log_every: int = 10
     checkpoint_every: int = 100
+    keep_checkpoints: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("batch", 1), ("log_every", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"train.{name} must be at least {least}, got {getattr(self, name)}; see conf/train")
+        if self.keep_checkpoints is not None and self.keep_checkpoints < 1:
+            raise ValueError(
+                f"train.keep_checkpoints must be at least 1, got {self.keep_checkpoints}; use null to keep all"
+            )
 
 
 def train(

@@ -23,6 +23,15 @@ def available() -> bool:
     return build.library() is not None
 
 
+def vectors() -> str:
+    """Return the path that the library was compiled for: avx512, avx2, the vectors' bits elsewhere; plain without it."""
+    found = build.library()
+    if found is None:
+        return "plain"
+    size = int(found.wavebase_vector_bytes())
+    return {64: "avx512", 32: "avx2"}.get(size, f"{8 * size} bits")
+
+
 def forward(
     inputs: Tensor,
     hidden: Tensor,

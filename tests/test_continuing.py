@@ -1,0 +1,223 @@
+"""What an interrupted run may be continued with, and what it keeps, records and notices on the way."""
+
+import gc
+import json
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import SMALL
+from kill_fifty import contents, same
+from wavebase.experiment import config, parts, runner
+from wavebase.experiment.session import Session
+from wavebase.records import folder as folders
+from wavebase.records.atomic import RecordsError
+from wavebase.records.folder import RunFolder
+from wavebase.training.interruption import Interrupted, Interruption
+
+QUICK = (*SMALL, "train.steps=8", "train.log_every=1", "train.checkpoint_every=1", "probe.every=4")
+
+
+def go(node, path):
+    runner.run(runner.Job(node, path, {"model": "test"}), single=False)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """stopped(node, path, at) -> runs it up to that step, where a signal comes."""
+
+    def go_on(node, path, at=4):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            answers = iter([False] * at)
+            patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
+            go(node, path)
+
+    return go_on
+
+
+def test_keep_checkpoints_keeps_the_first_the_last_and_the_end(composed, stopped, tmp_path):
+    go(composed(*QUICK), tmp_path / "all")
+    assert RunFolder(tmp_path / "all").checkpoint_steps() == list(range(9))
+    node = composed(*QUICK, "train.keep_checkpoints=2")
+    stopped(node, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [0, 2, 3, 4]
+    go(node, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [0, 6, 7, 8]
+    whole, kept = contents(tmp_path / "all"), contents(tmp_path / "run")
+    assert same(whole["checkpoints"][8], kept["checkpoints"][8]) is None
+    with pytest.raises(config.ConfigError, match=r"train.keep_checkpoints must be at least 1, got 0; use null"):
+        config.parse(composed(*QUICK, "train.keep_checkpoints=0"))
+
+
+def test_checkpoints_that_are_newer_than_the_run_protect_no_older_one(composed, stopped, tmp_path):
+    """A run that goes back to an older checkpoint, because a newer one is broken, does not count that one."""
+    node = composed(*QUICK, "train.keep_checkpoints=1")
+    stopped(node, tmp_path / "run")
+    broken = tmp_path / "run" / "checkpoints" / "step_00000004.pt"
+    broken.write_bytes(b"broken")
+    found = RunFolder(tmp_path / "run")
+    assert found.newest_checkpoint()["step"] == 3
+    found.start(runner.config_text(node), found.load_checkpoint(3)["metrics_bytes"])
+    found.save_checkpoint(3, {}, keep=1)
+    found.abandon()
+    assert found.checkpoint_steps() == [0, 3, 4]
+
+
+def test_a_long_run_has_flat_memory(tmp_path):
+    found, state = RunFolder(tmp_path / "run"), {"a": list(range(50))}
+    found.start("T: 4\n")
+
+    def write(steps):
+        for step in steps:
+            found.log(step, {"loss/train": 1.0 / (step + 1)})
+            if step % 20 == 0:
+                found.save_checkpoint(step, state, keep=3)
+
+    write(range(200))
+    tracemalloc.start()
+    write(range(200, 400))
+    gc.collect()  # torch.save leaves circles
+    before = tracemalloc.get_traced_memory()[0]
+    write(range(400, 2000))
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    found.abandon()
+    assert grown < 100_000 and found.checkpoint_steps() == [0, 1920, 1940, 1960, 1980]
+
+
+def test_every_part_of_a_run_is_recorded_and_a_change_is_told(composed, stopped, tmp_path, monkeypatch, caplog):
+    node = composed(*QUICK)
+    stopped(node, tmp_path / "same")
+    shutil.copytree(tmp_path / "same", tmp_path / "other")
+    go(node, tmp_path / "same")
+    summary = RunFolder(tmp_path / "same").summary()
+    first, second = summary["parts"]
+    assert (first["step"], second["step"]) == (0, 4) and {**first, "step": 4} == second and summary["changes"] == []
+    assert first["kernel"] in ("avx512", "avx2", "plain") or first["kernel"].endswith("bits")
+    assert set(first) >= {"launcher", "torch", "wavebase", "torch_kernel"} and "last digits" not in caplog.text
+    monkeypatch.setattr(parts.lstm, "vectors", lambda: "another")
+    go(node, tmp_path / "other")
+    (line,) = RunFolder(tmp_path / "other").summary()["changes"]
+    assert line.startswith(f"from step 4 on with kernel another (before: {first['kernel']})") and line in caplog.text
+    assert RunFolder(tmp_path / "other").load_checkpoint(8)["parts"][1]["kernel"] == "another"
+
+
+def old_config(folder, change):
+    node = yaml.safe_load((folder / "config.yaml").read_text())
+    change(node)
+    (folder / "config.yaml").write_text(yaml.safe_dump(node))
+
+
+def before_the_keys_existed(node):
+    del (
+        node["train"]["keep_checkpoints"],
+        node["probe"]["curvature_batch"],
+        node["seeds"]["probe"],
+        node["model"]["input_gate"],
+    )
+    del node["task"]["held_out_count"], node["optim"]["momentum"]
+
+
+def other_machine(node):
+    node["threads"], node["device"], node["probe"]["figures"] = 3, "cpu", ["train_loss"]
+
+
+@pytest.mark.parametrize("change", [before_the_keys_existed, other_machine])
+def test_a_run_is_the_same_with_defaults_left_out_and_on_another_machine(change, composed, stopped, tmp_path):
+    node = composed(*QUICK, "task.held_out_count=64", "probe.curvature_batch=256")
+    go(node, tmp_path / "whole")
+    stopped(node, tmp_path / "run")
+    old_config(tmp_path / "run", change)
+    go(node, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").summary()["steps"] == 8
+    assert same(contents(tmp_path / "whole"), contents(tmp_path / "run")) is None
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    go({**node, "threads": 2}, tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before, "it was finished"
+
+
+@pytest.mark.parametrize("path, value", [("T", 5), ("seed", 1), ("optim.lr_over_boundary", 0.25), ("model.input_gate", "sigmoid"), ("probe.every", 3)])  # fmt: skip
+def test_another_value_is_another_run(path, value, composed, stopped, tmp_path):
+    node = composed(*QUICK)
+    stopped(node, tmp_path / "run", 1)
+
+    def change(stored):
+        *above, last = path.split(".")
+        for key in above:
+            stored = stored[key]
+        assert stored.get(last) != value
+        stored[last] = value
+
+    old_config(tmp_path / "run", change)
+    with pytest.raises(
+        RecordsError, match=r"must be new or hold this very configuration, got another run's; use resume=false"
+    ):
+        go(node, tmp_path / "run")
+
+
+def test_a_recording_is_its_content(composed, stopped, tmp_path):
+    def record(seed):
+        np.save(tmp_path / "x.npy", np.random.default_rng(seed).normal(size=500))
+
+    node = composed(*QUICK, "signal=file", f"signal.path={tmp_path}/x.npy")
+    record(0)
+    stopped(node, tmp_path / "run")
+    record(1)
+    with pytest.raises(RecordsError, match="with the recording that it began with, got a file of another content"):
+        go(node, tmp_path / "run")
+    record(0)
+    go(node, tmp_path / "run")
+    record(1)
+    with pytest.raises(RecordsError, match="with the recording that it began with"):
+        go(node, tmp_path / "run")
+    (tmp_path / "x.npy").unlink()
+    go(node, tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_folder_that_is_removed_under_a_run_ends_it_at_the_next_write(how, cli, tmp_path, monkeypatch):
+    steps, observe = [], Session._observe
+
+    def removing(self, step):
+        observe(self, step)
+        steps.append(step)
+        if step == 4:
+            folder = tmp_path / "run"
+            folder.rename(tmp_path / "elsewhere")
+            if how == "removed":
+                shutil.rmtree(tmp_path / "elsewhere")
+            elif how == "replaced":
+                folder.mkdir()
+                (folder / "metrics.jsonl").touch()
+
+    monkeypatch.setattr(Session, "_observe", removing)
+    status, _, err = cli(*QUICK, "train.checkpoint_every=3", "hydra.run.dir=run")
+    assert status == 1 and err.count("\n") == 1 and "run must stay in place while its run is written" in err, err
+    assert steps == [0, 4] and not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_checkpoint_of_something_else_ends_in_one_line(composed, stopped, tmp_path):
+    from wavebase.records import checkpoints
+
+    node = composed(*QUICK)
+    stopped(node, tmp_path / "run")
+    found = RunFolder(tmp_path / "run")
+    state = found.load_checkpoint(4)
+    for odd in ({"net": {}}, {"optimizer": 3}, {"data": None}, {"values": 1}):
+        checkpoints.save(found.checkpoint_file(4), {**state, **odd})
+        with pytest.raises(RecordsError, match="must hold checkpoints of this run, got one of step 4") as caught:
+            go(node, tmp_path / "run")
+        assert "\n" not in str(caught.value)
+
+
+def test_json_of_the_summary_is_strict(tmp_path):
+    found = RunFolder(tmp_path / "run")
+    found.start("T: 4\n")
+    found.finish({"status": "done", "x": float("nan"), "y": (1, float("inf"))})
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert json.loads(text)["x"] is None and "NaN" not in text and "Infinity" not in text
+    assert folders.RunFolder(tmp_path / "run").summary()["y"] == [1, None]
