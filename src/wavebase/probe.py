@@ -1,10 +1,8 @@
 """The entry point `python -m wavebase.probe PATH`. Light to import."""
 
 from wavebase.cli.signals import run_main
-from wavebase.renamed import old_names
 
 __all__ = ["main"]
-__getattr__ = old_names("probe")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -169,12 +169,20 @@ def old_names(module: str, home: str = "") -> Callable[[str], Any]:
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Imports a module that has moved as an empty one whose names are found in their new places."""
+    """Imports a module that has moved as an empty one whose names are found in their new places, and gives the old names
+    to modules that are packages now."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        """Return the spec of an old module, None for any other."""
-        known = name.startswith("wavebase.") and name.removeprefix("wavebase.") in MODULES
-        return ModuleSpec(name, self, is_package=name == "wavebase.native") if known else None
+        """Return the spec of an old module, or of one that has old names; None for any other."""
+        old = name.removeprefix("wavebase.")
+        if name == old:
+            return None
+        if old in MODULES:
+            return ModuleSpec(name, self, is_package=old == "native")
+        spec = PathFinder.find_spec(name, path) if old in NAMES else None
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _WithOldNames(spec.loader.name, spec.loader.path)
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the empty module."""
@@ -189,7 +197,13 @@ class OldModules(MetaPathFinder, Loader):
         """Do nothing more."""
 
 
+class _WithOldNames(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        module.__getattr__ = old_names(module.__name__.removeprefix("wavebase."))  # type: ignore[method-assign]
+
+
 def install() -> None:
-    """Let old modules be imported. Python asks this finder last, so that a module that is there always comes first."""
+    """Let old modules and names be imported."""
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
-        sys.meta_path.append(OldModules())
+        sys.meta_path.insert(0, OldModules())

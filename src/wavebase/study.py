@@ -31,7 +31,6 @@ from wavebase.records import provenance
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
 from wavebase.records.strict_json import dump_json, to_json
-from wavebase.renamed import old_names
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv
 
@@ -192,6 +191,3 @@ def final_errors(runs: Iterable[Run]) -> np.ndarray:
 def counted(verdicts: Sequence[str]) -> str:
     """Return verdicts and their counts as text: `preserved 4, deformed 1`, the commonest first."""
     return ", ".join(f"{name} {count}" for name, count in Counter(verdicts).most_common())
-
-
-__getattr__ = old_names("study")
