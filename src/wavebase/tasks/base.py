@@ -73,10 +73,27 @@ def relative_errors(output: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def constant_losses(target: Tensor) -> dict[str, float]:
-    """Return the mean squared errors of two constant predictions: zero, and the target's mean over the first axis."""
+    """Return the mean squared errors of two constant predictions: zero, and the target's mean over the first axis.
+
+    Raises:
+        ValueError: If every target is zero, because no error is relative to that.
+    """
     target = target.double()
     zero, mean = target.square().mean().item(), (target - target.mean(0)).square().mean().item()
-    return {"zero": zero, "mean": mean}
+    return require_signal({"zero": zero, "mean": mean})
+
+
+def require_signal(baselines: dict[str, float]) -> dict[str, float]:
+    """Return the baselines of a held-out set.
+
+    Raises:
+        ValueError: If predicting zero has no error, which means that the set is silent.
+    """
+    if not baselines["zero"] > 0:
+        raise ValueError(
+            "signal must not be silent where it is held out, got zeros only; use another signal or another part of it"
+        )
+    return baselines
 
 
 def require_at_least(least: Mapping[str, int], **values: int) -> None:

@@ -176,9 +176,13 @@ class Extraction(SquaredErrorTask):
         return Batch((rows, torch.tensor(float(part > 0), dtype=self.dtype, device=self.device)), target)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and
-        that of each tone (_3Hz). Outputs of the set stream are known by their target, all others are in lanes."""
-        square = self._series(output - target, target is self.held_out["stream"].target).square()
+        """Compare outputs with targets, both [rows, steps, 1].
+
+        Returns:
+            relative_error, ||output - target|| / ||target||; mean_squared_error; the same from sample T on (_after); and
+            that of each tone (such as _3Hz).
+        """
+        square = self._series(output - target, self._in_time(target)).square()
         tones = [self.signal.frequencies[n] for n in self.selected]
         return {
             "relative_error": (square.mean() / target.double().square().mean()).sqrt().item(),
@@ -221,6 +225,17 @@ class Extraction(SquaredErrorTask):
         """One channel [rows, steps, 1] as it runs in time: float64 [mixes, tones, samples]."""
         lanes = self.whole if in_time else self.lanes
         return lanes.series(rows.double().squeeze(-1).unflatten(0, (-1, lanes.lanes)))
+
+    def _in_time(self, target: Tensor) -> bool:
+        """Whether rows are whole tones in time, as in the set stream, and not lanes.
+
+        The length of the rows decides. One lane a tone is as long as the tone; if these lanes are cut otherwise (strided
+        and blocked), the values decide.
+        """
+        if target.shape[1] != self.whole.steps or self.lanes.steps != self.whole.steps:
+            return target.shape[1] == self.whole.steps
+        stream = self.held_out["stream"].target
+        return target.shape == stream.shape and torch.equal(target.to(stream), stream)
 
     def _draw(self, seed: int, lanes: Lanes | None = None) -> tuple[np.ndarray, np.ndarray]:
         """A mix with random phases and the tones selected, [samples] and [tones, samples].

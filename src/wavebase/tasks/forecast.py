@@ -11,7 +11,7 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.statistics import nmse
-from wavebase.tasks.base import Batch, require_at_least
+from wavebase.tasks.base import Batch, require_at_least, require_signal
 
 
 @registered
@@ -65,10 +65,9 @@ class Forecast:
         self.held_out = {"training": Batch(past, future)}
         if training == "teacher_forced":
             self.held_out["teacher_forced"] = Batch((past, future), drawn[:, 1:])
-        self.baselines = {
-            "zero": self.loss(torch.zeros_like(future), future).item(),
-            "mean": self.loss(future.mean(0).expand_as(future), future).item(),
-        }
+        zero, mean = torch.zeros_like(future), future.mean(0).expand_as(future)
+        losses = {name: self.loss(guess, future).item() for name, guess in (("zero", zero), ("mean", mean))}
+        self.baselines = require_signal(losses)
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """A fresh batch of the training signal; `step` is its place in the curriculum."""

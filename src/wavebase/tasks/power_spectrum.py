@@ -76,10 +76,6 @@ class PowerSpectrum(SquaredErrorTask):
             name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
         }
         self.baselines = constant_losses(self.held_out["training"].target.flatten(0, 1))
-        if not self.baselines["zero"] > 0:
-            raise ValueError(
-                "signal must not be silent where it is held out, got zeros only; use another signal or part"
-            )
         self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
