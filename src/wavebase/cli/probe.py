@@ -31,7 +31,7 @@ steps=       their length (as long, and as large, as the signals of its run; els
 seed=0       of the nulls
 draws=       of each null (by size)
 net=         which one of stacked weights
-panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all nine)
+panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all that have content); series for every quantity over a run's checkpoints in series.png (the twelve that moved most)
 out=         folder for spectrum.json, spectrum.txt and spectrum.png (beside what was read)
 roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
 
@@ -96,7 +96,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from wavebase.experiment import validation
     from wavebase.experiment.judge import judge_run
     from wavebase.figures import common, spectrum_sheet
-    from wavebase.figures.movement import movement, movement_table
+    from wavebase.figures.movement import READABLE, movement, movement_table
     from wavebase.records.atomic import atomic_write
     from wavebase.records.folder import RunFolder
     from wavebase.records.strict_json import to_json
@@ -144,8 +144,11 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         lines.append(report.short(name))
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            pictures.append(f"series{suffix}.png")
-            save(pictures[-1], common.png(movement(moved)))
+            most = len(report.quantities) if spectrum_sheet.SERIES in panels else READABLE
+            figure = movement(moved, most) if spectrum_sheet.SERIES in panels or not panels else None
+            if figure is not None:
+                pictures.append(f"series{suffix}.png")
+                save(pictures[-1], common.png(figure))
             lines_of_series = movement_table(moved)
             table += lines_of_series
             lines.append(f"{lines_of_series[0]}: see spectrum.txt")

@@ -33,12 +33,13 @@ class Seeds:
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings:
     """every: steps between probings. measure: the probes, functions of `wavebase.probes` by path. figures: drawn at the
-    end, functions of `wavebase.figures` by name. curvature: measure lambda_max at the start (always done when the
+    end, functions of `wavebase.figures` by name. figure_format: svg or pdf, written beside the PNG. curvature: measure lambda_max at the start (always done when the
     learning rate is given by the boundary), on curvature_batch sequences. verdict: thresholds."""
 
     every: int = 100
     measure: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
+    figure_format: Literal["png", "svg", "pdf"] = "png"
     curvature: bool = True
     curvature_batch: int = 256
     verdict: Thresholds = dataclasses.field(default_factory=Thresholds)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from wavebase.figures.common import COLOURS, GREY, STYLES, literal
+from wavebase.figures.common import FONT, GREY, WIDTH, literal, look
 
 
 def loss_curves(
@@ -53,18 +54,17 @@ def _curves(
     middle = lines.get("mean", max(lines.values()))
     curves = []
     for n, (label, runs) in enumerate(groups.items()):
-        look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
         series = [run[tag] for run in runs if tag in run]
         if series:
             steps = np.unique(np.concatenate([at for at, _ in series]))
             table = np.full((len(series), len(steps)), np.nan)
             for row, (at, values) in zip(table, series, strict=True):
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
-            curves.append((literal(label), look, steps, table))
+            curves.append((literal(label), (styles or {}).get(label, look(n)), steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
     near = 2e-5 if tag.startswith("loss") else 2e-3
     deep = lowest < 1e-9 * middle  # an exact run would flatten all others against the top: give them a panel
-    figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 7 if deep else 4.6), layout="constrained")
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
         for label, (colour, style), steps, table in curves:
@@ -79,10 +79,18 @@ def _curves(
         axes[1].set_title("all")
     axes[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11)
-    handles, labels = axes[-1].get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) < 48 else 1  # wider ones would be cut off
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    legend_below(figure, axes[-1])
     return figure
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Place the legend of curves below a figure; it explains the crosses of `median_and_range` where there are any."""
+    handles, labels = ax.get_legend_handles_labels()
+    if any(line.get_marker() == "x" for line in ax.lines):
+        handles.append(Line2D([], [], color=GREY, marker="x", linestyle=""))
+        labels.append("a run left the picture or was no longer finite")
+    columns = 2 if max(map(len, labels), default=0) < 32 else 1  # wider ones would be cut off
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False)
 
 
 def median_and_range(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY, STYLES, literal
-from wavebase.figures.curves import median_and_range
+from wavebase.figures.common import GREY, WIDTH, literal, look
+from wavebase.figures.curves import legend_below, median_and_range
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 MISSING = "#B3261E"
@@ -43,7 +43,7 @@ def best(groups: Mapping[str, Sequence[Series]], tag: str) -> dict[str, Sequence
 def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
     """One recorded series against step: the median of each group's runs, their range as a band."""
     shown = best(groups, tag)
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     ax = figure.subplots()
     lowest = math.inf
     for n, (label, runs) in enumerate(shown.items()):
@@ -53,14 +53,13 @@ def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
             values = np.full((len(series), len(steps)), np.nan)
             for line, (at, numbers) in zip(values, series, strict=True):
                 line[np.searchsorted(steps, at)] = numbers
-            median_and_range(ax, steps, values, COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS)], literal(label))
+            median_and_range(ax, steps, values, *look(n), literal(label))
             lowest = min(lowest, np.nanmin(values, initial=math.inf))
     left_out = len(groups) - len(shown)
     title = f"the {len(shown)} of {len(groups)} groups that end lowest" if left_out else ""
     ax.set(xlabel="step", ylabel=literal(tag), yscale="log" if 0 < lowest < math.inf else "linear", title=title)
     ax.grid(alpha=0.25)
-    columns = 2 if max(map(len, shown), default=0) < 46 else 1
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    legend_below(figure, ax)
     return figure
 
 
