@@ -136,7 +136,7 @@ class TestChange:
         units = weights._natural_units(made.load_checkpoint(0), made)
         from wavebase.experiment import build
 
-        exact = build.load_run(made).net.construction
+        exact = build.load_run(made)[1].net.construction
         for gate in GATES:
             ratio = units[f"weight_hh_{gate}"] / exact.unit_scale[f"weight_hh_{gate}"].double()
             seen = ratio[torch.isfinite(ratio) & (ratio < 1e200)]

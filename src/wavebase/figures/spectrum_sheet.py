@@ -138,7 +138,7 @@ def _quantities(ax: Axes, report: Report) -> bool:
     )
     ax.set(xlim=(-1.7, 2.7), ylim=(len(shown) - 0.5, -0.5))
     ax.set_xticks([0, 1], ["5 %", "95 %"])
-    ax.set_xlabel("place in the null of random weights (orange: p <= 0.05)", fontsize=9)
+    ax.set_xlabel("place in the random null (orange: p <= 0.05)", fontsize=9)
     return True
 
 
@@ -194,7 +194,7 @@ def _product(ax: Axes, report: Report) -> bool:
     values = np.array(found.singular_values) if found is not None else np.zeros(0)
     if not (values > 0).any():
         return False
-    ax.set_title("Product of Jacobians over time: singular values", fontsize=11)
+    ax.set_title("Product of Jacobians: singular values", fontsize=11)
     ax.plot(np.arange(1, len(values) + 1)[values > 0], values[values > 0], ".-", color=COLOURS[0])
     ax.set(yscale="log", xlabel="direction", ylabel="stretch over the trajectory")
     return True
@@ -285,7 +285,7 @@ def _impulse(ax: Axes, report: Report) -> bool:
 
 PANELS: dict[str, tuple[str, Callable[[Axes, Report], bool]]] = {
     "eigenvalues": ("Eigenvalues", _eigenvalues),
-    "pseudospectrum": ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
+    "pseudospectrum": ("Pseudospectrum: log10 sigma_min(z - W)", _pseudospectrum),
     "quantities": ("Quantities within their random null", _quantities),
     "readout": ("Readout: largest share of one frequency, by unit", _readout),
     "energy": ("Energy balance", _energy),

@@ -184,9 +184,9 @@ def _natural_units(start: Checkpoint, folder: RunFolder) -> dict[str, torch.Tens
     w_ih, w_hh, b_ih, b_hh = (torch.cat([double[name] for name in part]) for part in gates)
     if w_ih.shape[1] != 1:
         return {}
-    states = (double[name].expand(len(signal), -1) for name in ("hidden_0", "cell_0"))
+    hidden, cell = (double[name].expand(len(signal), -1) for name in ("hidden_0", "cell_0"))
     input_gate = folder.config().get("model", {}).get("input_gate", "tanh")
-    trace = lstm_trace(signal.double()[..., None], *states, w_ih, w_hh, b_ih + b_hh, input_gate)
+    trace = lstm_trace(signal.double()[..., None], hidden, cell, w_ih, w_hh, b_ih + b_hh, input_gate)
     level = trace.hidden.abs().amax((0, 1))
     level = level.clamp_min(level.max() * 1e-300 + 1e-300)
     return unit_scales({name: double[name] for name in names}, level, signal.abs().max().item(), blocks)
