@@ -17,10 +17,7 @@ MOST_FLAGGED = 6  # quantities that a summary names
 
 
 def short(report: Report, name: str) -> str:
-    """Return a few lines for a console, at most 80 columns: the net, and what random weights of its size do not show.
-
-    name: what to call the net.
-    """
+    """Summarise a report in a few lines of at most 80 columns: the net, called `name`, and what random weights do not show."""
     lines = [f"{name}: {report.activation}, {report.hidden_size} units"]
     for gate in report.gates:
         radius = report.quantities[f"{gate}.spectral_radius" if len(report.gates) > 1 else "spectral_radius"]
@@ -36,7 +33,7 @@ def short(report: Report, name: str) -> str:
 
 
 def table(report: Report) -> str:
-    """The quantities for a console, at most 80 columns: value, both nulls' 5 to 95 % and p-value."""
+    """List the quantities in at most 80 columns: the value, and both nulls' 5 to 95 % and p-value."""
     head = f"{report.activation}, {report.hidden_size} units; * p <= 0.05 under the random null; g after balancing"
     lines = [head, f"{'':<28}{'value':>9}  {'random 5..95 %':>16} {'p':>5}  {'shuffled':>8} {'p':>5}"]
     for name, q in report.quantities.items():
@@ -65,7 +62,7 @@ def table(report: Report) -> str:
 
 
 def number(value: float) -> str:
-    """A number in at most 8 characters."""
+    """Format a number in at most 8 characters."""
     if not math.isfinite(value):
         return "-"
     return f"{value:.1e}" if value and not 0.001 <= abs(value) < 10000 else f"{value:.3g}"
