@@ -19,7 +19,7 @@ from wavebase import console
 from wavebase.cli.probe_source import Options, Source, find_source, read_layers
 
 if TYPE_CHECKING:
-    from wavebase.analysis.analyze import Report
+    from wavebase.analysis.spectrum_report import Report
 
 Save = Callable[[str, bytes], None]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wavebase.analysis.analyze import Report
+    from wavebase.analysis.spectrum_report import Report
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.analysis.weight_files import Stored
 

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.analysis.analyze import Report
 from wavebase.analysis.nonnormality import pseudospectrum
 from wavebase.analysis.report_text import number
+from wavebase.analysis.spectrum_report import Report
 from wavebase.figures.common import COLOURS, GREY
 
 PSEUDOSPECTRUM_UNITS = 128

@@ -1,4 +1,4 @@
-"""What the training loop, the probes and the verdict rely on in a task, and what most tasks share."""
+"""The contract of tasks with the training loop, the probes and the verdict, and what most tasks share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """input: whatever the model's forward takes, a tensor or a tuple of tensors; target: a tensor. Both are in the run's
-    dtype and on its device."""
+    """A batch in the run's dtype and on its device.
+
+    Attributes:
+        input: What the model's forward takes, a tensor or a tuple of tensors.
+        target: A tensor.
+    """
 
     input: Any
     target: Tensor
