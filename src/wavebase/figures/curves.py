@@ -18,10 +18,17 @@ def loss_curves(
     styles: Mapping[str, tuple[str, str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Training loss against step on a logarithmic axis: the median of each group's runs, their range as a band, and the
-    zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
-    predictor's loss, or stopped being finite. baseline None: each run's loss is
-    shown relative to its own mean predictor, because the runs do not share one."""
+    """Draw the training loss against the step: the median of each group's runs, and their range as a band.
+
+    A cross marks where a run left the picture at a million times the mean predictor's loss, or was no longer finite.
+
+    Args:
+        groups: Label to runs, each tag to (steps, values).
+        baseline: Losses of predicting zero and the mean, drawn as lines. None: the runs do not share them, and each loss is
+            relative to its own mean predictor's.
+        styles: Label to (colour, line style).
+        title: Above the figure.
+    """
     lines = {name: loss for name, loss in (baseline or {"mean": 1.0}).items() if loss > 0}
     what = "training loss" if baseline else "loss / mean predictor's"
     return _curves(
@@ -35,7 +42,7 @@ def error_curves(
     styles: Mapping[str, tuple[str, str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Relative error on held-out signals against step: as `loss_curves`, of what the probes recorded."""
+    """Draw the relative error on held-out signals against the step; see `loss_curves`."""
     lines = {"zero": 1.0}
     if baseline and baseline.get("zero"):
         lines["mean"] = (baseline["mean"] / baseline["zero"]) ** 0.5
@@ -63,7 +70,7 @@ def _curves(
             curves.append((literal(label), (styles or {}).get(label, look(n)), steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
     near = 2e-5 if tag.startswith("loss") else 2e-3
-    deep = lowest < 1e-9 * middle  # an exact run would flatten all others against the top: give them a panel
+    deep = lowest < 1e-9 * middle  # an exact run would compress all others: give them a panel
     figure = Figure(figsize=(WIDTH, 7 if deep else 4.6), layout="constrained")
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
@@ -94,7 +101,7 @@ def legend_below(figure: Figure, ax: Axes) -> None:
 
 
 def median_and_range(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:
-    """Median and range over the rows of a table [runs, steps]; a cross where a row ends early."""
+    """Draw the median and the range over the rows of a table [runs, steps]; a cross where a row ends early."""
     shown = np.isfinite(table).any(0)
     ax.plot(steps[shown], np.nanmedian(table[:, shown], 0), color=colour, linestyle=style, label=label)
     if len(table) > 1:
