@@ -87,7 +87,7 @@ def drift(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
         if ends[tag] != 0:
             colour, style = look(n)
             words = literal(tag.removeprefix(whole + "/").replace("_from_", " from "))
-            _positive(top, series[tag], color=colour, linestyle=style, label=words)
+            _positive(top, series[tag], "." + style, markersize=3, color=colour, label=words)
     top.axhline(ROUNDING, color=GREY, linestyle=":", label="rounding")
     for tag, mark, label in (("loss/train", "-", "training"), ("loss/held_out", "o", "held out")):
         if tag in series:
@@ -106,7 +106,6 @@ def drift(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     for ax, label in ((top, "drift / norm at start"), (middle, "loss"), (bottom, "relative error")):
         ax.set(yscale="log", ylabel=label)
         ax.grid(alpha=0.25)
-        ax.minorticks_off()
     bottom.set_xlabel("step")
     for ax in (top, middle):
         if ax.get_legend_handles_labels()[0]:
@@ -114,12 +113,12 @@ def drift(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def _positive(ax: Axes, series: tuple[np.ndarray, np.ndarray], mark: str = "", **style: Any) -> None:
+def _positive(ax: Axes, series: tuple[np.ndarray, np.ndarray], mark: str, **style: Any) -> None:
     """Plot what a logarithmic axis can show."""
     steps, values = series
     shown = values > 0
     if shown.any():
-        ax.plot(steps[shown], values[shown], mark, **style) if mark else ax.plot(steps[shown], values[shown], **style)
+        ax.plot(steps[shown], values[shown], mark, **style)
 
 
 def _number(value: float | None) -> str:
