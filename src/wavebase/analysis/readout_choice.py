@@ -62,7 +62,8 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
         return _as_asked(asked, matrices, nets), []
     order = list(weights)
     in_order = order != sorted(order)  # sorted names tell nothing about the order of the modules
-    chosen, notes = {}, []
+    chosen: dict[str, str] = {}
+    notes: list[str] = []
     for net in nets:
         fitting = [
             name
@@ -85,6 +86,12 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
             notes.append(
                 f"no readout of {net.label} is read, because names and shapes do not tell it; readout=NAME of {names}"
             )
+    return chosen, [*notes, *_share(chosen, nets)]
+
+
+def _share(chosen: dict[str, str], nets: Sequence[Net]) -> list[str]:
+    """Leave a matrix that was chosen for several nets to one of them, or to none; return notes on it."""
+    notes = []
     for name in dict.fromkeys(chosen.values()):
         owners = [net for net in nets if chosen.get(net.prefix) == name]
         kept = [net for net in owners if not re.search(r"enc(oder)?\d*([._]|$)", net.prefix, re.IGNORECASE)] or owners
@@ -99,7 +106,7 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
         elif len(nets) > 1 or not READOUT.search(_module(name)):
             whose = f" of {kept[0].label}" if len(nets) > 1 else ""
             notes.append(f"{name} is taken for the readout{whose}; readout=NAME or readout=none decides otherwise")
-    return chosen, notes
+    return notes
 
 
 def _is_matrix(name: str, value: Any) -> bool:
