@@ -23,7 +23,6 @@ CASES = {  # label: the case of conf/case
     "stock LSTM": "stock_lstm_adam",
 }
 NOISY, NO_ALGORITHM = "exact, label noise 0.1", ("random", "random_scaled", "stock LSTM")
-COLOURS = (*common.COLOURS, common.GREY)
 FLOOR, TOP = 1e-17, 1e2  # errors beyond are drawn here
 
 
@@ -56,7 +55,8 @@ def measure(size: study.Size) -> study.Finding:
     rows, ends, streams = [], {}, {}
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     ax = figure.subplots()
-    for (label, case), colour in zip(cases.items(), COLOURS, strict=False):
+    for n, (label, case) in enumerate(cases.items()):
+        colour, style = common.look(n)
         chosen = [run for run in runs if run.choices["case"] == case]
         steps, table = errors(chosen)
         early = [run for run in first if run.choices["case"] == case]
@@ -65,7 +65,7 @@ def measure(size: study.Size) -> study.Finding:
             later = steps > brief
             steps, table = np.concatenate([begin, steps[later]]), np.concatenate([near, table[:, later]], 1)
         shown = table.clip(FLOOR, TOP)
-        ax.plot(steps, np.median(shown, 0), color=colour, linewidth=2, label=label)
+        ax.plot(steps, np.median(shown, 0), style, color=colour, linewidth=2, label=label)
         ax.fill_between(steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, linewidth=0)
         ends[label] = statistics.median(table[:, -1])
         on_stream = [run.value("probes", "final", "error/stream") for run in chosen]

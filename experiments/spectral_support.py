@@ -35,7 +35,7 @@ def settings(size: study.Size) -> dict[str, dict[str, str]]:
     signals = {
         "two sinusoids": "sinusoids signal.amplitude=0.5 signal.components=2",
         "impulses": "impulse",
-        "recording": f"file signal.path={recording(size)}",
+        "recording": f"file signal.remove_mean=false signal.path={recording(size)}",
     }
     return {
         "the centre": {},

@@ -1,5 +1,6 @@
 """Recordings as other programs write them, and signals without content: the right samples, or one line."""
 
+import importlib
 import json
 import struct
 
@@ -77,6 +78,63 @@ class TestCsv:
         (line,) = caplog.messages
         assert line.endswith("a.csv: column 0 (time) of 2, from 0 to 1")
 
+    def test_a_column_that_always_rises_is_suspected_to_be_the_time(self, cli, tmp_path):
+        """The default column is the first, which often is the time: the exact net reads a ramp as well as any signal."""
+        rows = "".join(f"{n},{sample}\n" for n, sample in enumerate(WAVE))
+        (tmp_path / "a.csv").write_text("time,value\n" + rows)
+        words = (*SMALL, "signal=file", "signal.path=a.csv")
+        status, out, err = cli(*words, "hydra.run.dir=run")
+        assert status == 0 and "column 0 (time) of 2, from 0 to 399" in out + err
+        assert "signal.channel=1 reads another" in out + err
+        for channel in ("1", "time"):
+            status, out, err = cli(*words, f"signal.channel={channel}", f"hydra.run.dir={channel}")
+            assert status == 0 and "reads another" not in out + err
+
+
+class TestOffset:
+    def test_the_mean_of_the_training_part_is_removed_if_asked(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.r_[WAVE[:320] + 23, WAVE[320:] + 24])
+        signal = Recording(str(tmp_path / "a.npy"), 8, remove_mean=True)
+        wanted = np.r_[WAVE[:320], WAVE[320:] + 1] - WAVE[:320].mean()
+        wanted /= np.abs(wanted).max()
+        parts = np.concatenate([signal._training.numpy(), signal._held_out.numpy()])
+        assert parts == pytest.approx(wanted, abs=1e-12) and np.abs(parts).max() == pytest.approx(1)
+        kept = Recording(str(tmp_path / "a.npy"), 8)
+        assert kept._training.min() > 0.9, "stored configurations of older runs lack the key and keep the offset"
+
+    def test_it_is_on_in_conf(self, ran, tmp_path):
+        np.save(tmp_path / "a.npy", WAVE + 23)
+        words = ("signal=file", f"signal.path={tmp_path / 'a.npy'}", "task.held_out_count=4", "train.steps=0")
+        baseline = {
+            key: ran(*SMALL, *words, *more, name=key).summary()["baseline"]
+            for key, more in (("removed", ()), ("kept", ("signal.remove_mean=false",)))
+        }
+        ratio = {key: found["zero"] / found["mean"] for key, found in baseline.items()}
+        assert ratio["removed"] < 10 < 1000 < ratio["kept"]
+
+    @pytest.mark.parametrize("use", ["trained on", "held out"])
+    def test_a_part_without_anything_but_an_offset_is_refused(self, use, tmp_path):
+        parts = [np.full(320, 0.1), WAVE[:80]] if use == "trained on" else [WAVE[:320], np.full(80, 0.1)]
+        np.save(tmp_path / "a.npy", np.concatenate(parts))
+        with pytest.raises(ValueError, match=f"signal must vary where it is {use}, got only 0.1 in") as refusal:
+            Recording(str(tmp_path / "a.npy"), 8, remove_mean=True)
+        assert "\n" not in str(refusal.value)
+
+
+class TestShipped:
+    def test_a_recording_that_is_at_hand_everywhere(self):
+        samples, rate = read_recording("wavebase:el_nino.csv")
+        assert samples.shape == (732,) and rate is None and samples[:2].tolist() == [23.11, 24.2]
+        power = np.abs(np.fft.rfft(samples - samples.mean())) ** 2
+        assert power.argmax() == 732 / 12, "the year"
+
+    @pytest.mark.parametrize(
+        "name", ["wavebase:", "wavebase:../recordings.py", "wavebase:nothing.csv", "wavebase:README.md"]
+    )
+    def test_another_name_is_refused(self, name):
+        with pytest.raises(ValueError, match=r"use wavebase:el_nino\.csv$"):
+            read_recording(name)
+
 
 def chunk(kind, content):
     return kind + struct.pack("<I", len(content)) + content
@@ -123,13 +181,32 @@ def test_a_gap_in_a_recording_is_forecast(cli, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["relative_error"]["final"] > 0
 
 
+@pytest.mark.parametrize("task", [(), ("task=forecast", "model=last", "probe=forecast", "optim.lr=0.1"), ("task=reconstruction", "model=cosine", "probe=cosine")])  # fmt: skip
 @pytest.mark.parametrize("silent", ["held out", "training"])
-def test_a_silent_part_is_refused(silent, cli, tmp_path):
+def test_a_silent_part_is_refused(silent, task, cli, tmp_path):
     parts = [np.tile(WAVE, 2), np.zeros(200)] if silent == "held out" else [np.zeros(800), WAVE[:200]]
     np.save(tmp_path / "a.npy", np.concatenate(parts))
-    status, _, err = cli(*SMALL, "signal=file", "signal.path=a.npy", "hydra.run.dir=run")
+    status, _, err = cli(*SMALL, *task, "signal=file", "signal.path=a.npy", "hydra.run.dir=run")
     assert status == 1 and err.count("\n") == 1 and "silent" in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+class Silence:
+    peak = 1.0
+
+    def sample(self, batch, samples, generator, held_out=False):
+        return torch.zeros(batch, samples, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["power_spectrum.PowerSpectrum", "forecast.Forecast", "reconstruction.Reconstruction", "order_statistic.OrderStatistic"])  # fmt: skip
+def test_no_task_measures_errors_relative_to_silence(kind):
+    """Stretches that are drawn may be silent although the recording is not."""
+    module, name = kind.split(".")
+    make = getattr(importlib.import_module(f"wavebase.tasks.{module}"), name)
+    sizes = {} if name == "Forecast" else {"T": 8}
+    more = {"statistic": "median"} if name == "OrderStatistic" else {}
+    with pytest.raises(ValueError, match="signal must not be silent where it is held out"):
+        make(Silence(), dtype=torch.float64, device=torch.device("cpu"), probe_generator=torch.Generator(), **sizes, **more)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -139,7 +216,8 @@ def test_a_signal_of_one_spectrum_is_judged_by_its_error(samples, ran, tmp_path)
     """Every window has one spectrum, so the mean predictor errs by rounding alone."""
     np.save(tmp_path / "a.npy", samples)
     words = [word for word in SMALL if word != "T=4"]
-    summary = ran("T=8", *words, "signal=file", f"signal.path={tmp_path / 'a.npy'}").summary()
+    recording = ("signal=file", "signal.remove_mean=false", f"signal.path={tmp_path / 'a.npy'}")
+    summary = ran("T=8", *words, *recording).summary()
     assert summary["verdict"] in ("preserved", "unmoved") and summary["relative_loss"]["final"] < 1e-20
 
 

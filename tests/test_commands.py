@@ -45,7 +45,6 @@ SMALL = {
 # What stands for a placeholder. A path that ends in ... is the first that begins so; step_<any>.pt the newest there is.
 PLACEHOLDERS = {
     "outputs/runs/<run>": "outputs/runs/a_run",
-    "/usr/share/sounds/alsa/Front_Center.wav": "FILE.wav",
     "experiments/frequency_extraction.py FOLDER": "experiments/frequency_extraction.py outputs/runs/frequency_extraction",
 }
 # What a page takes for granted: runs made by commands that it does not print.

@@ -369,3 +369,23 @@ def test_a_run_leaves_its_numbers_and_figures(ran) -> None:
     )
     figures = {file.stem for file in (folder.path / "figures").glob("*.png")}
     assert figures == {"train_loss", "one_second", "tones", "per_frequency", "error_over_time", "output_spectra", "seen_and_unseen"}  # fmt: skip
+
+
+@pytest.mark.parametrize("selectors", ["interleaved", "blocked"])
+@pytest.mark.parametrize("layout", ["strided", "contiguous"])
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_metrics_know_the_set_in_time_by_its_content(selectors, layout, lanes) -> None:
+    """A copy of a target, as another device or a saved file gives it, is measured as the target itself."""
+    signal = JitteredMix((1.0, 2.0, 3.0, 4.0), samples=1000, duration=9.99)
+    asked = task(signal, T=100, lanes=lanes, selectors=selectors, layout=layout)
+    wrong = {}
+    for name in ("training", "stream"):
+        target = asked.held_out[name].target
+        tone = asked._series(torch.ones_like(target), name == "stream")
+        assert tone.shape[1:] == (4, 1000)
+        rows = (asked.whole if name == "stream" else asked.lanes).rows(torch.eye(4, dtype=torch.float64)[1][:, None].expand(4, 1000))  # fmt: skip
+        output = target + rows[..., None]  # wrong by 1 in the second tone alone
+        wrong[name] = asked.metrics(output, target)
+        assert asked.metrics(output.clone(), target.clone()) == wrong[name]
+        assert wrong[name]["mean_squared_error_2Hz"] == pytest.approx(1)
+        assert wrong[name]["mean_squared_error_1Hz"] == pytest.approx(0, abs=1e-12)

@@ -225,7 +225,7 @@ def test_checkpoints_hold_anything(run, data):
             folder / name,
         )
     tried(lambda: load_run(RunFolder(folder), 0))
-    tried(lambda: list(probe._source(folder).series()))
+    tried(lambda: list(probe.find_source(folder).series()))
     tried(lambda: RunFolder(folder).newest_checkpoint())
 
 

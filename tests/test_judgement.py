@@ -229,7 +229,7 @@ def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, 
     import numpy as np
 
     np.save(tmp_path / "same.npy", samples.numpy())
-    recording = ("signal=file", f"signal.path={tmp_path / 'same.npy'}", "train.steps=2")
+    recording = ("signal=file", "signal.remove_mean=false", f"signal.path={tmp_path / 'same.npy'}", "train.steps=2")
     summary = ran(*RUN, *recording).summary()
     assert summary["verdict"] == name and summary["relative_loss"]["final"] < 1e-20
     lost = ran(*RUN, *recording, "model=random", name="random").summary()

@@ -43,7 +43,8 @@ class TestRecords:
         files = {file.name for file in folder.path.iterdir()}
         assert {"config.yaml", "metrics.jsonl", "checkpoints", "figures", "summary.json", "examples.npz"} <= files
         figures = {file.name for file in (folder.path / "figures").iterdir()}
-        assert figures == {"weight_hh_init.png", "train_loss.png", "spectrum.png", "gen_eigenvalues.png"}
+        names = ("weight_hh_init", "weight_hh_change", "train_loss", "drift", "spectrum", "gen_eigenvalues")
+        assert figures == {f"{name}.png" for name in names}
         assert folder.checkpoint_steps() == [0, 10, 20]
         summary = folder.summary()
         assert summary["status"] == "done" and summary["verdict"] == "unmoved" and summary["steps"] == 20

@@ -26,11 +26,15 @@ SMALLEST = 1e-100  # of entries whose squares, and their sums, a double holds
 
 @dataclass(frozen=True)
 class Cell:
-    """One layer. Letters: H hidden units, I inputs, n readout rows.
+    """One layer of H units with I inputs, float64. A part that was not given is None or zero.
 
-    activation: relu, tanh (a plain recurrent net), gru, lstm (torch's cells), lstm_signed (an LSTM whose input gate is a
-    tanh). w_hh: gate to [H, H]; w_ih: gate to [H, I]; bias_ih, bias_hh: gate to [H]; hidden_0, cell_0: [H], the state
-    that a sequence starts from; w_out: [n, H] or None. All float64. A part that was not given is None or zero.
+    Attributes:
+        activation: relu or tanh (a plain recurrent net), gru, lstm (torch's cells), or lstm_signed (tanh input gate).
+        w_hh: Gate to [H, H].
+        w_ih: Gate to [H, I], or None.
+        bias_ih, bias_hh: Gate to [H].
+        hidden_0, cell_0: The state before the first step, [H].
+        w_out: The readout, [outputs, H], or None.
     """
 
     activation: Activation
@@ -53,7 +57,11 @@ class Cell:
         return len(self.w_hh) > 1
 
     def rescaled(self, scale: np.ndarray) -> Cell:
-        """The same ReLU net in the coordinates h / scale, scale [H] > 0: W_ij scale_j / scale_i, w / scale, V scale."""
+        """Return the same ReLU net in the coordinates h / scale, scale [H] > 0: W_ij scale_j / scale_i, w / scale, V scale.
+
+        Raises:
+            ValueError: For another cell, whose function rescaling would change.
+        """
         if self.activation != "relu":
             raise ValueError(f"only a relu unit may be rescaled, got activation={self.activation}; leave it as it is")
         column = scale[:, None]
@@ -68,7 +76,7 @@ class Cell:
         )
 
     def with_norms_of(self, other: Cell) -> Cell:
-        """This cell, each matrix scaled to the Frobenius norm of the other's."""
+        """Return this cell with each matrix scaled to the Frobenius norm of the other's."""
 
         def scaled(weight: np.ndarray, wanted: np.ndarray) -> np.ndarray:
             size = np.linalg.norm(weight)
@@ -94,15 +102,61 @@ def make_cell(
     hidden_0: Array | None = None,
     cell_0: Array | None = None,
 ) -> Cell:
-    """A checked Cell from arrays or tensors, gates stacked in torch's order or as a mapping by gate name.
+    """Check a layer's weights. Gates are stacked in torch's order or a mapping by name.
 
-    w_hh: [g H, H], g gates (relu, tanh 1; gru 3; lstm 4); w_ih: [g H, I] or [g H]; w_out: [n, H]; biases [g H].
-    activation None: relu for one gate, gru for three, lstm for four. Raises ValueError, in one line, for a matrix that is
-    not square a gate, a number that is not finite, a wrong number of gates or sizes that do not fit together.
+    Args:
+        w_hh: [g H, H], with g gates (relu, tanh 1; gru 3; lstm 4).
+        w_ih: [g H, I] or [g H].
+        w_out: [n, H].
+        activation: None: relu for one gate, gru for three, lstm for four.
+        bias_ih, bias_hh: [g H], zero if left out.
+        hidden_0, cell_0: [H], zero if left out.
+
+    Raises:
+        ValueError: For a matrix that is not square per gate, a number that is not finite, a wrong number of gates, or sizes
+            that do not fit together.
     """
     if activation is not None and activation not in get_args(Activation):
         raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}; use relu")
     matrix = as_array(w_hh, "w_hh")
+    chosen, gates = _gates(matrix, activation)
+    H, rows = matrix.shape[1], matrix.shape[0]
+
+    def split(value: Array | Mapping[str, Array] | None, name: str) -> dict[str, np.ndarray]:
+        stacked = np.zeros(rows) if value is None else as_array(value, name)
+        if name == "w_ih" and stacked.ndim == 1:
+            stacked = stacked[:, None]
+        if stacked.ndim != (1 if name.startswith("bias") else 2) or stacked.shape[0] != rows:
+            raise ValueError(
+                f"{name} must have {rows} rows ({len(gates)} gates of {H} units), got {list(stacked.shape)}; give the same layer's"
+            )
+        return dict(zip(gates, np.split(stacked, len(gates)), strict=True))
+
+    def vector(value: Array | None, name: str) -> np.ndarray:
+        found = np.zeros(H) if value is None else as_array(value, name).ravel()
+        if found.shape != (H,):
+            raise ValueError(
+                f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros"
+            )
+        return found
+
+    readout = None if w_out is None else as_array(w_out, "w_out")
+    if readout is not None and (readout.ndim != 2 or readout.shape[1] != H or not readout.shape[0]):
+        raise ValueError(f"w_out must be [outputs, {H}], got {list(readout.shape)}; give the readout's weight")
+    return Cell(
+        activation=chosen,  # type: ignore[arg-type]
+        w_hh=split(matrix, "w_hh"),
+        w_ih=None if w_ih is None else split(w_ih, "w_ih"),
+        bias_ih=split(bias_ih, "bias_ih"),
+        bias_hh=split(bias_hh, "bias_hh"),
+        hidden_0=vector(hidden_0, "hidden_0"),
+        cell_0=vector(cell_0, "cell_0"),
+        w_out=readout,
+    )
+
+
+def _gates(matrix: np.ndarray, activation: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the kind of cell that w_hh belongs to, and its gates. Raises ValueError for a matrix of no cell."""
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.shape[0] % matrix.shape[1]:
         raise ValueError(
             f"w_hh must be square, [H, H] a gate stacked to [gates*H, H], got {list(matrix.shape)}; give the recurrent matrix"
@@ -118,43 +172,15 @@ def make_cell(
     if len(gates) != count:
         wanted = f"{len(gates)} for {chosen}" if chosen else "1 (relu, tanh), 3 (gru) or 4 (lstm)"
         raise ValueError(f"w_hh must hold {wanted} gates, got {count} of {H} units; choose the activation= that fits")
-
-    def split(value: Array | Mapping[str, Array], name: str, width: int | None) -> dict[str, np.ndarray]:
-        stacked = as_array(value, name)
-        if name == "w_ih" and stacked.ndim == 1:
-            stacked = stacked[:, None]
-        if stacked.ndim != (1 if width == 0 else 2) or stacked.shape[0] != count * H:
-            raise ValueError(
-                f"{name} must have {count * H} rows ({count} gates of {H} units), got {list(stacked.shape)}; give the same layer's"
-            )
-        return dict(zip(gates, np.split(stacked, count), strict=True))
-
-    def vector(value: Array | None, name: str) -> np.ndarray:
-        found = np.zeros(H) if value is None else as_array(value, name).ravel()
-        if found.shape != (H,):
-            raise ValueError(
-                f"{name} must be [{H}], one number a unit, got {list(found.shape)}; leave it out for zeros"
-            )
-        return found
-
-    zeros = np.zeros(count * H)
-    readout = None if w_out is None else as_array(w_out, "w_out")
-    if readout is not None and (readout.ndim != 2 or readout.shape[1] != H or not readout.shape[0]):
-        raise ValueError(f"w_out must be [outputs, {H}], got {list(readout.shape)}; give the readout's weight")
-    return Cell(
-        activation=chosen,  # type: ignore[arg-type]
-        w_hh=split(matrix, "w_hh", None),
-        w_ih=None if w_ih is None else split(w_ih, "w_ih", None),
-        bias_ih=split(zeros if bias_ih is None else bias_ih, "bias_ih", 0),
-        bias_hh=split(zeros if bias_hh is None else bias_hh, "bias_hh", 0),
-        hidden_0=vector(hidden_0, "hidden_0"),
-        cell_0=vector(cell_0, "cell_0"),
-        w_out=readout,
-    )
+    return chosen, gates
 
 
 def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
-    """Inputs as float64 [samples, steps, I]; [samples, steps] is taken for I = 1. Raises ValueError."""
+    """Return inputs as float64 [samples, steps, I]; [samples, steps] means I = 1.
+
+    Raises:
+        ValueError: For inputs that do not fit the cell, and for a cell without input weights.
+    """
     x = as_array(inputs, "inputs")
     x = x[..., None] if x.ndim == 2 else x
     width = 0 if cell.w_ih is None else next(iter(cell.w_ih.values())).shape[1]
@@ -167,7 +193,8 @@ def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
 def as_array(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
     """Convert an array, a tensor (also a sparse one) or a mapping from gate to one to a float64 array.
 
-    Raises ValueError, with this name in it, for what is not real or not finite.
+    Raises:
+        ValueError: With this name in it, for what is not real or not finite.
     """
     if isinstance(value, Mapping):
         parts = [as_array(part, f"{name}[{gate}]") for gate, part in value.items()]

@@ -23,9 +23,16 @@ MOST_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Effective:
-    """Along `samples` trajectories of `steps` steps (the first has no earlier state and is left out). last_step: eigenvalues
-    of the last step's Jacobian of the first sample; product: those of the product over all steps; step_radius: mean spectral radius by step,
-    nan where not computed; singular_values, rank: of the first sample's product. state_size S: H, of an LSTM 2H (h, c)."""
+    """Jacobians along trajectories. The first step, which has no earlier state, is left out.
+
+    Attributes:
+        samples, steps: Number of trajectories and of their steps.
+        state_size: S, which is H, or 2H of an LSTM (h, c).
+        last_step: Eigenvalues of the last step's Jacobian of the first sample.
+        product: Eigenvalues of the first sample's product over all steps.
+        step_radius: Mean spectral radius by step, nan where not computed.
+        singular_values, rank: Of the first sample's product.
+    """
 
     samples: int
     steps: int
@@ -38,10 +45,11 @@ class Effective:
 
 
 def read(cell: Cell, run: Run) -> tuple[Effective, dict[str, float]]:
-    """The first sample in detail, and the quantities of ABOUT, means over the samples that the size allows.
+    """Measure the first sample in detail, and the quantities of ABOUT as means over samples.
 
-    8 samples and every step; of larger nets fewer samples, over 64 numbers the last step's radius only; states over
-    512 numbers get the leading exponent alone, from one random vector pushed along (the others are nan).
+    Small nets get 8 samples and every step, larger ones fewer samples. A state of more than 64 numbers gets the radius of its
+    last step alone. A state of more than 512 numbers gets the leading exponent alone, from one vector pushed along; its
+    other quantities are nan.
     """
     steps, H = run.hidden.shape[1], cell.hidden_size
     size = 2 * H if run.cell is not None else H
@@ -67,7 +75,7 @@ def read(cell: Cell, run: Run) -> tuple[Effective, dict[str, float]]:
         whole_values = np.linalg.eigvals(product) if whole else np.full(1, np.nan)
         singular = np.linalg.svd(product, compute_uv=False)
         rank = int((singular > RANK * singular[0]).sum()) if singular[0] > 0 else 0
-        # roots of the product's growth, so that trajectories of any length compare
+        # per step, so that trajectories of different lengths compare
         with np.errstate(divide="ignore"):
             growth = np.log(np.abs(whole_values).max()) + log_scale
             stretch = np.log(singular[0]) + log_scale
@@ -94,5 +102,5 @@ def read(cell: Cell, run: Run) -> tuple[Effective, dict[str, float]]:
 
 
 def statistics(cell: Cell, run: Run) -> dict[str, float]:
-    """The quantities of ABOUT."""
+    """Return the quantities of ABOUT."""
     return read(cell, run)[1]

@@ -19,8 +19,15 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 
 @dataclass(frozen=True)
 class Impulse:
-    """response[position][unit]: the last hidden state after an input of +1 at one position, zeros elsewhere (first input
-    channel), less the state that zeros alone leave. By unit: dominant bin k >= 1 over positions, its share, its phase in radians."""
+    """What an impulse leaves in the last hidden state.
+
+    Attributes:
+        response: By position and unit: the last state after +1 at one position of the first input channel and zeros
+            elsewhere, minus the state after zeros alone.
+        dominant: By unit, the bin k >= 1 of most energy in the transform over positions.
+        dominant_share: Its proportion of the energy.
+        phase: Its phase, in radians.
+    """
 
     response: tuple[tuple[float, ...], ...]
     dominant: tuple[int, ...]
@@ -29,7 +36,7 @@ class Impulse:
 
 
 def responses(cell: Cell, steps: int) -> np.ndarray:
-    """[steps, H]: see `Impulse.response`."""
+    """Return `Impulse.response` as [steps, H]."""
     assert cell.w_ih is not None
     width = next(iter(cell.w_ih.values())).shape[1]
     inputs = np.zeros((steps + 1, steps, width))
@@ -39,7 +46,7 @@ def responses(cell: Cell, steps: int) -> np.ndarray:
 
 
 def read(cell: Cell, steps: int) -> Impulse:
-    """The responses of all positions of a sequence of `steps`."""
+    """Measure the responses to an impulse at each position of a sequence of `steps`."""
     response = responses(cell, steps)
     share = shares(response)
     dominant = first_largest(share[1:]) + 1
@@ -54,5 +61,5 @@ def read(cell: Cell, steps: int) -> Impulse:
 
 
 def statistics(cell: Cell, steps: int) -> dict[str, float]:
-    """The quantities of ABOUT."""
+    """Return the quantities of ABOUT."""
     return {"impulse_dominant_share": float(shares(responses(cell, steps))[1:].max())}

@@ -1,7 +1,7 @@
-"""Reading the arrays in a pickle without running it: classes and functions that it names are never imported or called.
+"""Reading the arrays in a pickle without running it.
 
-Python's unpickler calls what a file names. Here every name becomes an `Inert` record of its arguments and state; the
-few records that stand for arrays of numpy or tensors of torch are rebuilt from their bytes afterwards.
+Python's unpickler imports and calls what a file names. Here every name becomes an `Inert` record of its arguments and
+state, and records of numpy arrays and torch tensors are rebuilt from their bytes afterwards.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ MOST_DEPTH, MOST_CONTAINERS = 64, 100_000
 
 
 class Inert:
-    """An object of a pickle as data. origin: module and name it was made by; args; state: as given to __setstate__;
-    items: what was set by key, or appended (by position)."""
+    """An object of a pickle as data.
+
+    Attributes:
+        origin: Module and name of its class or function.
+        args: Arguments of the call.
+        state: What __setstate__ would get.
+        items: What was set by key, or appended (by position).
+    """
 
     origin = ""
 
@@ -61,7 +67,7 @@ class Inert:
 
 
 class Attributes(dict[str, Any]):
-    """What an object holds by name, as a dict."""
+    """The attributes of an object."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -76,7 +82,7 @@ class _Unpickler(pickle.Unpickler):
         return self.classes.setdefault(origin, type("Inert", (Inert,), {"origin": origin}))
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage of torch.save: ("storage", class, key of its file in the archive, device, count)."""
+        """Return a storage of torch.save: ("storage", class, key of its file in the archive, device, count)."""
         if self.storage is None:
             raise pickle.UnpicklingError("storage outside the file")
         dtype, key = DTYPES.get(pid[1].origin.removeprefix("torch.")), str(pid[2])
@@ -90,26 +96,26 @@ def load(file: BinaryIO | bytes, storage: Callable[[str], bytes] | None = None) 
     """Read a pickle as nested dicts of arrays and plain values.
 
     Args:
-        file: the pickle.
-        storage: gives the bytes of a storage of torch.save by its key; None where the pickle is a file of its own.
+        file: The pickle.
+        storage: Returns the bytes of a torch.save storage by its key; None for a pickle that is a file of its own.
 
     Returns:
-        Objects become Attributes, and a torch.nn.Module those of its parameters, buffers and submodules.
-        numpy arrays and torch tensors are rebuilt. What a container holds of itself is None.
+        numpy arrays and torch tensors, in dicts and lists. Objects become Attributes; a torch.nn.Module becomes those of
+        its parameters, buffers and submodules. A container inside itself becomes None.
 
     Raises:
-        pickle.UnpicklingError, ValueError, RuntimeError and others for what is no such pickle.
+        pickle.UnpicklingError, ValueError, RuntimeError and others: For what is no such pickle.
     """
     found = _Unpickler(io.BytesIO(file) if isinstance(file, bytes) else file, storage).load()
     return _Reader().plain(found)
 
 
 class _Reader:
-    """Turns records into plain values; bounded, because a small pickle can refer to one container many times."""
+    """Turns records into plain values. It is bounded, because a small pickle can refer to one container many times."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.open: set[int] = set()  # containers around the present one
+        self.open: set[int] = set()  # containers around the current one
         self.rebuilt: dict[int, Any] = {}
 
     def plain(self, node: Any) -> Any:
@@ -139,7 +145,7 @@ class _Reader:
 
 
 def _contents(node: Inert) -> dict[Any, Any]:
-    """What an object holds by name: items and attributes; of a torch.nn.Module parameters, buffers and submodules."""
+    """Return the items and attributes of an object; of a torch.nn.Module its parameters, buffers and submodules."""
     found = dict(node.items)
     if not isinstance(node.state, Mapping):
         return found
@@ -152,14 +158,14 @@ def _contents(node: Inert) -> dict[Any, Any]:
 
 
 def _bytes(node: Any) -> bytes:
-    """Bytes, which old protocols spell as text or as _codecs.encode(text, "latin1")."""
+    """Return bytes, which old protocols write as text or as _codecs.encode(text, "latin1")."""
     if isinstance(node, Inert) and node.origin == "_codecs.encode":
         node = node.args[0]
     return node.encode("latin1") if isinstance(node, str) else bytes(memoryview(node))
 
 
 def _array(shape: Any, dtype: Inert, order: Any, content: Any) -> np.ndarray | None:
-    """An array of numbers from its bytes; None for one of text or objects."""
+    """Return an array of numbers from its bytes; None for text or objects."""
     code = str(dtype.args[0])
     if not re.fullmatch(r"[<>|=]?[fiub][0-9]{1,2}", code):
         return None

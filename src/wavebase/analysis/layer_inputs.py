@@ -1,4 +1,4 @@
-"""What each layer of a file's nets is run on: a deeper layer reads the states of the layer below it, as it does in use."""
+"""The inputs that each layer of a file's nets is run on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from wavebase.analysis.state_dicts import Layer
 def layer_inputs(
     layers: Sequence[Layer], given: Any, draw: Callable[[int], np.ndarray]
 ) -> tuple[dict[str, np.ndarray | None], list[str]]:
-    """Inputs [samples, steps, I] of every layer by its name, None where a layer gets none, and notes on those.
+    """Choose the inputs of every layer.
+
+    A layer of level 0 reads the given inputs, or drawn ones if there are none. A layer above reads the states of both
+    directions below it. A reverse layer reads time backwards.
 
     Args:
-        layers: as `state_dicts.find` returns them.
-        given: the inputs of the nets [samples, steps, I], or [samples, steps] for I = 1; None where the file has none.
-        draw: returns inputs [samples, steps, I] for a number of channels I.
+        layers: As `state_dicts.find` returns them.
+        given: The inputs of the nets, [samples, steps, I] or [samples, steps] for I = 1; None if the file has none.
+        draw: Returns inputs [samples, steps, I] for a number of channels I.
 
-    A layer of level 0 reads the given inputs, or drawn ones where none are given. A layer above reads the states of both
-    directions below it. A reverse layer reads time backwards. Raises ValueError for given inputs that fit no layer.
+    Returns:
+        Inputs [samples, steps, I] by layer, None for one that is not run; and notes on those.
+
+    Raises:
+        ValueError: For given inputs that fit no layer.
     """
     x = None if given is None else as_array(given, "inputs")
     x = x[..., None] if x is not None and x.ndim == 2 else x

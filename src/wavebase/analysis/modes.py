@@ -27,7 +27,7 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 
 @dataclass(frozen=True)
 class Mode:
-    """One eigenvalue: modulus, omega = |arg| in radians a step, period 2 pi / omega in steps (inf for a positive real one)."""
+    """One eigenvalue. omega: |arg|, radians a step; period: 2 pi / omega steps, inf for a positive real eigenvalue."""
 
     eigenvalue: complex
     modulus: float
@@ -38,7 +38,7 @@ class Mode:
 
 
 def mode(eigenvalue: complex) -> Mode:
-    """The mode that an eigenvalue is."""
+    """Describe an eigenvalue."""
     modulus, omega = abs(eigenvalue), abs(float(np.angle(eigenvalue)))
     rotating = SPLIT < omega < np.pi - SPLIT and modulus > 0
     period = 2 * np.pi / omega if omega > SPLIT else float("inf")
@@ -46,14 +46,18 @@ def mode(eigenvalue: complex) -> Mode:
 
 
 def modes(weight: np.ndarray) -> tuple[Mode, ...]:
-    """Modes of [H, H], largest modulus first; an eigenvalue that is zero to rounding is zero."""
+    """Return the modes of [H, H], largest modulus first. Eigenvalues that are zero to rounding become zero."""
     values = np.linalg.eigvals(weight)
     values[np.abs(values) <= SPLIT * np.abs(values).max()] = 0
     return tuple(mode(value) for value in values[np.lexsort((np.angle(values), -levels(np.abs(values))))])
 
 
 def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...]:
-    """Modes of W[S, S] for a chosen set of units S. Raises ValueError for units that are repeated or not there."""
+    """Return the modes of W[S, S] for a set of units S.
+
+    Raises:
+        ValueError: For no units, repeated ones, and numbers outside the matrix.
+    """
     chosen = [int(unit) for unit in units]
     if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0 or max(chosen) >= len(weight):
         raise ValueError(
@@ -65,11 +69,13 @@ def sub_block_modes(weight: np.ndarray, units: Sequence[int]) -> tuple[Mode, ...
 def statistics(weights: np.ndarray, with_kreiss: bool = True) -> dict[str, np.ndarray]:
     """Compute the quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws].
 
-    with_kreiss: whether to compute the Kreiss constant, which takes as long as fifty of all the others.
+    Args:
+        weights: The matrices.
+        with_kreiss: Whether to compute the Kreiss constant, which takes fifty times as long as all the others.
     """
     values = np.linalg.eigvals(weights)
     moduli, angles = np.abs(values), np.abs(np.angle(values))
-    # the angle of a value that is zero to rounding is chance, and one whose angle is of that size is a double real one
+    # zero to rounding has an arbitrary angle, and an angle that small belongs to a double real eigenvalue
     rotating = (moduli > SPLIT * moduli.max(-1, keepdims=True)) & (angles > SPLIT) & (angles < np.pi - SPLIT)
     size = np.sqrt((weights**2).sum((-2, -1)))
     diagonal = np.sqrt((np.diagonal(weights, axis1=-2, axis2=-1) ** 2).sum(-1))
@@ -85,7 +91,7 @@ def statistics(weights: np.ndarray, with_kreiss: bool = True) -> dict[str, np.nd
 
 @dataclass(frozen=True)
 class SelfRecurrence:
-    """A unit's weight on itself, and the units that feed it most, as (unit, weight), strongest first."""
+    """A unit's weight on itself, and the units that feed it most as (unit, weight), strongest first."""
 
     unit: int
     weight: float
@@ -93,7 +99,7 @@ class SelfRecurrence:
 
 
 def self_recurrence(weight: np.ndarray, feeders: int = 3) -> tuple[SelfRecurrence, ...]:
-    """Every unit's self-weight and its `feeders` strongest other inputs, of [H, H]."""
+    """Return every unit's self-weight in [H, H] and its `feeders` strongest other inputs."""
     rows = []
     for unit, row in enumerate(weight):
         others = [int(j) for j in in_order(-np.abs(row)) if j != unit][:feeders]

@@ -9,16 +9,25 @@ LARGEST_SCALE = 1e6
 
 
 def balancing_scale(weights: np.ndarray, iterations: int = 2000, tolerance: float = 1e-10) -> np.ndarray:
-    """scale [..., H] for which W_ij scale_j / scale_i has rows and columns of equal off-diagonal 2-norm.
+    """Return the scale for which W_ij scale_j / scale_i has rows and columns of equal off-diagonal 2-norm.
 
-    weights: [..., H, H]. Such a rescaling of ReLU units leaves the net's function alone, but moves norms, singular
-    values, energies and non-normality; the balanced form is the one of least Frobenius norm, unique for an irreducible
-    matrix (Osborne 1960), so that what is measured there belongs to the function. scipy.linalg.matrix_balance does the
-    same to powers of two, which depend on the gauge one starts from. A reducible matrix has no least form: a scale stays
-    within 1e6 of where it was, and a unit without inputs or without outputs is left alone.
+    Such a rescaling of ReLU units leaves the net's function alone, but moves norms, singular values, energies and
+    non-normality. The balanced form has the least Frobenius norm and is unique for an irreducible matrix (Osborne 1960), so
+    what is measured there belongs to the function. scipy.linalg.matrix_balance rounds scales to powers of two, which depend
+    on the gauge at the start. A reducible matrix has no least form: scales stay within 1e6 of where they were, and a unit
+    without inputs or without outputs is left alone.
 
-    Minimises sum_ij W_ij^2 exp(2 (d_j - d_i)), convex in d = log scale, all units at once: the bound exp(2 (u - v)) <=
-    (exp(4u) + exp(-4v)) / 2 separates them, and its least point is d_i += log(into_i / out_i) / 8, a descent every time.
+    The method minimises sum_ij W_ij^2 exp(2 (d_j - d_i)), which is convex in d = log scale, for all units at once. The bound
+    exp(2 (u - v)) <= (exp(4u) + exp(-4v)) / 2 separates them; its minimum is d_i += log(into_i / out_i) / 8, a descent at
+    every step.
+
+    Args:
+        weights: [..., H, H].
+        iterations: Largest number of steps.
+        tolerance: Change of d below which it stops.
+
+    Returns:
+        [..., H], positive, of geometric mean 1.
     """
     square = weights**2
     H = weights.shape[-1]
@@ -35,31 +44,31 @@ def balancing_scale(weights: np.ndarray, iterations: int = 2000, tolerance: floa
         log_scale += moved
         if np.abs(moved).max(initial=0.0) < tolerance:
             break
-    # a common factor of all units changes nothing: fix it
+    # a common factor changes nothing: fix it
     return np.exp(log_scale - log_scale.mean(-1, keepdims=True))
 
 
 def balanced(weights: np.ndarray) -> np.ndarray:
-    """The matrices [..., H, H] in balanced coordinates."""
+    """Return the matrices [..., H, H] in balanced coordinates."""
     scale = balancing_scale(weights)
     return weights * scale[..., None, :] / scale[..., :, None]
 
 
 def henrici(weights: np.ndarray, eigenvalues: np.ndarray) -> np.ndarray:
-    """sqrt(||W||_F^2 - sum |lambda|^2) / ||W||_F of [..., H, H]: 0 for a normal matrix, 1 for a nilpotent one."""
+    """Return sqrt(||W||_F^2 - sum |lambda|^2) / ||W||_F of [..., H, H]: 0 for a normal matrix, 1 for a nilpotent one."""
     size = (weights**2).sum((-2, -1))
     departure = (size - (np.abs(eigenvalues) ** 2).sum(-1)) / np.where(size > 0, size, 1.0)
-    rounding = weights.shape[-1] * np.finfo(float).eps  # whose root would pass for a departure of 1e-8
+    rounding = weights.shape[-1] * np.finfo(float).eps  # its square root would look like a departure of 1e-8
     return np.sqrt(np.where(departure > rounding, departure, 0))
 
 
 def kreiss(weights: np.ndarray, eigenvalues: np.ndarray, radii: int = 8, angles: int = 9) -> np.ndarray:
-    """Kreiss constants of W / spectral radius, [...]: sup over |z| > 1 of (|z| - 1) ||(z - W)^-1||, on a grid.
+    """Return Kreiss constants of W / spectral radius, [...]: sup over |z| > 1 of (|z| - 1) ||(z - W)^-1||, on a grid.
 
-    It bounds the largest transient from below: max_t ||W^t|| >= K (Trefethen and Embree, Spectra and Pseudospectra,
-    2005, ch. 14). 1 for a normal matrix. Dividing by the spectral radius leaves the transient and takes the growth away.
-    The grid (moduli 1.001 to 11, logarithmic in |z| - 1; half the circle, W being real) gives a lower estimate.
-    nan above 128 units, and for a nilpotent matrix.
+    The constant bounds the largest transient from below: max_t ||W^t|| >= K (Trefethen and Embree, Spectra and Pseudospectra,
+    2005, ch. 14). It is 1 for a normal matrix. Dividing by the spectral radius removes growth and leaves the transient. The
+    grid (moduli 1.001 to 11, logarithmic in |z| - 1; half the circle, because W is real) gives a lower estimate. The result
+    is nan above 128 units and for a nilpotent matrix.
     """
     H = weights.shape[-1]
     radius = np.abs(eigenvalues).max(-1)
@@ -78,7 +87,8 @@ def kreiss(weights: np.ndarray, eigenvalues: np.ndarray, radii: int = 8, angles:
 
 
 def pseudospectrum(weight: np.ndarray, extent: float, points: int = 61) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smallest singular value of z - W on a square of half side `extent`: real axis [points], imaginary axis, values."""
+    """Return the real axis [points], the imaginary axis, and the smallest singular value of z - W on a square of half side
+    `extent`, [imaginary, real]."""
     axis = np.linspace(-extent, extent, points)
     rows = [
         np.linalg.svd((axis + 1j * y)[:, None, None] * np.eye(len(weight)) - weight, compute_uv=False)[:, -1]

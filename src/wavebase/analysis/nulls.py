@@ -1,4 +1,4 @@
-"""Nulls: what would a system without structure have shown? No quantity is reported without one."""
+"""Nulls: what a system without structure shows. No quantity is reported without one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Null:
-    """A quantity's distribution under one null: number of draws, median, 5th and 95th percentile, the p-value of what was
-    measured (see `p_value`), and the least that any value could get with so many draws. kind: random (Gaussian weights of
-    equal norm), shuffled (the same entries elsewhere)."""
+    """A quantity's distribution under one null.
+
+    Attributes:
+        kind: random (Gaussian weights of equal norm) or shuffled (the same entries elsewhere).
+        draws: Number of draws.
+        median, low, high: Median, 5th and 95th percentile.
+        p_value: Of the measured value; see `p_value`.
+        least_p: Smallest p-value possible with so many draws.
+    """
 
     kind: str
     draws: int
@@ -30,8 +36,16 @@ class Null:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One measured number. alternative: the direction that counts as structure. gauge: whether a rescaling of ReLU units,
-    which leaves the function alone, would move it, so that it was measured after balancing. meaning: in words."""
+    """One measured number.
+
+    Attributes:
+        name, value: The quantity.
+        alternative: The direction that counts as structure.
+        nulls: Its distributions, random first.
+        gauge: Whether rescaling ReLU units, which leaves the function alone, would move it, so that it was measured after
+            balancing.
+        meaning: One phrase.
+    """
 
     name: str
     value: float
@@ -52,10 +66,10 @@ class Quantity:
 
 
 def p_value(value: float, draws: np.ndarray, alternative: Alternative) -> float:
-    """Monte Carlo p-value (1 + draws at least as extreme) / (1 + draws); two-sided: twice the smaller side, at most 1.
+    """Return the Monte Carlo p-value (1 + draws at least as extreme) / (1 + draws); two-sided: twice the smaller side, at most 1.
 
-    Exact for every number of draws if value and draws are exchangeable (Davison and Hinkley, Bootstrap Methods, 1997, 4.2).
-    nan if the value or a draw is nan.
+    It is exact for every number of draws if value and draws are exchangeable (Davison and Hinkley, Bootstrap Methods, 1997,
+    4.2), and nan if the value or a draw is nan.
     """
     if np.isnan(value) or np.isnan(draws).any():
         return float("nan")
@@ -71,9 +85,14 @@ def compare(
     gauge: bool = True,
     prefix: str = "",
 ) -> tuple[Quantity, ...]:
-    """Quantities from measured values and, by null's kind, arrays of drawn ones.
+    """Compare measured values with drawn ones.
 
-    about: name to (alternative, whether gauge-dependent, meaning). gauge=False: the cell has no such gauge.
+    Args:
+        measured: Name to value.
+        drawn: Kind of null to name to drawn values, [draws].
+        about: Name to (alternative, whether gauge-dependent, meaning).
+        gauge: Whether the cell has such a gauge.
+        prefix: Put before every name.
     """
     quantities = []
     for name, value in measured.items():
@@ -81,7 +100,7 @@ def compare(
         nulls = []
         for kind, values in drawn.items():
             draws = values[name]
-            # a draw without a value is left out if most have one; -inf is a value (a random net that dies out)
+            # draws without a value are left out if most have one; -inf is a value (a random net that dies out)
             known = draws[~np.isnan(draws)]
             usable = known if known.size > len(draws) / 2 else draws
             low, median, high = np.quantile(usable, (0.05, 0.5, 0.95), method="inverted_cdf")
@@ -93,19 +112,19 @@ def compare(
 
 
 def random_like(weight: np.ndarray, draws: int, generator: torch.Generator) -> np.ndarray:
-    """Gaussian arrays [draws, ...] of the same shape and Frobenius norm."""
+    """Draw Gaussian arrays [draws, ...] of the same shape and Frobenius norm."""
     drawn = torch.randn(draws, *weight.shape, generator=generator, dtype=torch.float64).numpy()
     return of_norm(drawn, float(np.linalg.norm(weight)))
 
 
 def shuffled_like(weight: np.ndarray, draws: int, generator: torch.Generator) -> np.ndarray:
-    """The same entries in random order, [draws, ...]."""
+    """Draw arrays [draws, ...] with the same entries in random order."""
     order = torch.rand(draws, weight.size, generator=generator, dtype=torch.float64).argsort(-1).numpy()
     return weight.ravel()[order].reshape(draws, *weight.shape)
 
 
 def of_norm(weights: np.ndarray, norm: float) -> np.ndarray:
-    """Arrays [draws, ...], each scaled to one Frobenius norm."""
+    """Scale each of [draws, ...] to one Frobenius norm."""
     size = np.sqrt((weights**2).sum(tuple(range(1, weights.ndim)), keepdims=True))
     return weights * (norm / np.where(size > 0, size, 1.0))
 
@@ -114,7 +133,9 @@ NULLS = {"random": random_like, "shuffled": shuffled_like}
 
 
 def draws_for(hidden_size: int, gates: int = 1) -> int:
-    """How many draws a null gets: 199 up to 64 units, 49 up to 256, 9 up to 512, then 4 (3 for several gates). Fewer than 19
-    cannot reject at the 5 % level, but show where random systems lie: one eigenvalue problem of 1024 units takes a second."""
+    """Return the default number of draws: 199 up to 64 units, 49 up to 256, 9 up to 512, then 4 (3 for several gates).
+
+    Fewer than 19 cannot reject at 5 %, but show where random systems lie: one eigenvalue problem of 1024 units takes a second.
+    """
     large = 4 if gates == 1 else 3
     return next((draws for units, draws in ((64, 199), (256, 49), (512, 9)) if hidden_size <= units), large)

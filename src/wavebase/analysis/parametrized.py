@@ -1,4 +1,4 @@
-"""Weights that a file holds in parts: weight normalisation, spectral normalisation and pruning, multiplied out."""
+"""Weights that a file stores in parts: weight normalisation, spectral normalisation and pruning."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PARAMETRIZED = re.compile(r"^(?P<prefix>.*?)parametrizations\.(?P<name>[^.]+)\.(
 def multiplied_out(weights: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Replace the parts of a weight by the weight.
 
-    Known are torch.nn.utils.weight_norm and spectral_norm, both their old forms (`weight_g` and `weight_v`; `weight_orig`,
-    `weight_u` and `weight_v`) and those of torch.nn.utils.parametrizations, and torch.nn.utils.prune (`weight_orig` and
+    Supported are torch.nn.utils.weight_norm and spectral_norm, in their old forms (`weight_g` and `weight_v`; `weight_orig`,
+    `weight_u` and `weight_v`) and in those of torch.nn.utils.parametrizations, and torch.nn.utils.prune (`weight_orig` and
     `weight_mask`). Spectral normalisation divides by u' W v with the stored u and v, as a module in eval mode does.
 
     Args:
-        weights: name to array or tensor.
+        weights: Name to array or tensor.
 
     Returns:
-        The mapping in its own order, each weight where its first part was; and the names of weights that have another
+        The mapping in its own order, each weight in the place of its first part; and the names of weights with another
         parametrization, whose formula the file does not hold. Their parts are left out.
     """
     groups: dict[str, dict[str, str]] = {}  # weight to part to the name in the file
@@ -56,7 +56,7 @@ def multiplied_out(weights: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
 
 
 def _product(parts: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The weight that these parts make; None where they are of no known kind."""
+    """Return the weight that these parts make; None if their kind is unknown."""
     match sorted(parts):
         case ["g", "v"]:
             return _weight_norm(parts["g"], parts["v"])
@@ -72,7 +72,7 @@ def _product(parts: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def _weight_norm(size: np.ndarray, direction: np.ndarray) -> np.ndarray | None:
-    """size * direction / |direction|, the norm over the axes along which size is constant."""
+    """Return size * direction / |direction|, with the norm over the axes of length 1 in size."""
     if size.ndim == 0:
         return size * direction / np.linalg.norm(direction)
     if size.ndim != direction.ndim or any(n not in (1, m) for n, m in zip(size.shape, direction.shape, strict=True)):

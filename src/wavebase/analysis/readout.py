@@ -1,4 +1,4 @@
-"""Does a readout look like a Fourier basis? Each unit's column of V over the outputs, by discrete Fourier transform."""
+"""Whether a readout looks like a Fourier basis: the discrete Fourier transform of each unit's column over the outputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One unit's column v of the readout: shares of e_0..e_{n//2} (see `energies`), the dominant bin k >= 1 with its share
-    and phase (arg X_k, radians), quality (see `quality`)."""
+    """One unit's column of the readout.
+
+    Attributes:
+        unit: Its number.
+        energy: Sum of `energies`.
+        shares: Proportions of e_0..e_{n//2}.
+        dominant, dominant_share, phase: The bin k >= 1 of most energy, its share, and arg X_k in radians.
+        quality: See `quality`.
+    """
 
     unit: int
     energy: float
@@ -36,8 +43,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Readout:
-    """columns by unit; singular values' variance shares; dominant bin and share of each left singular vector (those of
-    equal singular values are any basis of their space, and count by the mean of their shares, which no basis changes)."""
+    """Attributes:
+    columns: By unit.
+    svd_shares: Proportion of the variance of each singular value.
+    svd_dominant, svd_dominant_share: Dominant bin and its share of each left singular vector. Vectors of equal singular
+        values are an arbitrary basis of their space, so they get the mean of their shares, which no basis changes.
+    """
 
     columns: tuple[Column, ...]
     svd_shares: tuple[float, ...]
@@ -46,9 +57,9 @@ class Readout:
 
 
 def energies(columns: np.ndarray) -> np.ndarray:
-    """e_0 = |X_0|^2, e_k = |X_k|^2 + |X_{n-k}|^2, e_{n/2} = |X_{n/2}|^2 of columns [..., n, H]: [..., n//2 + 1, H].
+    """Return e_0 = |X_0|^2, e_k = |X_k|^2 + |X_{n-k}|^2, e_{n/2} = |X_{n/2}|^2 of columns [..., n, H]: [..., n//2 + 1, H].
 
-    X is the unnormalised transform, so that sum e = n sum v^2 (Parseval).
+    X is the unnormalised transform, so sum e = n sum v^2 (Parseval).
     """
     n = columns.shape[-2]
     power = np.abs(np.fft.rfft(columns, axis=-2)) ** 2
@@ -60,19 +71,19 @@ def energies(columns: np.ndarray) -> np.ndarray:
 
 
 def shares(columns: np.ndarray) -> np.ndarray:
-    """e_k / sum e, [..., n//2 + 1, H]; zero for a column of zeros."""
+    """Return e_k / sum e, [..., n//2 + 1, H]; zero for a column of zeros."""
     e = energies(columns)
     total = e.sum(-2, keepdims=True)
     return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
 
 
 def quality(share: np.ndarray) -> np.ndarray:
-    """Sinusoidal quality (e_0 + two largest e_k) / sum e from shares [..., K, H]: [..., H]."""
+    """Return the sinusoidal quality (e_0 + two largest e_k) / sum e, [..., H], from shares [..., K, H]."""
     return share[..., 0, :] + np.sort(share[..., 1:, :], -2)[..., -2:, :].sum(-2)
 
 
 def read(readout: np.ndarray) -> Readout:
-    """The readout [n, H], n >= 2, in balanced coordinates, column by column and by singular vectors."""
+    """Describe a readout [n, H], n >= 2, in balanced coordinates, by columns and by singular vectors."""
     share = shares(readout)
     left_shares, values = (found[0] for found in _singular_shares(readout[None]))
     transform, total = np.fft.rfft(readout, axis=0), energies(readout).sum(0)
@@ -99,11 +110,16 @@ def read(readout: np.ndarray) -> Readout:
 
 
 def null_readouts(columns: np.ndarray, kind: str, draws: int, generator: torch.Generator) -> np.ndarray:
-    """Readouts [draws, n, H] without structure: every column keeps its mean and its norm. random: the rest is Gaussian;
-    shuffled: its entries in random order.
+    """Draw readouts [draws, n, H] without structure. Every column keeps its mean and its norm.
 
-    The mean is kept because a softmax does not see it and training takes it away: columns without it are the ones to
-    compare with. For n = 10 a random column's dominant share then averages 48 % (43 % with a random mean).
+    The mean is kept because a softmax does not see it and training removes it: columns without a mean are to be compared
+    with such columns. For n = 10 a random column's dominant share then averages 48 % (43 % with a random mean).
+
+    Args:
+        columns: The readout, [n, H].
+        kind: random, Gaussian about the mean; or shuffled, the entries in random order.
+        draws: Number of readouts.
+        generator: Source of the draws.
     """
     mean = columns.mean(0)
     rest = columns - mean
@@ -116,7 +132,7 @@ def null_readouts(columns: np.ndarray, kind: str, draws: int, generator: torch.G
 
 
 def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
-    """The quantities of ABOUT for readouts [draws, n, H] in balanced coordinates, each [draws]."""
+    """Compute the quantities of ABOUT for readouts [draws, n, H] in balanced coordinates, each [draws]."""
     share = shares(readouts)
     dominant, good = share[:, 1:].max(1), quality(share)
     left_shares, values = _singular_shares(readouts)
@@ -132,8 +148,8 @@ def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _singular_shares(readouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares [draws, n//2 + 1, m] of the left singular vectors of [draws, n, H], of equal singular values their mean, and
-    the values [draws, m]."""
+    """Return shares [draws, n//2 + 1, m] of the left singular vectors of [draws, n, H], averaged over equal singular values,
+    and the values [draws, m]."""
     left, values, _ = np.linalg.svd(readouts, full_matrices=False)
     found = shares(left)
     for share, value in zip(found, values, strict=True):

@@ -1,4 +1,4 @@
-"""Which matrix of a file reads a net's state. It is chosen where names and shapes leave one possibility, otherwise asked for."""
+"""Which matrix of a file reads a net's state: chosen if names and shapes leave one possibility, otherwise asked for."""
 
 from __future__ import annotations
 
@@ -10,20 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-OWN = (
-    "weight_hh",
-    "weight_ih",
-    "weight_hr",
-    "w_hh",
-    "w_ih",
-    "w_hr",
-    "bias_",
-    "b_hh",
-    "b_ih",
-    "hidden_0",
-    "cell_0",
-    "inputs",
-)
+# parts of a recurrent layer's own names
+OWN = re.compile(r"(weight|w)_(hh|ih|hr)|bias_|b_hh|b_ih|hidden_0|cell_0|inputs")
 RECURRENT = re.compile(r"(weight|w)_[hi][hr]")
 EMBEDDING = re.compile(r"(^|[._])(\w*emb\w*|wte|wpe)([._]|$)", re.IGNORECASE)
 READOUT = re.compile(r"(^|_)(readout|out|output|linear|fc|head|decoder|classifier|logits?)\d*(_|$)", re.IGNORECASE)
@@ -32,8 +20,13 @@ IN_SEQUENCE = re.compile(r"^(?P<stem>.+)\.(?P<index>\d+)\.\w+$")
 
 @dataclass(frozen=True)
 class Net:
-    """A recurrent module: the prefix of its names, the number of its inputs, and of the outputs of its last layer (both
-    directions together)."""
+    """A recurrent module.
+
+    Attributes:
+        prefix: How its names begin.
+        inputs: Number of its inputs.
+        outputs: Number of outputs of its last layer, both directions together.
+    """
 
     prefix: str
     inputs: int
@@ -41,31 +34,36 @@ class Net:
 
     @property
     def label(self) -> str:
-        """The name to call it by."""
+        """Name for messages."""
         return self.prefix.rstrip("._") or "net"
 
 
 def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -> tuple[dict[str, str], list[str]]:
-    """The name of each net's readout by the net's prefix, and notes on what was chosen and why not.
+    """Choose the readout of each net.
 
-    A readout is a matrix [n, outputs of the net]. Left out are embeddings, by name or because they could be one (no
-    readout's name, as wide as the net's input), matrices that follow another one in a Sequential, and those that could
-    follow another matrix. Of several that remain, one that is named as a readout is chosen if it is the only one. A
-    matrix that fits several nets is the decoder's rather than the encoder's.
+    A readout is a matrix [n, outputs of the net]. Left out are embeddings, by name or because they could be one (as wide as
+    the net's input, and not named as a readout), matrices that follow another one in a Sequential, and those that could
+    follow another matrix. If several remain, the only one named as a readout is chosen. A matrix that fits several nets
+    belongs to the decoder rather than to the encoder.
 
     Args:
-        weights: name to array or tensor, in the file's order.
-        nets: the nets of the file.
+        weights: Name to array or tensor, in the file's order.
+        nets: The nets of the file.
         asked: None to choose; "none"; the name of a matrix; or "net:matrix".
 
-    Raises ValueError for a matrix that is not there or does not fit.
+    Returns:
+        The name of each net's readout by the net's prefix, and notes on what was chosen and why nothing was.
+
+    Raises:
+        ValueError: For a matrix that is not in the file or does not fit.
     """
     matrices = {name: tuple(value.shape) for name, value in weights.items() if _is_matrix(name, value)}
     if asked is not None:
         return _as_asked(asked, matrices, nets), []
     order = list(weights)
     in_order = order != sorted(order)  # sorted names tell nothing about the order of the modules
-    chosen, notes = {}, []
+    chosen: dict[str, str] = {}
+    notes: list[str] = []
     for net in nets:
         fitting = [
             name
@@ -88,6 +86,12 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
             notes.append(
                 f"no readout of {net.label} is read, because names and shapes do not tell it; readout=NAME of {names}"
             )
+    return chosen, [*notes, *_share(chosen, nets)]
+
+
+def _share(chosen: dict[str, str], nets: Sequence[Net]) -> list[str]:
+    """Leave a matrix that was chosen for several nets to one of them, or to none; return notes on it."""
+    notes = []
     for name in dict.fromkeys(chosen.values()):
         owners = [net for net in nets if chosen.get(net.prefix) == name]
         kept = [net for net in owners if not re.search(r"enc(oder)?\d*([._]|$)", net.prefix, re.IGNORECASE)] or owners
@@ -102,44 +106,39 @@ def choose(weights: Mapping[str, Any], nets: Sequence[Net], asked: str | None) -
         elif len(nets) > 1 or not READOUT.search(_module(name)):
             whose = f" of {kept[0].label}" if len(nets) > 1 else ""
             notes.append(f"{name} is taken for the readout{whose}; readout=NAME or readout=none decides otherwise")
-    return chosen, notes
+    return notes
 
 
 def _is_matrix(name: str, value: Any) -> bool:
     if not isinstance(value, np.ndarray | torch.Tensor) or value.ndim != 2 or 0 in value.shape:
         return False
-    return not any(word in name for word in OWN) and not EMBEDDING.search(name)
+    return not OWN.search(name) and not EMBEDDING.search(name)
 
 
 def _may_read(name: str, net: Net, matrices: Mapping[str, tuple[int, ...]], before: set[str]) -> bool:
-    """Whether nothing says that this matrix, of fitting width, reads something else than the net."""
+    """Whether this matrix, of fitting width, cannot read anything but the net."""
     width = matrices[name][1]
     if not READOUT.search(_module(name)) and width == net.inputs:
         return False  # it could be an embedding
-    place = IN_SEQUENCE.match(name)
-    for other, (rows, _) in matrices.items():
-        if other == name or other in before or rows != width:
-            continue
-        own = IN_SEQUENCE.match(other)
-        follows_us = place and own and own["stem"] == place["stem"] and int(own["index"]) > int(place["index"])
-        if not follows_us:
-            return False
-    return True
+    return all(
+        other == name or other in before or rows != width or _precedes(name, other)
+        for other, (rows, _) in matrices.items()
+    )
 
 
 def _follows(name: str, matrices: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether an earlier matrix of the same Sequential leads to this one."""
-    place = IN_SEQUENCE.match(name)
-    for other, (rows, _) in matrices.items():
-        own = IN_SEQUENCE.match(other)
-        earlier = place and own and own["stem"] == place["stem"] and int(own["index"]) < int(place["index"])
-        if earlier and rows == matrices[name][1]:
-            return True
-    return False
+    return any(_precedes(other, name) and rows == matrices[name][1] for other, (rows, _) in matrices.items())
+
+
+def _precedes(name: str, other: str) -> bool:
+    """Whether two matrices belong to one Sequential, the first before the second."""
+    one, two = IN_SEQUENCE.match(name), IN_SEQUENCE.match(other)
+    return bool(one and two and one["stem"] == two["stem"] and int(one["index"]) < int(two["index"]))
 
 
 def _module(name: str) -> str:
-    """The last part of a dotted name that is no index, without the parameter's own: head of head.2.weight."""
+    """Return the last part of a dotted name that is no index or parameter: head of head.2.weight."""
     parts = [part for part in name.removesuffix(".weight").split(".") if not part.isdigit()]
     return parts[-1] if parts else name
 

@@ -10,8 +10,7 @@ from wavebase.analysis.nulls import Alternative
 from wavebase.analysis.ties import TIE, in_order
 
 NEAR = 0.1  # relative error under which a pair counts as a rotation
-# of the largest |z| that one of the two units takes part in: weaker pairs are left out, the angle of theirs being the
-# ratio of two small numbers
+# of the largest |z| of either unit's pairs: the angle of a weaker pair would be the ratio of two small numbers
 STRONG = 0.1
 
 ABOUT: dict[str, tuple[Alternative, bool, str]] = {
@@ -22,8 +21,16 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 
 @dataclass(frozen=True)
 class RotationPair:
-    """Block [[a, b], [c, d]] of units (i, j): z = (a+d)/2 + i(c-b)/2 is the nearest scaled rotation. scale |z|; angle
-    arg z, radians a step; period 2 pi / |angle| steps; error |(a-d)/2 + i(b+c)/2| / |z|; plain_error |a-d| + |b+c|."""
+    """The block [[a, b], [c, d]] of units (i, j), whose nearest scaled rotation is z = (a+d)/2 + i(c-b)/2.
+
+    Attributes:
+        units: (i, j).
+        scale: |z|.
+        angle: arg z, radians a step.
+        period: 2 pi / |angle|, steps.
+        error: |(a-d)/2 + i(b+c)/2| / |z|.
+        plain_error: |a-d| + |b+c|.
+    """
 
     units: tuple[int, int]
     scale: float
@@ -34,7 +41,7 @@ class RotationPair:
 
 
 def rotation_of_block(block: np.ndarray, units: tuple[int, int] = (0, 1)) -> RotationPair:
-    """The rotation nearest to a 2x2 block."""
+    """Find the rotation nearest to a 2x2 block."""
     (a, b), (c, d) = np.asarray(block, dtype=float)
     z, rest = (a + d) / 2 + 1j * (c - b) / 2, abs((a - d) / 2 + 1j * (b + c) / 2)
     angle = float(np.angle(z))
@@ -49,7 +56,7 @@ def rotation_of_block(block: np.ndarray, units: tuple[int, int] = (0, 1)) -> Rot
 
 
 def rotation_pairs(weight: np.ndarray, most: int = 20) -> tuple[RotationPair, ...]:
-    """The `most` strong pairs of [H, H] nearest to a rotation, nearest first."""
+    """Return the `most` strong pairs of [H, H] nearest to a rotation, nearest first."""
     if len(weight) < 2:
         return ()
     i, j, error = _pairs(weight)
@@ -61,7 +68,7 @@ def rotation_pairs(weight: np.ndarray, most: int = 20) -> tuple[RotationPair, ..
 
 
 def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws]."""
+    """Compute the quantities of ABOUT for matrices [draws, H, H] in balanced coordinates, each [draws]."""
     if weights.shape[-1] < 2:
         return {name: np.full(len(weights), np.nan) for name in ABOUT}
     best, near = [], []
@@ -73,7 +80,7 @@ def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _pairs(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i < j of all pairs of [H, H], and the relative error of each, [pairs]; inf where |z| is small."""
+    """Return indices i < j of all pairs of [H, H], and the relative error of each, [pairs]; inf where |z| is small."""
     diagonal = np.diagonal(weight)
     size = np.hypot((diagonal[:, None] + diagonal) / 2, (weight.T - weight) / 2)
     rest = np.hypot((diagonal[:, None] - diagonal) / 2, (weight + weight.T) / 2)

@@ -14,8 +14,14 @@ from wavebase.recurrence.cells import lstm_trace
 
 @dataclass(frozen=True)
 class Run:
-    """States of every step, each [samples, steps, H]. pre: W h + w x + b of a plain net, else None; cell: an LSTM's;
-    gates: gate to its value after its nonlinearity (of a GRU also "recurrent_new", W_new h + b_hh)."""
+    """States of every step, each [samples, steps, H].
+
+    Attributes:
+        hidden: h.
+        pre: W h + w x + b of a plain net, else None.
+        cell: c of an LSTM, else None.
+        gates: Gate to its value after its nonlinearity; of a GRU also "recurrent_new", W_new h + b_hh.
+    """
 
     hidden: np.ndarray
     pre: np.ndarray | None
@@ -66,7 +72,7 @@ def _simulate_lstm(cell: Cell, inputs: np.ndarray) -> Run:
 
 
 def _simulate_gru(cell: Cell, inputs: np.ndarray) -> Run:
-    """r = sigmoid(W_r), z = sigmoid(W_z), n = tanh(w_n x + b + r (W_n h + b')), h' = (1 - z) n + z h, as torch.nn.GRU."""
+    """Run r = sigmoid(W_r), z = sigmoid(W_z), n = tanh(w_n x + b + r (W_n h + b')), h' = (1 - z) n + z h, as torch.nn.GRU."""
     assert cell.w_ih is not None
     from_input = {gate: inputs @ w.T + cell.bias_ih[gate] for gate, w in cell.w_ih.items()}
     hidden = np.broadcast_to(cell.hidden_0, from_input["new"][:, 0].shape)
@@ -86,9 +92,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def jacobian(cell: Cell, run: Run, sample: int, step: int) -> np.ndarray:
-    """d state(step) / d state(step - 1) along one trajectory: [S, S], the state being h (S = H), of an LSTM (h, c) (2H).
+    """Return d state(step) / d state(step - 1) along one trajectory, [S, S]. The state is h (S = H), or (h, c) of an LSTM (2H).
 
-    Of a ReLU net it is D_t W with D_t the mask of active units.
+    For a ReLU net it is D_t W, where D_t masks the active units.
     """
     W = cell.w_hh
     before = run.hidden[sample, step - 1] if step else cell.hidden_0
@@ -118,8 +124,8 @@ def jacobian(cell: Cell, run: Run, sample: int, step: int) -> np.ndarray:
 
 
 def null_cells(cell: Cell, kind: str, draws: int, generator: torch.Generator) -> list[Cell]:
-    """Cells whose matrices (recurrent, input, readout) are redrawn, each at its own Frobenius norm; biases and starting
-    state stay. kind: random or shuffled."""
+    """Draw cells with other matrices (recurrent, input, readout), each at its own Frobenius norm; biases and starting states
+    stay. kind: random or shuffled."""
     redraw = NULLS[kind]
     hh = {gate: redraw(w, draws, generator) for gate, w in cell.w_hh.items()}
     ih = {gate: redraw(w, draws, generator) for gate, w in (cell.w_ih or {}).items()}

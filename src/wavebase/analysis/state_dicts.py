@@ -30,9 +30,13 @@ def is_recurrent(name: str) -> bool:
 class Layer:
     """One recurrent layer found by name: the arguments of `analyze`, and its place in its net.
 
-    activation None: left to the number of gates. net: the prefix of its names; level: 0 for the layer that reads the net's
-    inputs; reverse: whether it reads time backwards. projection: W_hr [P, H] of torch.nn.LSTM(proj_size=P), else None; w_hh
-    and w_out are then multiplied by it, so that they act on the H units.
+    Attributes:
+        activation: None to let the number of gates decide.
+        net: How its names begin.
+        level: 0 for the layer that reads the net's inputs.
+        reverse: Whether it reads time backwards.
+        projection: W_hr [P, H] of torch.nn.LSTM(proj_size=P), else None. w_hh and w_out are multiplied by it, so that they
+            act on the H units.
     """
 
     name: str
@@ -93,15 +97,16 @@ def find(
     known parametrization are multiplied out (see `parametrized`).
 
     Args:
-        weights: name to array or tensor, in the order of the modules if it is known.
-        activation: of plain nets, and of LSTMs with a tanh input gate, whose names do not tell: a kind, which concerns the
-            layers with its number of gates; or several with commas, each for names that begin so as `encoder:tanh`.
-        readout: see `readout_choice.choose`.
+        weights: Name to array or tensor, in the order of the modules if it is known.
+        activation: The kind of plain nets and of LSTMs with a tanh input gate, which names do not show. One kind applies to
+            all layers with its number of gates. Several, separated by commas, apply to names that begin so: `encoder:tanh`.
+        readout: See `readout_choice.choose`.
 
     Returns:
         The layers in the order of the file, those of one net by their level; and notes on what was chosen or left out.
 
-    Raises ValueError if there is none, and for a word that fits nothing.
+    Raises:
+        ValueError: If there is none, and for an activation or a readout that fits nothing.
     """
     if "w_hh" in weights:
         if readout is not None:
@@ -137,7 +142,7 @@ def find(
     names, about = readout_choice.choose(whole, nets, readout)
     for net, name in names.items():
         matrix, first = as_array(whole[name], name), 0
-        for end in sorted(top[net], key=lambda layer: layer.reverse):  # torch joins forward and reverse in this order
+        for end in sorted(top[net], key=lambda layer: layer.reverse):  # the order in which torch joins them
             part = matrix[:, first : first + end.output_size]
             first += end.output_size
             part = part if end.projection is None else part @ end.projection
@@ -146,7 +151,7 @@ def find(
 
 
 def _found(weights: Mapping[str, Any]) -> list[Layer]:
-    """The layers without readouts, nets in the order of the file, layers of one net by level."""
+    """Return the layers without readouts, nets in the order of the file, layers of one net by level."""
     found = []
     for name in weights:
         for gates, kind in ((GATES, "lstm"), (GATES_OF["gru"], "gru")):
@@ -190,8 +195,10 @@ def _layer(weights: Mapping[str, Any], name: str, prefix: str, parts: Mapping[st
 
 
 def _activated(found: list[Layer], text: str | None) -> tuple[list[Layer], list[str]]:
-    """The layers with the activation that the text gives them, and a note on plain layers that it gives none. Raises
-    ValueError for a part of the text that no layer fits."""
+    """Return the layers with the activations of the text, and a note on plain layers for which it has none.
+
+    Raises ValueError for a part of the text that fits no layer.
+    """
     chosen: dict[str, tuple[str, str]] = {}  # layer to (prefix, kind)
     for word in (text or "").split(",") if text else []:
         prefix, _, kind = word.strip().rpartition(":")
@@ -225,6 +232,6 @@ def _by_gate(weights: Mapping[str, Any], stem: str, gates: tuple[str, ...]) -> A
 
 
 def _columns(value: Any) -> int:
-    """Columns of a matrix [rows, columns], of one a gate, or of a vector, which is one column."""
+    """Return the number of columns of a matrix, of a mapping from gate to matrix, or of a vector (1)."""
     shape = np.shape(next(iter(value.values())) if isinstance(value, Mapping) else value)
     return int(shape[1]) if len(shape) > 1 else 1

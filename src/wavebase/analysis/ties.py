@@ -1,17 +1,16 @@
-"""Numbers that only rounding tells apart count as equal, so that no choice among them depends on the processor."""
+"""Numbers that differ by rounding count as equal, so that no choice among them depends on the processor."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-TIE = 1e-9  # of the largest number: what rounding may make of equal ones
-# of the largest modulus: rounding splits a double eigenvalue by about sqrt(eps)
-SPLIT = 1e-7
+TIE = 1e-9  # of the largest number: how far rounding may move equal ones apart
+SPLIT = 1e-7  # of the largest modulus: rounding splits a double eigenvalue by about sqrt(eps)
 
 
 def levels(values: np.ndarray) -> np.ndarray:
-    """Ranks 0, 1, ... of [n] from the smallest, the same for neighbours that are equal to rounding; inf is one level."""
+    """Return ranks 0, 1, ... of [n] from the smallest. Neighbours that are equal to rounding share one; so do all inf."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     with np.errstate(invalid="ignore"):  # inf - inf
@@ -22,16 +21,16 @@ def levels(values: np.ndarray) -> np.ndarray:
 
 
 def in_order(values: np.ndarray) -> np.ndarray:
-    """Indices of [n] from the smallest; of numbers that are equal to rounding the first comes first."""
+    """Return indices of [n] from the smallest. Numbers that are equal to rounding keep their order."""
     return np.argsort(levels(values), kind="stable")
 
 
 def first_largest(values: np.ndarray) -> np.ndarray:
-    """Index over the first axis of the largest of values >= 0; of those that are equal to rounding the first."""
+    """Return the index over the first axis of the largest of values >= 0, the first of those equal to rounding."""
     return (values >= (1 - TIE) * values.max(0)).argmax(0)
 
 
 def clusters(eigenvalues: np.ndarray) -> np.ndarray:
-    """Labels 0, 1, ... of [n] complex numbers: equal for those that are one multiple eigenvalue, split by rounding."""
+    """Return labels 0, 1, ... of [n] complex numbers, equal for those that rounding split from one multiple eigenvalue."""
     distance = np.abs(eigenvalues[:, None] - eigenvalues)
     return connected_components(distance <= SPLIT * np.abs(eigenvalues).max(initial=0.0), directed=False)[1]

@@ -29,16 +29,16 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
 MARGIN_ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "margin_halfway": ("two-sided", False, "mean margin of the final answer at half time over its end"),
 }
-ACTIVE = 0.3  # clip rate under which a unit belongs to the mean active set
+ACTIVE = 0.3  # clip rate below which a unit belongs to the mean active set
 SATURATED = 0.9
 MODE_UNITS = 256
-SINGULAR = 1e10  # condition of the eigenvectors over which mode coordinates mean nothing
+SINGULAR = 1e10  # condition number of the eigenvectors above which mode coordinates mean nothing
 
 
 @dataclass(frozen=True)
 class RoleThresholds:
-    """Roles by clip rate r and switch count s, the first that fits: backbone r < backbone; switch s > switches or
-    switch_low <= r <= switch_high; usually clipped r > clipped; otherwise mixed."""
+    """Thresholds of roles by clip rate r and switch count s. The first role that fits is taken: backbone, r < backbone;
+    switch, s > switches or switch_low <= r <= switch_high; usually clipped, r > clipped; otherwise mixed."""
 
     backbone: float = 0.05
     switches: float = 2.0
@@ -47,7 +47,7 @@ class RoleThresholds:
     clipped: float = 0.8
 
     def role(self, rate: float, switches: float) -> str:
-        """The role of one unit."""
+        """Return the role of one unit."""
         if rate < self.backbone:
             return "backbone"
         if switches > self.switches or self.switch_low <= rate <= self.switch_high:
@@ -57,12 +57,22 @@ class RoleThresholds:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Per step: growth, damping, net, clipped (mean number of units), margin mean (None without a readout of two outputs
-    or more). Per unit: clip_rate, switch_count, role. Per mode (a multiple eigenvalue is one), by falling
-    |eigenvalue|: linear[s] = |lambda|^s, measured[s] = rms |c(t+s)| / rms |c(t)|, geometric mean over t, their ratio
-    `suppression`, s = 1, 2, ...; survival = rms |c| after over before the nonlinearity. For any bounded trajectory the
-    ratio is about |lambda|^-s: judge it beside its null.
-    Mode lists are empty where the eigenvectors are nearly dependent, and over 256 units."""
+    """What a plain net does on its inputs, p = W h + w x + b before the nonlinearity and h after it.
+
+    Modes are by falling |eigenvalue|, and a multiple eigenvalue is one mode. Their lists are empty above 256 units and
+    where the eigenvectors are nearly dependent.
+
+    Attributes:
+        growth, damping, net: By step: <|p_t|^2> / <|h_{t-1}|^2>, <|h_t|^2> / <|p_t|^2>, and their product.
+        clipped: By step: mean number of clipped units.
+        margin: By step: mean of `margins`; None without a readout of two outputs or more.
+        clip_rate, switch_count, roles: By unit.
+        eigenvalues: By mode.
+        linear: By mode and s = 1, 2, ...: |lambda|^s.
+        measured: rms |c(t+s)| / rms |c(t)|, geometric mean over t, with c the mode's coordinate.
+        suppression: measured / linear. For any bounded trajectory it is about |lambda|^-s: compare it with its null.
+        survival: By mode: rms |c| after the nonlinearity over rms |c| before it.
+    """
 
     growth: tuple[float, ...]
     damping: tuple[float, ...]
@@ -80,8 +90,13 @@ class Trajectory:
 
 
 def read(cell: Cell, run: Run, thresholds: RoleThresholds, lags: int = 6) -> Trajectory:
-    """Everything but the nulls, of a relu or tanh cell in balanced coordinates. Energies start at step 1, where h may differ
-    from its start."""
+    """Describe the run of a relu or tanh cell in balanced coordinates.
+
+    Args:
+        cell, run: The cell and its states.
+        thresholds: Of the units' roles.
+        lags: Largest s.
+    """
     growth, damping = _energies(run)
     closed = clipped(cell, run)
     rate, switches = closed.mean((0, 1)), _switches(closed)
@@ -109,7 +124,7 @@ def read(cell: Cell, run: Run, thresholds: RoleThresholds, lags: int = 6) -> Tra
 
 
 def statistics(cell: Cell, run: Run, thresholds: RoleThresholds) -> dict[str, float]:
-    """The quantities of ABOUT, and of MARGIN_ABOUT where there is a readout."""
+    """Return the quantities of ABOUT, and of MARGIN_ABOUT if there is a readout."""
     growth, damping = _energies(run)
     closed = clipped(cell, run)
     rate = closed.mean((0, 1))
@@ -144,19 +159,21 @@ def statistics(cell: Cell, run: Run, thresholds: RoleThresholds) -> dict[str, fl
 
 
 def clipped(cell: Cell, run: Run) -> np.ndarray:
-    """Where a unit passes nothing on, [samples, steps, H]: p < 0 of a ReLU, |h| > 0.9 of a tanh."""
+    """Return where units are clipped, [samples, steps, H]: p < 0 of a ReLU, |h| > 0.9 of a tanh."""
     assert run.pre is not None
     return run.pre < 0 if cell.activation == "relu" else np.abs(run.hidden) > SATURATED
 
 
 def margins(cell: Cell, run: Run) -> np.ndarray | None:
-    """(V[answer] - V[runner-up]) h_t at every step, [samples, steps]: answer and runner-up are the two largest final logits.
+    """Return (V[answer] - V[runner-up]) h_t, [samples, steps]; answer and runner-up are the two largest final logits.
 
     None without a readout of two outputs or more.
     """
     if cell.w_out is None or len(cell.w_out) < 2:
         return None
-    order = np.argsort(run.hidden[:, -1] @ cell.w_out.T, -1, kind="stable")  # equal logits: the same pair everywhere
+    order = np.argsort(
+        run.hidden[:, -1] @ cell.w_out.T, -1, kind="stable"
+    )  # stable: equal logits give the same pair on every processor
     direction = cell.w_out[order[:, -1]] - cell.w_out[order[:, -2]]
     return np.einsum("bth,bh->bt", run.hidden, direction)
 
@@ -172,9 +189,10 @@ def _switches(closed: np.ndarray) -> np.ndarray:
 
 
 def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues by falling modulus, and how much p and h hold of each, [samples, steps, modes]: the norm of the projection
-    onto its eigenspace, |c| of a single eigenvector. A multiple eigenvalue is one mode, whose eigenvectors may be any basis.
-    Empty for a near-defective W, and for one of more than 256 units, whose nulls would take minutes.
+    """Return eigenvalues by falling modulus, and the size of p and of h in each mode, [samples, steps, modes].
+
+    The size is the norm of the projection onto the eigenspace, because eigenvectors of a multiple eigenvalue are an
+    arbitrary basis. Empty for a nearly defective W, and above 256 units, where the nulls would take minutes.
     """
     assert run.pre is not None
     nothing = np.zeros((*run.hidden.shape[:2], 0))
@@ -196,7 +214,7 @@ def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarr
         value = complex(value.real if abs(value) > least else 0, value.imag if abs(value.imag) > least else 0)
         if value.imag >= 0:
             p, h = (_size(c[..., equal], vectors[:, equal]) for c in coordinates)
-            for each in {value, value.conjugate()}:  # a real run holds as much of both: equal to the last bit
+            for each in {value, value.conjugate()}:  # equal in both for a real run, to the last bit
                 found.append(each)
                 before.append(p)
                 after.append(h)
@@ -205,7 +223,7 @@ def _coordinates(cell: Cell, run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _size(coordinates: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Norm of the state that is the sum of these eigenvectors, each of norm 1, by their coordinates."""
+    """Return the norm of a sum of eigenvectors of norm 1, given by its coordinates."""
     return np.abs(coordinates[..., 0]) if vectors.shape[1] == 1 else np.linalg.norm(coordinates @ vectors.T, axis=-1)
 
 
@@ -223,13 +241,13 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def _geometric(values: np.ndarray) -> np.ndarray:
-    """Geometric mean over the first axis; nan if nothing is there, 0 if a value is."""
+    """Return the geometric mean over the first axis: nan if it is empty, 0 if a value is 0."""
     with np.errstate(divide="ignore"):
         return np.exp(np.log(values).mean(0)) if len(values) else np.full(values.shape[1:], np.nan)
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation, of numbers that are equal to rounding as ties; nan where one of them is constant."""
+    """Return Spearman's rank correlation; numbers equal to rounding are ties. nan if one array is constant."""
     if not np.isfinite(a).all() or not (levels(a).any() and levels(b).any()):
         return math.nan
     return float(np.corrcoef(rankdata(levels(a)), rankdata(levels(b)))[0, 1])

@@ -1,4 +1,4 @@
-"""Weights in files as others ship them, by name; nothing that a file names is imported or run."""
+"""Reading weights by name from the files of common libraries. Nothing that a file names is imported or run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ from wavebase.analysis.state_dicts import is_recurrent
 from wavebase.records import checkpoints, untrusted
 from wavebase.records.atomic import RecordsError, open_regular
 
-CONTAINERS = (
-    "weights",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-)  # usual keys around a state_dict
+CONTAINERS = ("weights", "state_dict", "model_state_dict", "model_state", "model", "net")  # usual keys of a state_dict
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".jit", ".ts", ".pkl", ".pickle", ".safetensors", ".npz")
 _KERAS = "pip install h5py and save each layer's recurrent kernel, transposed, as w_hh in an .npz"
 REMEDIES = {
@@ -44,8 +37,8 @@ class Stored:
 
     Attributes:
         weights: Name to array or tensor, in the file's order.
-        notes: What the file holds beside them.
-        activation: What the file itself says of its layers, else None.
+        notes: Weights in the file that are not read.
+        activation: The cell's kind if the file states it, else None.
     """
 
     weights: dict[str, Any]
@@ -54,7 +47,11 @@ class Stored:
 
 
 def check_suffix(file: Path) -> None:
-    """Raise ValueError, with what to do, for a file of no kind that `read` knows."""
+    """Check that `read` knows files of this kind.
+
+    Raises:
+        ValueError: If not, with what to do.
+    """
     if file.suffix not in SUFFIXES:
         remedy = REMEDIES.get(file.suffix, "save the state_dict with torch.save")
         raise ValueError(
@@ -63,27 +60,27 @@ def check_suffix(file: Path) -> None:
 
 
 def read(file: Path) -> Stored:
-    """Read the weights of a file, out of the container that checkpoints wrap them in. Sparse tensors become dense.
+    """Read the weights of a file, and unpack the container that checkpoints put around them. Sparse tensors become dense.
 
     Args:
         file: .npz; .safetensors; .pt, .pth, .ckpt, .bin (torch.save of a state_dict, or of a whole module); .jit, .ts
             (TorchScript); .pkl, .pickle (numpy arrays).
 
     Raises:
-        ValueError: In one line, for a file that cannot be read or that holds no mapping.
-        RecordsError: For what is not a file.
+        ValueError: For a file that cannot be read or holds no mapping.
+        RecordsError: For what is not a regular file.
     """
     library = {".npz": "numpy", ".safetensors": "safetensors"}.get(file.suffix, "torch")
     try:
         with open_regular(file, "rb") as opened:
             if file.suffix == ".safetensors":
                 return _safetensors(opened)
-            with torch.sparse.check_sparse_tensor_invariants():  # an index out of range would end the process
+            with torch.sparse.check_sparse_tensor_invariants():  # an index out of range would crash the process
                 found = _dense(_load(opened, file.suffix))
         checkpoints.check_tensors(found)
     except RecordsError:
         raise
-    except Exception as error:  # the libraries raise many kinds for a broken file; all mean the same to the user
+    except Exception as error:  # libraries raise many kinds of exception for a broken file
         reason = untrusted.reason(error)[:120]
         raise ValueError(
             f"{file} must be readable weights, got what {library} cannot read ({type(error).__name__}: {reason}); save a state_dict with torch.save"
@@ -99,10 +96,11 @@ def one_net(weights: Mapping[str, Any], net: int | None) -> dict[str, Any]:
     """Pick one net out of stacked weights, whose recurrent matrices are [nets, gates H, H].
 
     Args:
-        weights: name to array or tensor. What has no axis of that length, such as a number, is left as it is.
-        net: which one, from 0; None where the weights are one net's.
+        weights: Name to array or tensor. One without an axis of that length, such as a number, is kept as it is.
+        net: Its number, from 0; None if the weights are one net's.
 
-    Raises ValueError for a number that is not there, for stacked weights without one, and for one without stacked weights.
+    Raises:
+        ValueError: For a number out of range, for stacked weights without a number, and for a number without stacked weights.
     """
     stacked = {
         name: np.shape(value)[0] for name, value in weights.items() if is_recurrent(name) and np.ndim(value) == 3
@@ -130,7 +128,7 @@ def one_net(weights: Mapping[str, Any], net: int | None) -> dict[str, Any]:
 
 
 def _safetensors(file: BinaryIO) -> Stored:
-    """Tensors by name. Of a construction of ours the weights alone, with the kind of its input gate."""
+    """Read tensors by name; of a construction of wavebase the weights alone, with the kind of its input gate."""
     from safetensors.torch import load
 
     content = file.read(untrusted.MOST_ARRAYS)
@@ -160,7 +158,7 @@ def _load(opened: BinaryIO, suffix: str) -> Any:
 
 
 def _torch_archive(opened: BinaryIO) -> Any:
-    """A zip file of torch.save or torch.jit.save. torch refuses to read the second, and modules in the first, as data."""
+    """Read a zip file of torch.save or torch.jit.save. torch refuses to read TorchScript, and pickled modules, as data."""
     with zipfile.ZipFile(opened) as archive:
         names = archive.namelist()
         script = any(name.endswith("/constants.pkl") for name in names)
@@ -168,7 +166,7 @@ def _torch_archive(opened: BinaryIO) -> Any:
             opened.seek(0)
             try:
                 return torch.load(opened, weights_only=True, map_location="cpu")
-            except pickle.UnpicklingError:  # classes other than tensors and containers
+            except pickle.UnpicklingError:  # it names other classes than tensors and containers
                 pass
         root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
@@ -177,34 +175,31 @@ def _torch_archive(opened: BinaryIO) -> Any:
 
 
 def _unwrapped(found: Mapping[str, Any]) -> Stored:
-    """Return the weights in a checkpoint: the whole, or the parts one level down that hold arrays and are no optimiser's."""
+    """Return the weights in a checkpoint: all of it, or the parts one level down that hold arrays and are no optimiser's."""
     if isinstance(found, inert_pickle.Attributes) or any(is_recurrent(str(name)) for name in found):
         return Stored(dict(_named(found)))
-    parts = {
-        str(key): dict(_named(part))
-        for key, part in found.items()
-        if isinstance(part, Mapping) and "param_groups" not in part
-    }
-    parts = {
-        key: part for key, part in parts.items() if any(isinstance(a, np.ndarray | torch.Tensor) for a in part.values())
-    }
+    parts = {}
+    for key, part in found.items():
+        if isinstance(part, Mapping) and "param_groups" not in part:
+            inside = dict(_named(part))
+            if any(isinstance(value, np.ndarray | torch.Tensor) for value in inside.values()):
+                parts[str(key)] = inside
     holding = [key for key, part in parts.items() if any(is_recurrent(name) for name in part)]
-    usual = [key for key in CONTAINERS if key in holding]
-    if usual:
-        # a checkpoint of ours holds its weights twice, under "net" in the coordinates that are trained
-        others = ", ".join(key for key in holding if key != usual[0] and usual[0] != "weights")
-        notes = (f"{usual[0]} is read and not {others}, where there are weights too",) if others else ()
-        return Stored(parts[usual[0]], notes)
+    usual = next((key for key in CONTAINERS if key in (holding or parts)), None)
+    if usual is not None and usual in holding:
+        # a checkpoint of wavebase holds its weights twice, under "net" in the coordinates that are trained
+        others = ", ".join(key for key in holding if key != usual and usual != "weights")
+        notes = (f"{usual} is read and not {others}, where there are weights too",) if others else ()
+        return Stored(parts[usual], notes)
     if len(parts) == 1:
         return Stored(next(iter(parts.values())))
-    if holding:  # one module each
+    if holding:  # each part is a module
         return Stored({f"{key}.{name}": value for key, part in parts.items() for name, value in part.items()})
-    usual = [key for key in CONTAINERS if key in parts]
-    return Stored(parts[usual[0]] if usual else dict(_named(found)))
+    return Stored(dict(_named(found)) if usual is None else parts[usual])
 
 
 def _dense(value: Any) -> Any:
-    """The value with its sparse tensors made dense. Raises ValueError for one that is too large for that."""
+    """Make sparse tensors dense. Raises ValueError for one that is too large."""
     if isinstance(value, torch.Tensor):
         if value.layout == torch.strided:
             return value
@@ -218,7 +213,7 @@ def _dense(value: Any) -> Any:
 
 
 def _named(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, array) of everything inside."""
+    """Yield (dotted name, array) of everything inside."""
     for key, value in found.items():
         name = f"{prefix}{key}"
         if key in REPEATED:

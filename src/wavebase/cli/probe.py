@@ -1,8 +1,8 @@
 """Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
 
-Of a run's folder or checkpoint: the verdict at every checkpoint and the step at which each condition first failed
-(verdict.json). Of recurrent weights: every quantity beside its nulls (spectrum.json; as a table in spectrum.txt; spectrum.png), and over a run's
-checkpoints how each moved in training (series.png). Heavy imports come late.
+A run's folder or checkpoint gets the verdict at every checkpoint and the step at which each condition first failed
+(verdict.json). Recurrent weights get every quantity beside its nulls (spectrum.json, spectrum.txt, spectrum.png) and, over
+a run's checkpoints, how each moved in training (series.png). Heavy imports come late.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavebase import console, registry
 from wavebase.cli.names import trust_words
+from wavebase.cli.probe_source import Options, Source, find_source, read_layers
 
 if TYPE_CHECKING:
-    from wavebase.analysis.analyze import Report
-    from wavebase.analysis.weight_files import Stored
+    from wavebase.analysis.spectrum_report import Report
+
+Save = Callable[[str, bytes], None]
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
 
@@ -31,7 +33,7 @@ steps=       their length (as long, and as large, as the signals of its run; els
 seed=0       of the nulls
 draws=       of each null (by size)
 net=         which one of stacked weights
-panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all nine)
+panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all that have content); series for every quantity over a run's checkpoints in series.png (the twelve that moved most)
 out=         folder for spectrum.json, spectrum.txt and spectrum.png (beside what was read)
 trust=       modules or .py files of your own that the run may name: trust=[mine]; their code runs
 roles.       thresholds: roles.backbone=0.05 roles.switches=2 roles.switch_low=0.15 roles.switch_high=0.7 roles.clipped=0.8
@@ -43,7 +45,11 @@ exit status  0 read, whatever the verdict; 1 not readable or a wrong word, and o
 
 @console.ignore_closed_pipes()
 def main(judge: bool = True) -> None:
-    """The command line. Exit status 1, with one line, for whatever cannot be read. judge: whether a run gets a verdict."""
+    """Run the command line. Whatever cannot be read ends in one line and exit status 1.
+
+    Args:
+        judge: Whether a run gets a verdict.
+    """
     words = [word for word in sys.argv[1:] if not word.startswith("trust=")]
     if not words or words[0] in ("-h", "--help"):
         console.print_help(USAGE if judge else USAGE.replace("python -m wavebase.probe", "wavebase analyze"))
@@ -57,7 +63,7 @@ def main(judge: bool = True) -> None:
     except KeyboardInterrupt:
         console.print_error("interrupted; the same command reads it anew")
         sys.exit(130)
-    except Exception as error:  # what a file holds can be wrong in ways that no check names
+    except Exception as error:  # a file can be wrong in ways that no check foresees
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
         console.print_error(
@@ -66,29 +72,20 @@ def main(judge: bool = True) -> None:
         sys.exit(1)
 
 
-@dataclass(frozen=True)
-class Options:
-    """The keys of the command line; see USAGE. roles: of `wavebase.analysis.trajectory.RoleThresholds`."""
-
-    activation: str | None = None
-    readout: str | None = None
-    samples: int | None = None
-    steps: int | None = None
-    seed: int = 0
-    draws: int | None = None
-    net: int | None = None
-    out: str | None = None
-    panels: str = ""
-    roles: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, value in (("samples", self.samples), ("steps", self.steps)):
-            if value is not None and value < 2:
-                raise ValueError(f"{name} must be at least 2, got {value}; use {name}=256")
-
-
 def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
-    """Read what is at `path`, a run's verdict first if asked, write its files, return the table. Raises ValueError in one line."""
+    """Read what is at a path and write its files.
+
+    Args:
+        path: A run's folder, a folder of checkpoints, a checkpoint or a file of weights.
+        overrides: The words after it, key=value.
+        judge: Whether a run gets a verdict first.
+
+    Returns:
+        What the command line prints.
+
+    Raises:
+        ValueError: For a wrong word, and for what cannot be read.
+    """
     import torch
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -97,12 +94,8 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from wavebase.analysis.report_text import wrapped
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.experiment import validation
-    from wavebase.experiment.judge import judge_folder
-    from wavebase.figures import common, spectrum_sheet
-    from wavebase.figures.movement import movement, movement_table
+    from wavebase.figures import spectrum_sheet
     from wavebase.records.atomic import atomic_write
-    from wavebase.records.folder import RunFolder
-    from wavebase.records.strict_json import dump_json
 
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
@@ -111,7 +104,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     options = validation.call(Options, node, "")  # type: ignore[arg-type]
     thresholds = validation.call(RoleThresholds, options.roles, "roles")
     panels = spectrum_sheet.named_panels(options.panels)
-    source = _source(path)
+    source = find_source(path)
     torch.set_num_threads(1)  # matrices of a few dozen units are slower with more
     out = Path(options.out) if options.out else source.out
 
@@ -120,24 +113,51 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
 
     lines, written = [], []
     if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
-        judged = judge_folder(RunFolder(source.root), source.step)
-        save("verdict.json", dump_json(judged.to_dict(), indent=1))
-        lines.append(judged.table() + "\n")
+        lines.append(_judge(source, save))
         written.append("verdict.json")
         if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
             return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
     reports: dict[str, dict[str, Report]] = {}
     notes: list[str] = []
     for label, file in source.files.items():
-        quick = label != source.last
-        reports[label], notes = _read(weight_files.read(file), source, options, thresholds, quick)
+        reports[label], notes = read_layers(
+            weight_files.read(file), source, options, thresholds, quick=label != source.last
+        )
+    found, pictures = _write_spectra(path, source, reports, notes, panels, save)
+    shown = dict.fromkeys([*notes, *(note for report in reports[source.last].values() for note in report.notes)])
+    lines += [*found, *(part for note in shown for part in wrapped(f"note: {note}"))]
+    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.txt', 'spectrum.json', *pictures])} in {out}"])
+
+
+def _judge(source: Source, save: Save) -> str:
+    """Write verdict.json and return its table."""
+    from wavebase.experiment.judge import judge_folder
+    from wavebase.records.folder import RunFolder
+    from wavebase.records.strict_json import dump_json
+
+    judged = judge_folder(RunFolder(source.root), source.step)
+    save("verdict.json", dump_json(judged.to_dict(), indent=1))
+    return judged.table() + "\n"
+
+
+def _write_spectra(
+    path: Path,
+    source: Source,
+    reports: Mapping[str, Mapping[str, Report]],
+    notes: list[str],
+    panels: list[str],
+    save: Save,
+) -> tuple[list[str], list[str]]:
+    """Write spectrum.json, spectrum.txt and pictures of reports by checkpoint and layer; return lines and pictures' names."""
+    from wavebase.figures import common, spectrum_sheet
+    from wavebase.figures.movement import READABLE, movement, movement_table
+    from wavebase.records.strict_json import dump_json
+
     last = reports[source.last]
-    results: dict[str, Any] = {
-        "path": str(path),
-        "step": source.last,
-        "notes": notes,
-        "layers": {k: r.to_dict() for k, r in last.items()},
-    }
+    layers = {name: report.to_dict() for name, report in last.items()}
+    results: dict[str, Any] = {"path": str(path), "step": source.last, "notes": notes, "layers": layers}
+    whole_series = spectrum_sheet.SERIES in panels
+    lines: list[str] = []
     table, pictures = [f"note: {note}" for note in notes], []
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
@@ -147,8 +167,11 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         lines.append(report.short(name))
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
-            pictures.append(f"series{suffix}.png")
-            save(pictures[-1], common.png(movement(moved)))
+            most = len(report.quantities) if whole_series else READABLE
+            figure = movement(moved, most) if whole_series or not panels else None
+            if figure is not None:
+                pictures.append(f"series{suffix}.png")
+                save(pictures[-1], common.png(figure))
             lines_of_series = movement_table(moved)
             table += lines_of_series
             lines.append(f"{lines_of_series[0]}: see spectrum.txt")
@@ -157,114 +180,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
             }
     save("spectrum.json", dump_json(results, indent=1))
     save("spectrum.txt", console.visible("\n".join(table)).encode(errors="replace") + b"\n")
-    shown = dict.fromkeys([*notes, *(note for report in last.values() for note in report.notes)])
-    lines += [part for note in shown for part in wrapped(f"note: {note}")]
-    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.txt', 'spectrum.json', *pictures])} in {out}"])
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was found at a path: files by label, in order; the folder of the run they belong to, its configuration and example
-    signals, if any."""
-
-    files: dict[str, Path]
-    root: Path
-    out: Path
-    config: dict[str, Any]
-    example: Any
-
-    @property
-    def last(self) -> str:
-        """The newest label."""
-        return list(self.files)[-1]
-
-    @property
-    def step(self) -> int | None:
-        """The step of a single checkpoint; None for a series."""
-        return int(self.last.removeprefix("step_")) if len(self.files) == 1 else None
-
-
-def _source(path: Path) -> Source:
-    from wavebase.analysis import weight_files
-    from wavebase.records.folder import RunFolder
-
-    if path.is_dir():
-        run = RunFolder(path)
-        found = [run.checkpoint_file(step) for step in run.checkpoint_steps()]
-        found = found or sorted(path.glob("step_*.pt"))
-        files = {file.stem: file for file in found}
-        if not files:
-            raise ValueError(
-                f"the folder must hold checkpoints, got none named step_*.pt in {path}; give a run's folder"
-            )
-        root, out = path, path
-    elif path.is_file():
-        weight_files.check_suffix(path)
-        files, out = {path.stem: path.resolve()}, path.parent / f"{path.stem}_spectrum"
-        root = (
-            path.parent.parent if path.parent.name == "checkpoints" else path
-        )  # of no run: what lies above is not read
-        if out.is_symlink():
-            raise ValueError(f"{out} must be a folder of its own, got a link; remove it, or give out=FOLDER")
-    else:
-        raise ValueError(
-            f"the path must exist, got {str(path)!r}; give a checkpoint, a run's folder or a file of weights"
-        )
-    config: dict[str, Any] = {}
-    example = None
-    if os.path.lexists(root / "config.yaml"):
-        config = RunFolder(root).config()
-        if os.path.lexists(root / "examples.npz"):
-            example = RunFolder(root).examples().get("signal")
-    return Source(files, root, out, config, example)
-
-
-def _read(
-    stored: Stored, source: Source, options: Options, roles: Any, quick: bool
-) -> tuple[dict[str, Report], list[str]]:
-    """Reports by layer, and notes on the file. quick: few draws, for a series of which only the values are shown."""
-    import numpy as np
-    import torch
-
-    from wavebase.analysis.analyze import analyze
-    from wavebase.analysis.layer_inputs import layer_inputs
-    from wavebase.analysis.state_dicts import find
-    from wavebase.analysis.weight_files import one_net
-
-    weights = one_net(stored.weights, options.net)
-    signed = source.config.get("model", {}).get("input_gate") == "tanh"
-    activation = options.activation or ("lstm_signed" if signed else stored.activation)
-    found, notes = find(weights, activation, options.readout)
-    inputs = weights.get("inputs")
-    if inputs is not None and (options.samples, options.steps) != (None, None):
-        raise ValueError(
-            f"samples and steps must be left out where the file brings inputs, got samples={options.samples} steps={options.steps}; leave them out"
-        )
-    # a run keeps too few example signals for statistics: take noise of their length and size
-    example = np.ones((1, 10)) if source.example is None else source.example
-    size = float(np.sqrt(np.mean(example**2)))
-
-    generator = torch.Generator()
-
-    def draw(width: int) -> np.ndarray:
-        shape = (options.samples or 256, options.steps or example.shape[1], width)
-        generator.manual_seed(options.seed)
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * size).numpy()
-
-    generator.manual_seed(options.seed)
-    signals, more = layer_inputs(found, inputs, draw)
-    state = generator.get_state()  # after the noise
-    reports = {
-        layer.name: analyze(
-            **layer.arguments(),
-            inputs=signals[layer.name],
-            roles=roles,
-            draws=4 if quick else options.draws,
-            generator=generator.set_state(state),
-        )
-        for layer in found
-    }
-    return reports, [*stored.notes, *notes, *more]
+    return lines, pictures
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class ProbeSettings:
         every: Steps between measurements.
         measure: The probes, functions of `wavebase.probes` by path.
         figures: Functions of `wavebase.figures` by name; each draws one picture at the end.
+        figure_format: "svg" or "pdf" is written beside the PNG.
         curvature: Whether to measure lambda_max at the start, on `curvature_batch` sequences. It is always measured if
             the learning rate depends on it.
         verdict: Thresholds.
@@ -47,6 +48,7 @@ class ProbeSettings:
     every: int = 100
     measure: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
+    figure_format: Literal["png", "svg", "pdf"] = "png"
     curvature: bool = True
     curvature_batch: int = 256
     verdict: Thresholds = dataclasses.field(default_factory=Thresholds)

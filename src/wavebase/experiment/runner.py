@@ -16,7 +16,7 @@ from wavebase.experiment.build import build_components
 from wavebase.experiment.session import Session, same_recording
 from wavebase.experiment.summary import describe, objective
 from wavebase.records.folder import RunFolder
-from wavebase.signals.recordings import content_sha256
+from wavebase.signals.recording_files import content_sha256
 from wavebase.theory import boundaries
 from wavebase.training.interruption import Interrupted, Interruption
 from wavebase.training.loop import Status, train

@@ -17,7 +17,7 @@ from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
 from wavebase.experiment.summary import describe, hparams, objective, summarize
-from wavebase.figures.common import png
+from wavebase.figures.common import png, vector
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
@@ -171,6 +171,8 @@ class Session:
         for draw in self.figures:
             if (figure := draw(self.folder, summary)) is not None:
                 self.folder.save_figure(draw.__name__, png(figure))
+                if (kind := self.cfg.probe.figure_format) != "png":
+                    self.folder.save_figure(draw.__name__, vector(figure, kind), kind)
         self.folder.finish(summary)
         log.info("%s", describe(summary, self.folder.path, short=not self.single))
         return objective(summary)

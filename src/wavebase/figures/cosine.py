@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wavebase.figures.common import COLOURS, GREY
+from wavebase.figures.common import after as net_after
 from wavebase.probes.cosine import PARTS, operators
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
@@ -19,7 +20,7 @@ from wavebase.spectrum import dct_frequencies
 
 @registered
 def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
-    """One held-out window and its reconstruction, before and after training, and the errors' size below."""
+    """Draw one held-out window, its reconstructions before and after training, and the size of the errors below."""
     examples = folder.examples()
     target, before, after = (examples[name][0].astype(np.float64) for name in ("target", "before", "after"))
     figure = Figure(figsize=(8, 5.6), layout="constrained")
@@ -30,7 +31,7 @@ def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     top.plot(n, target[shown], color=grey, linewidth=4, label="window")
     bottom.plot(n, np.abs(target)[shown], color=grey, linewidth=1.5)
     top.plot(n, before[shown], "o", fillstyle="none", color=COLOURS[0], label="net at the start")
-    top.plot(n, after[shown], "x", color=COLOURS[1], label=f"net after {summary['steps']} steps")
+    top.plot(n, after[shown], "x", color=COLOURS[1], label=net_after(summary))
     for values, colour, mark in ((before, COLOURS[0], "o"), (after, COLOURS[1], "x")):
         error = np.maximum(np.abs(values - target), 1e-18)
         bottom.plot(n, error[shown], mark, fillstyle="none", color=colour)
@@ -44,7 +45,7 @@ def reconstruction(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
 
 @registered
 def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Frequencies in bins from the exact ones, before and after training, and how far each has moved."""
+    """Draw frequencies in bins from the exact ones, before and after training, and how far each has moved."""
     start, end = _ends(folder)
     if "offset_analysis" not in start:
         return None
@@ -57,7 +58,9 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
         top, bottom = axes[:, column]
         before, after = (state[f"offset_{part}"].double().numpy() * N / np.pi for state in (start, end))
         m = np.arange(len(before))
-        far = max(np.abs(before).max(), np.abs(after).max()) > 2  # a random start: show where they are, not how far off
+        far = (
+            max(np.abs(before).max(), np.abs(after).max()) > 2
+        )  # a random start: show where they are, not their distances
         if far:
             exact = dct_frequencies(len(m)).numpy() * N / np.pi
             top.plot(m, exact, color=GREY, linewidth=1, label="exact")
@@ -82,7 +85,7 @@ def frequencies(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
 
 @registered
 def operator(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """|A2 A1|, the whole net as a matrix, before and after training: the identity if it reconstructs."""
+    """Draw |A2 A1|, the whole net as a matrix, before and after training: the identity if it reconstructs."""
     states = _ends(folder)
     if "offset_analysis" not in states[0] or not all(w.isfinite().all() for state in states for w in state.values()):
         return None
@@ -107,6 +110,6 @@ def _ends(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _folded(bins: np.ndarray, N: int) -> np.ndarray:
-    """cos(w n) does not tell w from 2 pi - w: both to the one within [0, pi], here in bins."""
+    """Map frequencies in bins to [0, N]: cos(w n) is the same for w and 2 pi - w."""
     rest = np.mod(bins, 2 * N)
     return np.minimum(rest, 2 * N - rest)

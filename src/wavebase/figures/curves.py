@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from wavebase.figures.common import COLOURS, GREY, STYLES, literal
+from wavebase.figures.common import FONT, GREY, WIDTH, literal, look
 
 
 def loss_curves(
@@ -17,10 +18,17 @@ def loss_curves(
     styles: Mapping[str, tuple[str, str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Training loss against step on a logarithmic axis: the median of each group's runs, their range as a band, and the
-    zero and mean predictors as lines. A cross marks where a run left the picture's top, a million times the mean
-    predictor's loss, or stopped being finite. baseline None: each run's loss is
-    shown relative to its own mean predictor, because the runs do not share one."""
+    """Draw the training loss against the step: the median of each group's runs, and their range as a band.
+
+    A cross marks where a run left the picture at a million times the mean predictor's loss, or was no longer finite.
+
+    Args:
+        groups: Label to runs, each tag to (steps, values).
+        baseline: Losses of predicting zero and the mean, drawn as lines. None: the runs do not share them, and each loss is
+            relative to its own mean predictor's.
+        styles: Label to (colour, line style).
+        title: Above the figure.
+    """
     lines = {name: loss for name, loss in (baseline or {"mean": 1.0}).items() if loss > 0}
     what = "training loss" if baseline else "loss / mean predictor's"
     return _curves(
@@ -34,7 +42,7 @@ def error_curves(
     styles: Mapping[str, tuple[str, str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Relative error on held-out signals against step: as `loss_curves`, of what the probes recorded."""
+    """Draw the relative error on held-out signals against the step; see `loss_curves`."""
     lines = {"zero": 1.0}
     if baseline and baseline.get("zero"):
         lines["mean"] = (baseline["mean"] / baseline["zero"]) ** 0.5
@@ -53,18 +61,17 @@ def _curves(
     middle = lines.get("mean", max(lines.values()))
     curves = []
     for n, (label, runs) in enumerate(groups.items()):
-        look = (styles or {}).get(label, (COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS) % len(STYLES)]))
         series = [run[tag] for run in runs if tag in run]
         if series:
             steps = np.unique(np.concatenate([at for at, _ in series]))
             table = np.full((len(series), len(steps)), np.nan)
             for row, (at, values) in zip(table, series, strict=True):
                 row[np.searchsorted(steps, at)] = np.where(values < top, values, np.nan)
-            curves.append((literal(label), look, steps, table))
+            curves.append((literal(label), (styles or {}).get(label, look(n)), steps, table))
     lowest = min((np.nanmin(table) for *_, table in curves if np.isfinite(table).any()), default=1.0)
     near = 2e-5 if tag.startswith("loss") else 2e-3
-    deep = lowest < 1e-9 * middle  # an exact run would flatten all others against the top: give them a panel
-    figure = Figure(figsize=(8, 7.5 if deep else 5), layout="constrained")
+    deep = lowest < 1e-9 * middle  # an exact run would compress all others: give them a panel
+    figure = Figure(figsize=(WIDTH, 7 if deep else 4.6), layout="constrained")
     axes = figure.subplots(2 if deep else 1, 1, sharex=True, squeeze=False).flat
     for ax in axes:
         for label, (colour, style), steps, table in curves:
@@ -79,14 +86,22 @@ def _curves(
         axes[1].set_title("all")
     axes[-1].set_xlabel("step")
     figure.suptitle(title, fontsize=11)
-    handles, labels = axes[-1].get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) < 48 else 1  # wider ones would be cut off
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    legend_below(figure, axes[-1])
     return figure
 
 
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Place the legend of curves below a figure; it explains the crosses of `median_and_range` where there are any."""
+    handles, labels = ax.get_legend_handles_labels()
+    if any(line.get_marker() == "x" for line in ax.lines):
+        handles.append(Line2D([], [], color=GREY, marker="x", linestyle=""))
+        labels.append("a run left the picture or was no longer finite")
+    columns = 2 if max(map(len, labels), default=0) < 32 else 1  # wider ones would be cut off
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False)
+
+
 def median_and_range(ax: Axes, steps: np.ndarray, table: np.ndarray, colour: str, style: str, label: str) -> None:
-    """Median and range over the rows of a table [runs, steps]; a cross where a row ends early."""
+    """Draw the median and the range over the rows of a table [runs, steps]; a cross where a row ends early."""
     shown = np.isfinite(table).any(0)
     ax.plot(steps[shown], np.nanmedian(table[:, shown], 0), color=colour, linestyle=style, label=label)
     if len(table) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY
+from wavebase.figures.common import COLOURS, GREY, after
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 
@@ -19,7 +19,7 @@ TARGET, NET, LEAST_SQUARES = ("#BBBBBB", COLOURS[1], COLOURS[0])
 
 @registered
 def one_second(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """One tone over one second of the test data: mix, target and output."""
+    """Draw one tone over one second of the test data: mix, target and output."""
     run = _examples(folder)
     if run is None:
         return None
@@ -28,7 +28,7 @@ def one_second(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     ax = figure.subplots()
     shown = (run["seconds"] >= 4) & (run["seconds"] <= 5)
     t = run["seconds"][shown]
-    ax.plot(t, run["signal"][shown], ".", markersize=2, color=COLOURS[5], label="mix (all that the net hears)")
+    ax.plot(t, run["signal"][shown], ".", markersize=2, color=COLOURS[5], label="mix (the net's only input)")
     _tone(ax, run, n, shown, linewidth=1.6)
     ax.set(xlabel="seconds", ylabel="value", title=f"The tone of {run['hertz'][n]:g} Hz out of the mix, test data")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, markerscale=3)
@@ -37,7 +37,7 @@ def one_second(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
 
 @registered
 def tones(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Every tone over the first two seconds of the test data: target, output, and least squares."""
+    """Draw every tone over the first two seconds of the test data: target, output, and least squares."""
     run = _examples(folder)
     if run is None:
         return None
@@ -57,7 +57,7 @@ def tones(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
 
 @registered
 def per_frequency(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Mean squared error of each tone on the test data: net before and after training, least squares, zero."""
+    """Draw the mean squared error of each tone on the test data: net before and after training, least squares, zero."""
     run = _examples(folder)
     if run is None:
         return None
@@ -66,7 +66,7 @@ def per_frequency(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | Non
     places = np.arange(len(run["hertz"]))
     bars = {
         "net at the start": ("before", "#D9D9D9"),
-        f"net after {summary['steps']} steps": ("after", NET),
+        after(summary): ("after", NET),
         "least squares, trailing window": ("least_squares", LEAST_SQUARES),
     }
     for at, (label, (name, colour)) in enumerate(bars.items()):
@@ -83,7 +83,7 @@ def per_frequency(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | Non
 
 @registered
 def error_over_time(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Squared error over the test data, mean over the tones and a tenth of a second."""
+    """Draw the squared error over the test data, mean over the tones and a tenth of a second."""
     run = _examples(folder)
     if run is None:
         return None
@@ -92,7 +92,7 @@ def error_over_time(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     seconds = run["seconds"]
     width = max(1, round(0.1 / (seconds[1] - seconds[0])))
     for name, label, colour in (
-        ("after", f"net after {summary['steps']} steps", NET),
+        ("after", after(summary), NET),
         ("least_squares", "least squares, trailing window", LEAST_SQUARES),
     ):
         square = np.square(run[name] - run["target"]).mean(0)
@@ -107,7 +107,7 @@ def error_over_time(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
 
 @registered
 def output_spectra(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Amplitude spectra of target and output of every tone, over all of the test data but its first second."""
+    """Draw the amplitude spectra of target and output of every tone, over the test data after its first second."""
     run = _examples(folder)
     if run is None:
         return None
@@ -133,7 +133,7 @@ def output_spectra(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | No
 
 @registered
 def seen_and_unseen(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
-    """Mean squared errors with frozen weights: training data against test data, and the sets that tell a clock apart."""
+    """Draw mean squared errors with frozen weights: training data, test data, and sets that a mere clock fails on."""
     final = summary["probes"]["final"]
     sets = {name: label for name, label in SETS.items() if f"mean_squared_error/{name}" in final}
     if not sets:
@@ -163,6 +163,6 @@ def _tone(ax: Axes, run: Mapping[str, np.ndarray], n: int, shown: np.ndarray, li
 
 
 def _examples(folder: RunFolder) -> dict[str, np.ndarray] | None:
-    """The run's examples, if they are tones in time and finite."""
+    """Return the run's examples if they are tones in time and finite."""
     found = folder.examples()
     return found if "hertz" in found and np.isfinite(found["after"]).all() else None

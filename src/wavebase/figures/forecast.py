@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY, STYLES
+from wavebase.figures.common import COLOURS, GREY, STYLES, after
 from wavebase.models.linear_forecasters import dft_components
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
@@ -18,7 +18,7 @@ from wavebase.statistics import Interval
 
 @registered
 def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
-    """Four held-out signals: the lookback shaded, what followed it, and the forecasts before and after training."""
+    """Draw four held-out signals: the lookback shaded, what followed it, and the forecasts before and after training."""
     examples = folder.examples()
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     for n, ax in enumerate(figure.subplots(2, 2, sharey=True).flat):
@@ -29,7 +29,7 @@ def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
         t = np.arange(N - shown, N + H)
         ax.plot(t, np.concatenate([past, truth])[N - shown :], color=GREY, linewidth=2, label="signal")
         for name, colour, mark in (("before", COLOURS[0], "o"), ("after", COLOURS[1], "x")):
-            label = "forecast at the start" if name == "before" else f"forecast after {summary['steps']} steps"
+            label = "forecast at the start" if name == "before" else after(summary).replace("net", "forecast", 1)
             ax.plot(np.arange(N, N + H), examples[name][n], mark, fillstyle="none", color=colour, label=label)
         ax.axhline(0, color=GREY, linewidth=0.4)
         ax.set(xlim=(N - shown, N + H - 0.5), ylim=(-1.1, 1.1))
@@ -43,7 +43,7 @@ def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
 
 @registered
 def lookback_spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
-    """Amplitudes of one lookback's DFT against frequency and against period, with and without a Hamming window."""
+    """Draw the amplitudes of one lookback's DFT by frequency and by period, with and without a Hamming window."""
     past = torch.from_numpy(folder.examples()["signal"][0]).double()
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -63,7 +63,7 @@ def lookback_spectrum(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
 
 
 def leakage(N: int = 100, periods: Sequence[float] = (20.0, 19.0)) -> Figure:
-    """DFT amplitudes of single sinusoids of amplitude 1, one on a bin of N samples and others between, both windows."""
+    """Draw DFT amplitudes of single sinusoids of amplitude 1, on a bin of N samples and between bins, with both windows."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, len(periods), sharey=True, squeeze=False)[0]
     for ax, period in zip(axes, periods, strict=True):
@@ -88,7 +88,7 @@ def leakage(N: int = 100, periods: Sequence[float] = (20.0, 19.0)) -> Figure:
 def error_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[Interval]]]], ylabel: str = "NMSE"
 ) -> Figure:
-    """NMSE on a logarithmic axis with 95 % bands, one panel for each variable: panels[xlabel][forecaster] = (places, intervals)."""
+    """Draw NMSE with 95 % bands, one panel for each variable: panels[xlabel][forecaster] = (places, intervals)."""
     figure = Figure(figsize=(5.4 * len(panels), 5), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (xlabel, curves) in zip(axes, panels.items(), strict=True):

@@ -11,25 +11,45 @@ from wavebase.analysis.nulls import Quantity
 from wavebase.analysis.report_text import number
 from wavebase.figures.common import COLOURS, GREY
 
+READABLE = 12  # panels
+ROUNDING = 1e-9
 
-def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:
-    """Every finite quantity over the series, one small panel each, with the last one's random null as a band."""
+
+def movement(series: Mapping[str, Mapping[str, Quantity]], most: int = READABLE) -> Figure | None:
+    """Draw the quantities that moved most over a series of checkpoints, a panel each.
+
+    A band shows the last one's random null, 5 to 95 %. Movement is the range of values over the width of that band, or over
+    the largest value where there is no null.
+
+    Args:
+        series: Label of a checkpoint to quantities by name.
+        most: Largest number of panels.
+
+    Returns:
+        None if nothing moved by more than rounding.
+    """
     last = list(series.values())[-1]
-    names = [name for name in last if np.isfinite([q[name].value for q in series.values() if name in q]).any()][:48]
-    columns = 6
+    moved = {name: _movement(name, series) for name in last}
+    chosen = sorted((name for name in last if moved[name] > ROUNDING), key=lambda name: -moved[name])[:most]
+    if not chosen:
+        return None
+    names = [name for name in last if name in chosen]
+    columns = min(3 if most <= READABLE else 6, len(names))
     rows = -(-len(names) // columns)
-    height = 1.9 * rows + 0.8
-    figure = Figure(figsize=(15, height))  # placed by hand: a constrained layout of 40 panels takes seconds
+    width, height = 2.6 * columns + 0.4, 1.9 * rows + 0.9
+    figure = Figure(figsize=(width, height))  # placed by hand: a constrained layout of 40 panels takes seconds
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.4 / height, top=1 - 0.8 / height, hspace=0.5, wspace=0.3)
+    figure.subplots_adjust(
+        left=0.7 / width, right=1 - 0.25 / width, bottom=0.4 / height, top=1 - 0.9 / height, hspace=0.6, wspace=0.4
+    )
     steps = [_step(label, n) for n, label in enumerate(series)]
     for ax, name in zip(grid.flat, names, strict=False):
         ax.plot(steps, [q[name].value if name in q else np.nan for q in series.values()], ".-", color=COLOURS[0])
         null = last[name].nulls[0] if last[name].nulls else None
         if null is not None and np.isfinite([null.low, null.high]).all():
             ax.axhspan(null.low, null.high, color=GREY, alpha=0.15, linewidth=0)
-        ax.set_title(name, fontsize=8)
-        ax.tick_params(labelsize=7)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=8)
         ax.set_xscale("symlog", linthresh=max(1, sorted(steps)[1] if len(steps) > 1 else 1))
         ends = sorted({steps[0], steps[-1]})
         ax.set_xticks(ends, [f"{step}" for step in ends])
@@ -37,9 +57,21 @@ def movement(series: Mapping[str, Mapping[str, Quantity]]) -> Figure:
     for ax in grid.flat[len(names) :]:
         ax.set_axis_off()
     figure.suptitle(
-        "How each quantity moved over the checkpoints (band: random weights of the last one's norm, 5..95 %)"
+        f"The {len(names)} of {len(last)} quantities that moved most\n(against the step; band: random weights, 5..95 %)",
+        fontsize=11,
     )
     return figure
+
+
+def _movement(name: str, series: Mapping[str, Mapping[str, Quantity]]) -> float:
+    found = [quantities[name] for quantities in series.values() if name in quantities]
+    values = np.array([quantity.value for quantity in found])
+    values = values[np.isfinite(values)]
+    if not values.size or not np.ptp(values) > ROUNDING * np.abs(values).max():
+        return 0.0
+    null = found[-1].nulls[0] if found[-1].nulls else None
+    width = null.high - null.low if null is not None else 0.0
+    return float(np.ptp(values) / (width if np.isfinite(width) and width > 0 else np.abs(values).max()))
 
 
 def movement_table(series: Mapping[str, Mapping[str, Quantity]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The figure sheet of a spectrum report, and how its quantities moved over a series of checkpoints."""
+"""The figure sheet of a spectrum report."""
 
 from __future__ import annotations
 
@@ -8,41 +8,63 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.analysis.analyze import Report
 from wavebase.analysis.nonnormality import pseudospectrum
 from wavebase.analysis.report_text import number
+from wavebase.analysis.spectrum_report import Report
 from wavebase.figures.common import COLOURS, GREY
 
 PSEUDOSPECTRUM_UNITS = 128
 LARGE = 40  # units over which single ones are not labelled
+SERIES = "series"  # among names of panels: the figure of `movement`, whole
 
 
 def named_panels(text: str) -> list[str]:
-    """The names in a list with commas, all of `PANELS` for an empty one. Raises ValueError for a name that no panel has."""
-    names = text.split(",") if text else list(PANELS)
+    """Return the panels that a list with commas names.
+
+    Raises:
+        ValueError: For a name that no panel has.
+    """
+    names = text.split(",") if text else []
     for name in names:
-        if name not in PANELS:
-            raise ValueError(f"panels must be some of {', '.join(PANELS)}, got {name!r}; leave them out for all")
+        if name not in (*PANELS, SERIES):
+            raise ValueError(
+                f"panels must be some of {', '.join((*PANELS, SERIES))}, got {name!r}; leave them out for all"
+            )
     return names
 
 
-def sheet(report: Report, shown: Sequence[str]) -> Figure:
-    """These panels of `PANELS`, three a row. One whose part was not measured says so."""
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(5 * columns, 4.4 * rows + 0.3), layout="constrained")
+def sheet(report: Report, shown: Sequence[str] = ()) -> Figure:
+    """Draw panels of `PANELS`, three a row.
+
+    Args:
+        report: What is drawn.
+        shown: Names of panels; one without content says so. Empty: all that have content.
+    """
+    names = [name for name in shown if name in PANELS] or list(PANELS)
+    figure = Figure(layout="constrained")
     words = "balanced coordinates" if report.balanced else "coordinates as given"
-    figure.suptitle(
-        f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}", fontsize=14
-    )
-    for ax, name in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+    kept = []
+    for ax, name in zip(figure.subplots(len(names), 1, squeeze=False).flat, names, strict=True):
         title, draw = PANELS[name]
         ax.set_title(title, fontsize=11)
-        if not draw(ax, report):
+        if draw(ax, report):
+            kept.append(ax)
+        elif name in shown:
+            ax.clear()
+            ax.set_title(title, fontsize=11)
             ax.text(0.5, 0.5, "not measured", ha="center", va="center", color=GREY, transform=ax.transAxes)
             ax.set_axis_off()
-    for ax in figure.axes[len(shown) : rows * columns]:
-        ax.set_axis_off()
+            kept.append(ax)
+        else:
+            ax.remove()
+    columns = min(3, len(kept))
+    rows = -(-len(kept) // columns)
+    cells = figure.add_gridspec(rows, columns)
+    for ax, place in zip(kept, np.ndindex(rows, columns), strict=False):
+        ax.set_subplotspec(cells[place])
+    figure.set_size_inches(5 * columns, 4.4 * rows + 0.3)
+    title = f"Spectrum of a recurrent net: {report.activation}, {report.hidden_size} units, {words}"
+    figure.suptitle(title if columns == 3 else title.replace(": ", ":\n"), fontsize=14)
     return figure
 
 
@@ -82,7 +104,10 @@ def _pseudospectrum(ax: Axes, report: Report) -> bool:
     extent = 1.25 * max(1.0, np.abs(values).max(initial=0.0))
     x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 64 else 41)
     levels = np.arange(-4, 0.51, 0.5)
-    drawn = ax.contour(x, y, np.log10(np.maximum(smallest, 1e-12)), levels=levels, cmap="viridis")
+    logarithm = np.log10(np.maximum(smallest, 1e-12))
+    if not ((levels > logarithm.min()) & (levels < logarithm.max())).sum() > 1:
+        return False  # flat at this scale
+    drawn = ax.contour(x, y, logarithm, levels=levels, cmap="viridis")
     ax.clabel(drawn, fontsize=7, fmt="%g")
     ax.plot(values.real, values.imag, ".", color=COLOURS[1])
     turn = np.linspace(0, 2 * np.pi, 400)
@@ -113,7 +138,7 @@ def _quantities(ax: Axes, report: Report) -> bool:
     )
     ax.set(xlim=(-1.7, 2.7), ylim=(len(shown) - 0.5, -0.5))
     ax.set_xticks([0, 1], ["5 %", "95 %"])
-    ax.set_xlabel("place in the null of random weights (orange: p <= 0.05)", fontsize=9)
+    ax.set_xlabel("place in the random null (orange: p <= 0.05)", fontsize=9)
     return True
 
 
@@ -169,7 +194,7 @@ def _product(ax: Axes, report: Report) -> bool:
     values = np.array(found.singular_values) if found is not None else np.zeros(0)
     if not (values > 0).any():
         return False
-    ax.set_title("Product of Jacobians over time: singular values", fontsize=11)
+    ax.set_title("Product of Jacobians: singular values", fontsize=11)
     ax.plot(np.arange(1, len(values) + 1)[values > 0], values[values > 0], ".-", color=COLOURS[0])
     ax.set(yscale="log", xlabel="direction", ylabel="stretch over the trajectory")
     return True
@@ -253,14 +278,14 @@ def _impulse(ax: Axes, report: Report) -> bool:
     response = np.array(report.impulse.response)
     top = np.abs(response).max() or 1.0
     picture = ax.imshow(response.T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-    ax.figure.colorbar(picture, ax=ax, shrink=0.8)
+    ax.figure.colorbar(picture, cax=ax.inset_axes((1.03, 0.1, 0.04, 0.8)))  # `sheet` moves ax, and this with it
     ax.set(xlabel="position of the impulse", ylabel="unit")
     return True
 
 
 PANELS: dict[str, tuple[str, Callable[[Axes, Report], bool]]] = {
     "eigenvalues": ("Eigenvalues", _eigenvalues),
-    "pseudospectrum": ("Pseudospectrum: log10 smallest singular value of z - W", _pseudospectrum),
+    "pseudospectrum": ("Pseudospectrum: log10 sigma_min(z - W)", _pseudospectrum),
     "quantities": ("Quantities within their random null", _quantities),
     "readout": ("Readout: largest share of one frequency, by unit", _readout),
     "energy": ("Energy balance", _energy),

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY, STYLES, literal
-from wavebase.figures.curves import median_and_range
+from wavebase.figures.common import GREY, WIDTH, literal, look
+from wavebase.figures.curves import legend_below, median_and_range
 from wavebase.formatting import number
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -23,7 +23,7 @@ MOST_CURVES, MOST_PANELS, MOST_CELLS = 12, 6, 400
 
 
 class Point(NamedTuple):
-    """One run: the values of its swept keys, the number compared (None where there is none), and its status."""
+    """One run: the values of its swept keys, the number compared (None if it has none), and its status."""
 
     settings: Mapping[str, Any]
     value: float | None
@@ -31,7 +31,7 @@ class Point(NamedTuple):
 
 
 def best(groups: Mapping[str, Sequence[Series]], tag: str) -> dict[str, Sequence[Series]]:
-    """The groups to draw: all, or where they are too many those whose median run ends lowest, in their own order."""
+    """Choose the groups to draw, in their order: all, or if they are too many those whose median run ends lowest."""
 
     def end(label: str) -> float:
         last = [series[tag][1][-1] for series in groups[label] if tag in series]
@@ -42,9 +42,9 @@ def best(groups: Mapping[str, Sequence[Series]], tag: str) -> dict[str, Sequence
 
 
 def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
-    """One recorded series against step: the median of each group's runs, their range as a band."""
+    """Draw one recorded series against the step: the median of each group's runs, and their range as a band."""
     shown = best(groups, tag)
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     ax = figure.subplots()
     lowest = math.inf
     for n, (label, runs) in enumerate(shown.items()):
@@ -54,28 +54,27 @@ def learning_curves(groups: Mapping[str, Sequence[Series]], tag: str) -> Figure:
             values = np.full((len(series), len(steps)), np.nan)
             for line, (at, numbers) in zip(values, series, strict=True):
                 line[np.searchsorted(steps, at)] = numbers
-            median_and_range(ax, steps, values, COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS)], literal(label))
+            median_and_range(ax, steps, values, *look(n), literal(label))
             lowest = min(lowest, np.nanmin(values, initial=math.inf))
     left_out = len(groups) - len(shown)
     title = f"the {len(shown)} of {len(groups)} groups that end lowest" if left_out else ""
     ax.set(xlabel="step", ylabel=literal(tag), yscale="log" if 0 < lowest < math.inf else "linear", title=title)
     ax.grid(alpha=0.25)
-    columns = 2 if max(map(len, shown), default=0) < 46 else 1
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    legend_below(figure, ax)
     return figure
 
 
 def widest_pair(points: Sequence[Point]) -> tuple[str, str] | None:
-    """The two keys with the most values, or None if fewer than two have more than one."""
+    """Return the two keys with the most values, or None if fewer than two have more than one."""
     counts = {key: len(_levels(points, key)) for key in {key for point in points for key in point.settings}}
     keys = sorted((key for key, count in counts.items() if count > 1), key=lambda key: (-counts[key], key))
     return (keys[0], keys[1]) if len(keys) > 1 and counts[keys[0]] * counts[keys[1]] <= MOST_CELLS else None
 
 
 def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
-    """Medians over the runs of each cell, a panel for each setting of the other keys (pooled where these are too many).
+    """Draw medians over the runs of each cell, a panel for each setting of the other keys (pooled if these are too many).
 
-    Hatched: every run failed or left no number. White: nothing was run.
+    A hatched cell has runs but no number. A white cell has no runs.
     """
     others = sorted({key for point in points for key in point.settings} - {x, y})
     panels: dict[str, list[Point]] = {}
@@ -125,8 +124,10 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
 
 
 def parallel_coordinates(points: Sequence[Point], keys: Sequence[str], name: str) -> Figure:
-    """One line a run through the values of its swept keys, coloured by the number compared; runs without one are dotted
-    and end before it. Lines are moved a little apart, so that equal settings can be counted."""
+    """Draw one line a run through the values of its swept keys, coloured by the number compared.
+
+    Runs without one are dotted and end before it. Lines are slightly apart, so that equal settings can be counted.
+    """
     figure = Figure(figsize=(max(6.5, 1.9 * (len(keys) + 1)), 5), layout="constrained")
     ax = figure.subplots()
     finite = [point.value for point in points if point.value is not None]
@@ -154,7 +155,7 @@ def parallel_coordinates(points: Sequence[Point], keys: Sequence[str], name: str
 
 
 def _axis(ax: Axes, at: int, levels: Sequence[Any]) -> dict[str, float]:
-    """Draw a key's axis with its levels evenly spaced; returns the height of each."""
+    """Draw a key's axis with its levels evenly spaced, and return the height of each."""
     heights = {str(level): n / (len(levels) - 1) if len(levels) > 1 else 0.5 for n, level in enumerate(levels)}
     ax.axvline(at, color="black", linewidth=0.8)
     for level in levels[:: math.ceil(len(levels) / 20)]:
@@ -171,7 +172,7 @@ def _axis(ax: Axes, at: int, levels: Sequence[Any]) -> dict[str, float]:
 
 
 def _levels(points: Sequence[Point], key: str) -> list[Any]:
-    """A key's distinct values: numbers in order, then words."""
+    """Return a key's distinct values: numbers in order, then text."""
     values = {str(point.settings.get(key)): point.settings.get(key) for point in points}
 
     def order(item: tuple[str, Any]) -> tuple[bool, float, str]:
@@ -189,7 +190,7 @@ def _word(value: Any) -> str:
 def _cells(
     points: Sequence[Point], x: str, y: str, xs: Sequence[Any], ys: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Medians [y, x], nan where there is none, and where anything was run."""
+    """Return medians [y, x], nan where there is none, and whether anything was run."""
     places = {str(level): n for n, level in enumerate(xs)}, {str(level): n for n, level in enumerate(ys)}
     found: dict[tuple[int, int], list[float]] = {}
     tried = np.zeros((len(ys), len(xs)), dtype=bool)
@@ -205,6 +206,6 @@ def _cells(
 
 
 def _norm(values: Sequence[float]) -> Normalize:
-    """Logarithmic where the values are positive and span more than a factor of 20."""
+    """Return a scale, logarithmic if the values are positive and span more than a factor of 20."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     return LogNorm(low, high) if low > 0 and high > 20 * low else Normalize(low, high)

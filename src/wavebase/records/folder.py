@@ -107,9 +107,9 @@ class RunFolder(RunReader):
         """Write examples.npz."""
         atomic_write(self.path / "examples.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
-    def save_figure(self, name: str, png: bytes) -> None:
-        """Write figures/<name>.png."""
-        atomic_write(self.inside("figures") / f"{name}.png", lambda file: file.write(png))
+    def save_figure(self, name: str, content: bytes, suffix: str = "png") -> None:
+        """Write figures/<name>.<suffix>."""
+        atomic_write(self.inside("figures") / f"{name}.{suffix}", lambda file: file.write(content))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json and release the folder: the last act of a run."""

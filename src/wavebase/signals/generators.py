@@ -1,4 +1,4 @@
-"""Synthetic signals: each class is one signal, drawn in float64 from the generator it is given."""
+"""Synthetic signals, drawn in float64 from a given generator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wavebase.registry import registered
 
 @dataclass(frozen=True)
 class _Amplitude:
-    """amplitude: a positive bound on |x| (of each component, for sums)."""
+    """A signal with a positive bound on |x|, for a sum on each component."""
 
     amplitude: float = 1.0
 
@@ -31,12 +31,13 @@ class _Amplitude:
 @registered
 @dataclass(frozen=True)
 class WhiteNoise(_Amplitude):
-    """Independent samples. uniform: on [-amplitude, amplitude]; gaussian: standard deviation amplitude/4, cut at +-amplitude."""
+    """Independent samples: uniform on [-amplitude, amplitude], or gaussian with standard deviation amplitude/4, truncated at
+    +-amplitude."""
 
     distribution: Literal["uniform", "gaussian"] = "uniform"
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         x = torch.empty(batch, samples, dtype=torch.float64)
         if self.distribution == "uniform":
             return x.uniform_(-self.amplitude, self.amplitude, generator=generator)
@@ -47,9 +48,9 @@ class WhiteNoise(_Amplitude):
 @registered
 @dataclass(frozen=True)
 class Sinusoids(_Amplitude):
-    """Sum of cosines on the bins 1..components of a window of T, amplitudes U(0, amplitude), phases U(0, 2 pi).
+    """A sum of cosines on the bins 1..components of a window of T, with amplitudes U(0, amplitude) and phases U(0, 2 pi).
 
-    The training signal of the wavebase poster (2018): amplitude 0.1, components = T (bins over T/2 fold back).
+    The wavebase poster (2018) trained on it with amplitude 0.1 and components = T (bins above T/2 fold back).
     """
 
     T: int = 8
@@ -66,7 +67,7 @@ class Sinusoids(_Amplitude):
         return self.amplitude * (self.components or self.T)
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         bins = torch.arange(1, (self.components or self.T) + 1, dtype=torch.float64)
         amplitude = self.amplitude * torch.rand(batch, len(bins), 1, generator=generator, dtype=torch.float64)
         phase = 2 * math.pi * torch.rand(batch, len(bins), 1, generator=generator, dtype=torch.float64)
@@ -91,7 +92,7 @@ class Chirp(_Amplitude):
             )
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         start, end, phase = torch.rand(3, batch, 1, generator=generator, dtype=torch.float64)
         start, end = (self.lowest + (self.highest - self.lowest) * f for f in (start, end))
         t = torch.arange(samples, dtype=torch.float64)
@@ -102,7 +103,7 @@ class Chirp(_Amplitude):
 @registered
 @dataclass(frozen=True)
 class Impulse(_Amplitude):
-    """One sample of height U(amplitude/2, amplitude) and random sign in each stretch of `spacing` samples, else zero."""
+    """In each stretch of `spacing` samples one of height U(amplitude/2, amplitude) and random sign; all others are zero."""
 
     spacing: int = 8
 
@@ -112,7 +113,7 @@ class Impulse(_Amplitude):
             raise ValueError(f"signal.spacing must be at least 1 sample, got {self.spacing}; use the window T")
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         stretches = -(-samples // self.spacing)
         height = self.amplitude * (0.5 + 0.5 * torch.rand(batch, stretches, generator=generator, dtype=torch.float64))
         sign = 2.0 * torch.randint(2, (batch, stretches), generator=generator) - 1
@@ -125,18 +126,19 @@ class Impulse(_Amplitude):
 @registered
 @dataclass(frozen=True)
 class Tones(_Amplitude):
-    """One cosine a sequence, uniform phase, amplitude U(amplitude/2, amplitude), on or between the bins of a window of T.
+    """One cosine a sequence, on or between the bins of a window of T, with uniform phase and amplitude U(amplitude/2,
+    amplitude).
 
-    off_bin: frequency (k + U(1/4, 3/4))/T, k = 0..ceil(T/2)-1; otherwise k/T, k = 0..T//2, DC and Nyquist included.
-    Sequences take the bins in turn, so that a batch of T//2 + 1 or more holds them all. DC and Nyquist have phase 0
-    (any other would only be another amplitude).
+    With off_bin the frequency is (k + U(1/4, 3/4))/T, k = 0..ceil(T/2)-1; without it k/T, k = 0..T//2, DC and Nyquist
+    included. Sequences take the bins in turn, so a batch of T//2 + 1 or more holds them all. DC and Nyquist have phase 0,
+    because another phase would only be another amplitude.
     """
 
     T: int = 8
     off_bin: bool = True
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         height, phase, between = torch.rand(3, batch, 1, generator=generator, dtype=torch.float64)
         height = self.amplitude * (0.5 + 0.5 * height)
         t = torch.arange(samples, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Sums of a few sinusoids with whole periods, scaled to a largest |x| of 1: signals whose future is known.
+"""Sums of a few sinusoids with whole periods, scaled to a largest |x| of 1: signals with a known future.
 
-The forecasting problem of the public project "Predicting a signal composed of a finite set of harmonics"
+The forecasting problem is that of the public project "Predicting a signal composed of a finite set of harmonics"
 (github.com/daniele-roncaglioni/predicting-sum-of-periodic-components).
 """
 
@@ -19,9 +19,14 @@ from wavebase.registry import registered
 
 
 class Drawn(NamedTuple):
-    """signal and clean, float64 [batch, samples]: with and without noise, on the same scale; components: how many each
-    has, int64 [batch]; periods: int64 [batch, most], 0 where there is none; noise: its standard deviation in units of
-    `signal`, float64 [batch]."""
+    """Signals and what they are made of.
+
+    Attributes:
+        signal, clean: With and without noise, on the same scale, float64 [batch, samples].
+        components: Number of components, int64 [batch].
+        periods: int64 [batch, most], 0 beyond the number of components.
+        noise: Standard deviation of the noise in units of `signal`, float64 [batch].
+    """
 
     signal: Tensor
     clean: Tensor
@@ -35,11 +40,17 @@ class Drawn(NamedTuple):
 class Harmonics:
     """x(t) = sum_k a_k sin(2 pi t / p_k + phi_k), t = 0..samples-1, divided by its largest |x|.
 
-    components: the least and the greatest number of terms, each as likely. periods: the shortest and the longest; p_k is
-    drawn with replacement from the whole numbers between. phi_k: U[0, 2 pi); a_k: U[0, 1) divided by their sum.
-    modulated: each term times an envelope that goes in a line from 1 at the first sample to r, U(0.5, 2), at a random
-    sample, and in a line back to 1 at the last. noise: standard deviation of white noise that is added to the scaled
-    signal; the sum is divided by its largest |x| again.
+    phi_k is U[0, 2 pi); a_k is U[0, 1) divided by the sum of all.
+
+    Args:
+        components: The least and the greatest number of terms, all equally likely.
+        periods: The shortest and the longest period. p_k is drawn with replacement from the whole numbers between.
+        noise: Standard deviation of white noise added to the scaled signal. The sum is divided by its largest |x| again.
+        modulated: Whether each term has an envelope: linear from 1 at the first sample to r, U(0.5, 2), at a random one, and
+            back to 1 at the last.
+
+    Raises:
+        ValueError: For a wrong range or a negative noise.
     """
 
     components: tuple[int, int] = (3, 6)
@@ -64,11 +75,11 @@ class Harmonics:
         return 1.0
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]."""
+        """Draw signals, float64 [batch, samples]."""
         return self.draw(batch, samples, generator).signal
 
     def draw(self, batch: int, samples: int, generator: torch.Generator) -> Drawn:
-        """Signals with what they are made of."""
+        """Draw signals together with what they are made of."""
         (fewest, most), (shortest, longest) = self.components, self.periods
         count = torch.randint(fewest, most + 1, (batch, 1), generator=generator)
         present = torch.arange(most) < count
@@ -77,7 +88,7 @@ class Harmonics:
         amplitude = amplitude * present / (amplitude * present).sum(1, keepdim=True)
         # a sin(w t + phi) = a sin(phi) cos(w t) + a cos(phi) sin(w t)
         of_cos, of_sin = amplitude * (2 * math.pi * turn).sin(), amplitude * (2 * math.pi * turn).cos()
-        # terms of equal period add up: one product with all periods' sinusoids, whatever the number of terms
+        # terms of equal period add up: one product with the sinusoids of all periods, however many terms there are
         weights = torch.zeros(batch, 2, longest - shortest + 1, dtype=torch.float64)
         weights[:, 0].scatter_add_(1, period - shortest, of_cos)
         weights[:, 1].scatter_add_(1, period - shortest, of_sin)
@@ -102,8 +113,10 @@ class Harmonics:
 
 
 def sinusoids(periods: tuple[int, int], samples: int, first: int = 0) -> Tensor:
-    """cos and sin of 2 pi t / p for the whole periods p between two, t = first..first+samples-1: float64 [2, periods,
-    samples]. The turn t / p is reduced in whole numbers, so that the angle is right to rounding."""
+    """Return cos and sin of 2 pi t / p for all whole periods p of a range, float64 [2, periods, samples].
+
+    t = first..first+samples-1. The turn t / p is reduced in whole numbers, so the angle is exact to rounding.
+    """
     p = torch.arange(periods[0], periods[1] + 1)[:, None]
     angle = 2 * math.pi * (torch.arange(first, first + samples).remainder(p) / p.to(torch.float64))
     return torch.stack([angle.cos(), angle.sin()])
@@ -111,8 +124,8 @@ def sinusoids(periods: tuple[int, int], samples: int, first: int = 0) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _swelling_sinusoids(periods: tuple[int, int], samples: int) -> Tensor:
-    """`sinusoids` times a triangle that rises from 0 at the first sample to 1 at a turning point and falls to 0 at the
-    last, one row for each of cos and sin, period and turning point: float64 [2 * periods * samples, samples]."""
+    """Return `sinusoids` times a triangle, 0 at both ends and 1 at a turning point: float64 [2 * periods * samples, samples],
+    a row for each of cos and sin, period and turning point."""
     t = torch.arange(samples, dtype=torch.float64)
     turning, last = t[:, None], samples - 1
     triangle = torch.where(t <= turning, t / turning.clamp_min(1), (last - t) / (last - turning).clamp_min(1))

@@ -1,4 +1,4 @@
-"""A mean of tones whose amplitudes and phases are drawn anew at every sample, on a grid of seconds."""
+"""A mean of tones with new amplitudes and phases at every sample, on a grid of seconds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from wavebase.registry import registered
 @registered
 @dataclass(frozen=True)
 class JitteredMix:
-    """S(t) = 1/F sum_i A_i(t) sin(2 pi f_i t + p_i + phi_i(t)), t on a grid of `samples` from 0 to `duration`, both ends.
+    """S(t) = 1/F sum_i A_i(t) sin(2 pi f_i t + p_i + phi_i(t)).
 
-    frequencies: f_i in hertz, below Nyquist. A ~ U(1 - amplitude_jitter, 1 + amplitude_jitter) and
-    phi ~ U(0, 2 pi phase_jitter) are independent for every sample and tone. The phases p_i are 0 unless given.
-    Raises ValueError, in one line, for what cannot be.
+    A ~ U(1 - amplitude_jitter, 1 + amplitude_jitter) and phi ~ U(0, 2 pi phase_jitter) are independent for every sample and
+    tone. The phases p_i are 0 unless given.
+
+    Args:
+        frequencies: f_i in hertz, different and below Nyquist.
+        duration: Seconds from the first sample to the last.
+        samples: Number of grid points, both ends included.
+        amplitude_jitter, phase_jitter: In 0..1; phase_jitter in turns.
+
+    Raises:
+        ValueError: For a setting out of its range.
     """
 
     frequencies: tuple[float, ...] = (1.0, 3.0, 5.0, 7.0)
@@ -61,7 +69,7 @@ class JitteredMix:
 
     @property
     def mean_jitter(self) -> complex:
-        """E[A exp(i phi)]: what the jitter leaves of each tone, on average; its angle is half the largest phi."""
+        """E[A exp(i phi)], what the jitter leaves of each tone on average. Its angle is half the largest phi."""
         half = math.pi * self.phase_jitter
         return cmath.exp(1j * half) * (math.sin(half) / half if half else 1.0)
 
@@ -71,15 +79,17 @@ class JitteredMix:
         return (1 + self.amplitude_jitter**2 / 3 - abs(self.mean_jitter) ** 2) / (2 * len(self.frequencies))
 
     def times(self, samples: int | None = None) -> np.ndarray:
-        """The grid in seconds; beyond its end, or short of it, for another number of samples."""
+        """Return the grid in seconds, continued or cut for another number of samples."""
         if samples is None or samples == self.samples:
             return np.linspace(0, self.duration, self.samples)
         return np.arange(samples) * self.step
 
     def tones(self, shift: float = 0.0, phases: np.ndarray | None = None) -> np.ndarray:
-        """The clean tones sin(2 pi f_i (t + shift) + p_i), float64 [F, samples]: what is to be extracted.
+        """Return the clean tones sin(2 pi f_i (t + shift) + p_i), float64 [F, samples].
 
-        phases: p_i, radians [F], or [F, samples] where interleaved streams have phases of their own.
+        Args:
+            shift: Seconds.
+            phases: p_i in radians, [F], or [F, samples] if interleaved streams have phases of their own.
         """
         angles = 2 * np.pi * np.asarray(self.frequencies)[:, None] * (self.times() + shift)
         return np.sin(angles + (0.0 if phases is None else phases.reshape(len(angles), -1)))
@@ -91,10 +101,15 @@ class JitteredMix:
         phases: np.ndarray | None = None,
         samples: int | None = None,
     ) -> np.ndarray:
-        """One mix, float64 [samples]. Draws for each tone, for each sample: A, then phi. phases: as in `tones`.
+        """Draw one mix, float64 [samples]: for each tone and each sample A, then phi.
 
-        With numpy's legacy generator, np.random.RandomState(seed), these are the very numbers of np.random.seed(seed)
-        and one np.random.uniform call a number.
+        np.random.RandomState(seed), numpy's legacy generator, gives the numbers of np.random.seed(seed) and one call of
+        np.random.uniform a number.
+
+        Args:
+            random: Source of the jitter.
+            shift, phases: As in `tones`.
+            samples: None for the grid's own number.
         """
         t = self.times(samples) + shift
         total = np.zeros(len(t))
@@ -108,7 +123,7 @@ class JitteredMix:
         return total / len(self.frequencies)
 
     def sample(self, batch: int, samples: int, generator: torch.Generator, held_out: bool = False) -> Tensor:
-        """float64 [batch, samples]: mixes whose phases p_i ~ U(0, 2 pi) differ from row to row."""
+        """Draw mixes, float64 [batch, samples], each with its own phases p_i ~ U(0, 2 pi)."""
         seeds = torch.randint(2**32, (batch,), generator=generator).tolist()
         rows = []
         for seed in seeds:

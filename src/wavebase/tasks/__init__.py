@@ -1,1 +1,1 @@
-"""What a net is asked: input, target, loss, and the baselines that every error is shown beside."""
+"""Tasks: input, target, loss, and the baselines that errors are compared with."""

@@ -1,4 +1,4 @@
-"""What the training loop, the probes and the verdict rely on in a task, and what most tasks share."""
+"""The contract of tasks with the training loop, the probes and the verdict, and what most tasks share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """input: whatever the model's forward takes, a tensor or a tuple of tensors; target: a tensor. Both are in the run's
-    dtype and on its device."""
+    """A batch in the run's dtype and on its device.
+
+    Attributes:
+        input: What the model's forward takes, a tensor or a tuple of tensors.
+        target: A tensor.
+    """
 
     input: Any
     target: Tensor
@@ -76,10 +80,27 @@ def relative_errors(output: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def constant_losses(target: Tensor) -> dict[str, float]:
-    """Return the mean squared errors of two constant predictions: zero, and the target's mean over the first axis."""
+    """Return the mean squared errors of two constant predictions: zero, and the target's mean over the first axis.
+
+    Raises:
+        ValueError: If every target is zero, because no error is relative to that.
+    """
     target = target.double()
     zero, mean = target.square().mean().item(), (target - target.mean(0)).square().mean().item()
-    return {"zero": zero, "mean": mean}
+    return require_signal({"zero": zero, "mean": mean})
+
+
+def require_signal(baselines: dict[str, float]) -> dict[str, float]:
+    """Return the baselines of a held-out set.
+
+    Raises:
+        ValueError: If predicting zero has no error, which means that the set is silent.
+    """
+    if not baselines["zero"] > 0:
+        raise ValueError(
+            "signal must not be silent where it is held out, got zeros only; use another signal or another part of it"
+        )
+    return baselines
 
 
 def require_at_least(least: Mapping[str, int], **values: int) -> None:

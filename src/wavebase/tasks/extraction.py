@@ -1,4 +1,4 @@
-"""Extract the one tone that a selector names from a jittered mix, sample by sample: a stream, cut for training."""
+"""Extract the tone that a selector names from a jittered mix, sample by sample: a stream, cut for training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ from wavebase.tasks.base import Batch, SquaredErrorTask
 
 @dataclass(frozen=True)
 class Lanes:
-    """How series of F tones by `samples` become rows that a net reads side by side: B lanes of N steps.
+    """How series of F tones by `samples` become B lanes of N steps, which a net reads side by side.
 
-    selectors: blocked, all tones one after the other as one stream of F * samples (each lane meets every selector);
-    interleaved, every tone has lanes of its own (B a multiple of F) and all are read at once.
-    layout: strided, neighbouring samples go to neighbouring lanes, a lane sees every B-th (of a tone's own); contiguous,
-    a lane is one stretch of the stream. Raises ValueError for what does not come out even.
+    Args:
+        tones, samples: F, and the samples of each tone.
+        lanes: B.
+        selectors: blocked, the tones follow each other in one stream of F * samples, so that each lane meets every selector;
+            interleaved, every tone has its own lanes (B a multiple of F) and all are read at once.
+        layout: strided, neighbouring samples go to neighbouring lanes, so that a lane sees every B-th (of its tone's lanes);
+            contiguous, a lane is one stretch of the stream.
+
+    Raises:
+        ValueError: For numbers that do not divide.
     """
 
     tones: int
@@ -45,33 +51,33 @@ class Lanes:
 
     @property
     def streams(self) -> int:
-        """Streams read at once: 1 if selectors are blocked, F if interleaved."""
+        """Number of streams read at once: 1 if selectors are blocked, F if interleaved."""
         return 1 if self.selectors == "blocked" else self.tones
 
     @property
     def of_a_tone(self) -> int:
-        """Lanes that share the samples of one tone; 1 if selectors are blocked, when a lane meets them all."""
+        """Number of lanes that share the samples of one tone; 1 if selectors are blocked, because a lane meets all tones."""
         return 1 if self.selectors == "blocked" else self.lanes // self.tones
 
     @property
     def stride(self) -> int:
-        """Samples from one step of a lane to the next."""
+        """Number of samples from one step of a lane to the next."""
         return self.lanes // self.streams if self.layout == "strided" else 1
 
     @property
     def steps(self) -> int:
-        """Steps N of a lane."""
+        """Number N of steps of a lane."""
         return self.tones * self.samples // self.lanes
 
     def rows(self, series: Tensor) -> Tensor:
-        """[..., F, samples] to [..., B, N]."""
+        """Cut series [..., F, samples] into rows [..., B, N]."""
         streams = series.flatten(-2)[..., None, :] if self.selectors == "blocked" else series
         if self.layout == "strided":
             return streams.unflatten(-1, (self.steps, -1)).mT.flatten(-3, -2)
         return streams.unflatten(-1, (-1, self.steps)).flatten(-3, -2)
 
     def series(self, rows: Tensor) -> Tensor:
-        """[..., B, N] to [..., F, samples], the inverse of `rows`."""
+        """Join rows [..., B, N] to series [..., F, samples], the inverse of `rows`."""
         streams = rows.unflatten(-2, (self.streams, -1))
         streams = (streams.mT if self.layout == "strided" else streams).flatten(-2)
         return streams.flatten(-2).unflatten(-1, (self.tones, self.samples))
@@ -79,19 +85,32 @@ class Lanes:
 
 @registered
 class Extraction(SquaredErrorTask):
-    """Input: a sample of the mix and the selector, one-hot; target: the clean tone selected, with its own phase.
+    """Extract a clean tone, with its own phase, from a sample of the mix and a one-hot selector.
 
-    signal: `JitteredMix` of F tones. selected: which of them are asked for, by number (null: all). T: samples of the
-    trailing window that references look at, and after which errors count as `_after` (1000 samples are one second of the
-    default grid). Training reads the mix of `train_seed` along `lanes` (see `Lanes`; train.batch of them), `unroll` steps
-    at a time, in order, without end: the state is carried on, detached, from one batch to the next and reset where the
-    stream starts again (an epoch). phases: fixed, all tones have phase 0 and every epoch is the same; random, every epoch
-    draws phases (of each lane of a tone) and jitter anew, from the generator's seed and the number of the epoch alone.
+    Training reads the mix of `train_seed` along `lanes` in order, `unroll` steps at a time, without end. The state is carried
+    from one batch to the next, detached, and reset where the stream starts again (an epoch).
 
-    `held_out` sets, each [rows, steps, 1 + F] and read from rest: training, the mix of `test_seed` in the lanes of
-    training; seen, that of `train_seed`; shifted, `test_seed` and the tones `shift` seconds later; random_phases,
-    `held_out_count` mixes with random phases; stream, `test_seed` sample by sample, one row a tone. `baselines` are mean
-    squared errors on the set training: zero, mean (of each tone), and those of `extraction_references`.
+    `held_out` sets are [rows, steps, 1 + F] and read from rest: training, the mix of `test_seed` in the lanes of training;
+    seen, that of `train_seed`; shifted, `test_seed` and the tones `shift` seconds later; random_phases, `held_out_count`
+    mixes with random phases; stream, `test_seed` sample by sample, one row a tone. `baselines` are mean squared errors on
+    the set training: zero, mean (of each tone), and those of `extraction_references`.
+
+    Args:
+        signal: `JitteredMix` of F tones.
+        T: Samples of the trailing window of the references. Errors after it are also counted alone (`_after`). 1000 samples
+            are one second of the default grid.
+        dtype, device, probe_generator: Supplied by the run.
+        lanes: train.batch; with `layout` and `selectors` see `Lanes`.
+        unroll: Steps of a batch.
+        selected: Numbers of the tones that are asked for; None: all.
+        phases: fixed, all tones have phase 0 and every epoch is the same; random, every epoch draws jitter, and phases of
+            each lane of a tone, from the generator's seed and the epoch's number alone.
+        train_seed, test_seed: Of the two mixes.
+        shift: Seconds.
+        held_out_count: Mixes in random_phases.
+
+    Raises:
+        ValueError: For another signal, and for settings out of range or that do not divide.
     """
 
     def __init__(
@@ -125,15 +144,7 @@ class Extraction(SquaredErrorTask):
             )
         asked = len(self.selected)
         self.lanes, self.whole = Lanes(asked, samples, lanes, selectors, layout), Lanes(asked, samples, asked)
-        nyquist = 0.5 / (signal.step * self.lanes.stride)
-        if max(signal.frequencies) >= nyquist:
-            raise ValueError(
-                f"signal.frequencies must lie below the lanes' Nyquist frequency, {nyquist:.4g} Hz, got {max(signal.frequencies):g}; use a smaller train.batch"
-            )
-        if unroll < 1 or self.lanes.steps % unroll:
-            raise ValueError(
-                f"task.unroll must be at least 1 and divide the lane length of {self.lanes.steps} steps, got {unroll}; use 1"
-            )
+        _check_lanes(self.lanes, signal, unroll)
         if not 1 <= T < samples:
             raise ValueError(f"T must lie in 1..{samples - 1}, a window within the mix, got {T}; use T=1000")
         for name, seed in (("train_seed", train_seed), ("test_seed", test_seed)):
@@ -162,7 +173,11 @@ class Extraction(SquaredErrorTask):
         self.baselines = {name: whole for name, (whole, _) in self.reference_errors("training").items()}
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """The next `unroll` steps of every lane: the step's place in the stream."""
+        """Return the `unroll` steps of every lane that this step of training reads.
+
+        Raises:
+            ValueError: For another batch than the lanes.
+        """
         if batch != self.lanes.lanes:
             raise ValueError(
                 f"a batch must be the {self.lanes.lanes} lanes of train.batch, got {batch}; use probe.curvature_batch=${{train.batch}}"
@@ -176,9 +191,13 @@ class Extraction(SquaredErrorTask):
         return Batch((rows, torch.tensor(float(part > 0), dtype=self.dtype, device=self.device)), target)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """relative_error ||output - target|| / ||target||; mean_squared_error, its part from sample T on (_after), and
-        that of each tone (_3Hz). Outputs of the set stream are known by their target, all others are in lanes."""
-        square = self._series(output - target, target is self.held_out["stream"].target).square()
+        """Compare outputs with targets, both [rows, steps, 1].
+
+        Returns:
+            relative_error, ||output - target|| / ||target||; mean_squared_error; the same from sample T on (_after); and
+            that of each tone (such as _3Hz).
+        """
+        square = self._series(output - target, self._in_time(target)).square()
         tones = [self.signal.frequencies[n] for n in self.selected]
         return {
             "relative_error": (square.mean() / target.double().square().mean()).sqrt().item(),
@@ -188,7 +207,7 @@ class Extraction(SquaredErrorTask):
         }
 
     def reference_errors(self, name: str) -> dict[str, tuple[float, float]]:
-        """Mean squared errors of each reference on a held-out set, whole and from sample T on."""
+        """Return the mean squared errors of each reference on a held-out set, whole and from sample T on."""
         rows, target = self.held_out[name]
         series = (self._series(part, name == "stream").cpu().numpy() for part in (rows[..., :1], target))
         mixes, tones = next(series)[:, 0], next(series)
@@ -204,8 +223,12 @@ class Extraction(SquaredErrorTask):
         return {name: (float(s.mean()), float(s[..., self.T :].mean())) for name, s in squares.items()}
 
     def examples(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a run keeps of the set training for its figures, in time: signal (the mix [samples]), target, before and
-        after [tones, samples], least_squares likewise, seconds [samples] and hertz [tones]."""
+        """Return what a run stores of the set training for its figures, in time.
+
+        Returns:
+            signal, the mix [samples]; target, before, after and least_squares, [tones, samples]; seconds [samples]; hertz
+            [tones].
+        """
         kept = {name: self._series(part[..., :1])[0].cpu() for name, part in rows.items()}
         mix = kept["signal"] = kept["signal"][0]
         estimate = references.least_squares(self.signal, mix.numpy(), self.T)[self.selected]
@@ -218,14 +241,25 @@ class Extraction(SquaredErrorTask):
         }
 
     def _series(self, rows: Tensor, in_time: bool = False) -> Tensor:
-        """One channel [rows, steps, 1] as it runs in time: float64 [mixes, tones, samples]."""
+        """Put one channel [rows, steps, 1] in the order of time: float64 [mixes, tones, samples]."""
         lanes = self.whole if in_time else self.lanes
         return lanes.series(rows.double().squeeze(-1).unflatten(0, (-1, lanes.lanes)))
 
-    def _draw(self, seed: int, lanes: Lanes | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """A mix with random phases and the tones selected, [samples] and [tones, samples].
+    def _in_time(self, target: Tensor) -> bool:
+        """Whether rows are whole tones in time, as in the set stream, and not lanes.
 
-        lanes: each lane of a tone has phases of its own, as if it were cut from another mix.
+        The length of the rows decides. One lane a tone is as long as the tone; if these lanes are cut otherwise (strided
+        and blocked), the values decide.
+        """
+        if target.shape[1] != self.whole.steps or self.lanes.steps != self.whole.steps:
+            return target.shape[1] == self.whole.steps
+        stream = self.held_out["stream"].target
+        return target.shape == stream.shape and torch.equal(target.to(stream), stream)
+
+    def _draw(self, seed: int, lanes: Lanes | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a mix [samples] with random phases, and its selected tones [tones, samples].
+
+        With `lanes` each lane of a tone has its own phases, as if it were cut from another mix.
         """
         random = np.random.RandomState(seed)
         phases = random.uniform(0, 2 * np.pi, (len(self.signal.frequencies), 1 if lanes is None else lanes.of_a_tone))
@@ -235,7 +269,7 @@ class Extraction(SquaredErrorTask):
         return self.signal.mix(random, phases=phases), self.signal.tones(phases=phases)[self.selected]
 
     def _pair(self, mix: np.ndarray, tones: np.ndarray, lanes: Lanes | None = None) -> Batch:
-        """Mixes [..., samples] and their tones [..., tones, samples] as rows."""
+        """Cut mixes [..., samples] and their tones [..., tones, samples] into rows."""
         lanes = lanes or self.lanes
         target = torch.from_numpy(tones)
         one_hot = torch.eye(len(self.signal.frequencies), dtype=torch.float64)[self.selected].mT
@@ -243,3 +277,15 @@ class Extraction(SquaredErrorTask):
         channels += [which[:, None].expand_as(target) for which in one_hot]
         rows, target = lanes.rows(torch.stack(channels)).movedim(0, -1), lanes.rows(target)[..., None]
         return Batch(*(part.flatten(0, -3).to(self.device, self.dtype).contiguous() for part in (rows, target)))
+
+
+def _check_lanes(lanes: Lanes, signal: JitteredMix, unroll: int) -> None:
+    nyquist = 0.5 / (signal.step * lanes.stride)
+    if max(signal.frequencies) >= nyquist:
+        raise ValueError(
+            f"signal.frequencies must lie below the lanes' Nyquist frequency, {nyquist:.4g} Hz, got {max(signal.frequencies):g}; use a smaller train.batch"
+        )
+    if unroll < 1 or lanes.steps % unroll:
+        raise ValueError(
+            f"task.unroll must be at least 1 and divide the lane length of {lanes.steps} steps, got {unroll}; use 1"
+        )

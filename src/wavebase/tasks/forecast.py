@@ -11,23 +11,31 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.statistics import nmse
-from wavebase.tasks.base import Batch, require_at_least
+from wavebase.tasks.base import Batch, require_at_least, require_signal
 
 
 @registered
 class Forecast:
-    """Input: `lookback` samples; target: the `horizon` samples after them. Judged free-running, whatever the training.
+    """Predict the `horizon` samples after `lookback` samples. Evaluation is free-running, however the net is trained.
 
-    training: free_running gives the past alone; teacher_forced also gives the future to a net that reads the true
-    sample before each one it predicts. An output shorter than the target is compared with the target's end.
-    target: what training aims at, the samples as observed or the clean ones under their noise (the held-out target is
-    always observed; both have the same expectation given the past, up to the noise's part in the scaling).
-    weights: of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
-    curriculum: training steps over which the greatest number of components rises from the least to the signal's own.
+    `held_out["training"]` is a fixed set, drawn from `probe_generator` alone. With teacher forcing,
+    `held_out["teacher_forced"]` shows the net the truth. `baselines` are the losses of two constant predictions: zero, and
+    the mean of each step. An output shorter than the target is compared with the target's end.
 
-    `held_out["training"]` is one fixed set of held_out_count signals, drawn from `probe_generator` alone; where training is teacher_forced,
-    `held_out["teacher_forced"]` asks the same of a net that is shown the truth. `baselines` are the losses of two
-    constant predictions: zero, and the mean of each step.
+    Args:
+        signal: What is forecast. It must know its components for target=clean and for a curriculum.
+        dtype, device, probe_generator: Supplied by the run.
+        lookback, horizon: Samples.
+        training: free_running, the input is the past alone; teacher_forced, the net also reads the true sample before each
+            one that it predicts.
+        target: What training aims at: the samples as observed, or without their noise (both have the same expectation given
+            the past, up to the noise's part in the scaling). The held-out target is always observed.
+        weights: Weights of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
+        curriculum: Training steps over which the greatest number of components rises from the least to the signal's own.
+        held_out_count: Number of held-out signals.
+
+    Raises:
+        ValueError: For a setting out of range, or one that the signal does not allow.
     """
 
     mean_over_sequences = True
@@ -67,13 +75,12 @@ class Forecast:
         self.held_out = {"training": Batch(past, future)}
         if training == "teacher_forced":
             self.held_out["teacher_forced"] = Batch((past, future), drawn[:, 1:])
-        self.baselines = {
-            "zero": self.loss(torch.zeros_like(future), future).item(),
-            "mean": self.loss(future.mean(0).expand_as(future), future).item(),
-        }
+        zero, mean = torch.zeros_like(future), future.mean(0).expand_as(future)
+        losses = {name: self.loss(guess, future).item() for name, guess in (("zero", zero), ("mean", mean))}
+        self.baselines = require_signal(losses)
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """A fresh batch of the training signal; `step` is its place in the curriculum."""
+        """Draw a fresh batch of the training signal; `step` is its place in the curriculum."""
         signal: Any = self.signal
         if step < self.curriculum:
             fewest, most = signal.components
@@ -92,7 +99,7 @@ class Forecast:
         return Batch(past, aim[:, self.lookback :])
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error over signals and steps; steps of the horizon count as `weights` says."""
+        """Return the mean squared error over signals and steps, the steps of the horizon weighted by `weights`."""
         steps = output.shape[-1]
         squares = (output - target[..., -steps:]).square()
         if steps == self.horizon:
@@ -100,7 +107,7 @@ class Forecast:
         return squares.mean()
 
     def residuals(self, output: Tensor, target: Tensor) -> Tensor:
-        """Numbers whose squares add up to the loss."""
+        """Return numbers whose squares add up to the loss."""
         steps = output.shape[-1]
         errors = output - target[..., -steps:]
         if steps == self.horizon:
@@ -119,9 +126,13 @@ class Forecast:
             )
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """nmse = sum (output - target)^2 / sum target^2, a ratio of sums over signals and steps, with the ends of its
-        95 % interval (delta method over signals) and its value at each step of a horizon, nmse_1 first; relative_error, its
-        root; mean_squared_error."""
+        """Compare outputs with targets, [signals, steps].
+
+        Returns:
+            nmse, sum (output - target)^2 / sum target^2 over signals and steps; nmse_low and nmse_high, its 95 % interval
+            (delta method over signals); nmse_1, ... at each step of the horizon; relative_error, its root;
+            mean_squared_error.
+        """
         target = target[..., -output.shape[-1] :].double()
         errors, sizes = (output.double() - target).square(), target.square()
         found = nmse(errors, sizes)

@@ -17,16 +17,19 @@ Statistic = Literal["second_argmax", "argmax", "argmedian", "median"]
 
 @registered
 class OrderStatistic:
-    """Input: T numbers of a signal; target: a position among them, or their median.
+    """Find a position among T numbers of a signal, or their median.
 
-    second_argmax, argmax: the position of the second largest and the largest number; argmedian: the position of the
-    number of rank T // 2 from below (the middle one for odd T); these three ask for T logits and are judged by
-    cross-entropy. median: the middle number or the mean of the middle two, one output, judged by the squared error.
-    nonnegative: the numbers are |x| (a uniform signal of amplitude 1 becomes U[0, 1]).
-
-    `held_out` are fixed sets: training; uniform, T numbers of U[0, 1]; double_amplitude, which a net without biases
-    must answer alike. `baselines` are the losses of two constant predictions: zero (log T for a position), and the best
+    `held_out` are fixed sets: training; uniform, T numbers of U[0, 1]; double_amplitude, to which a net without biases must
+    give the same answer. `baselines` are the losses of two constant predictions: zero (log T for a position), and the best
     constant (the entropy of the target's frequencies; the variance of the median).
+
+    Args:
+        signal, T, dtype, device, probe_generator: Supplied by the run.
+        statistic: second_argmax and argmax, the position of the second largest and of the largest number; argmedian, that of
+            the number of rank T // 2 from below (the middle one for odd T). These need T logits and have the cross-entropy
+            as loss. median, the middle number or the mean of the middle two, needs one output and has the squared error.
+        nonnegative: Whether the numbers are |x| (a uniform signal of amplitude 1 becomes U[0, 1]).
+        held_out_count: Number of held-out sequences.
     """
 
     mean_over_sequences = True
@@ -54,11 +57,11 @@ class OrderStatistic:
         self.baselines = self._constant_losses(self.held_out["training"].target)
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """A fresh batch of the training signal."""
+        """Draw a fresh batch of the training signal."""
         return self._batch(self._numbers(batch, generator))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy in nats, or the mean squared error of the median."""
+        """Return the cross-entropy in nats, or the mean squared error of the median."""
         if self.statistic == "median":
             return torch.nn.functional.mse_loss(output, target)
         return torch.nn.functional.cross_entropy(output, target)
@@ -74,14 +77,15 @@ class OrderStatistic:
             raise ValueError(f"the model's output must be {shape}, got {list(output.shape)}; choose another model=")
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """relative_error and, for positions, accuracy.
+        """Compare outputs with targets.
 
-        relative_error of a position: the error rate over that of a blind guess, 1 - 1/T (1: no better than chance). A
-        prediction that is not finite counts as an error. Of the median: ||output - target|| / ||target||.
+        Returns:
+            For positions accuracy, and relative_error: the error rate over that of a blind guess, 1 - 1/T (1 is chance). A
+            prediction that is not finite counts as an error. For the median relative_error, ||output - target|| / ||target||.
         """
         if self.statistic == "median":
             return {"relative_error": ((output - target).double().norm() / target.double().norm()).item()}
-        # a net that gives every position the same logit has chosen none: argmax would call it right one time in T
+        # equal logits choose no position, but argmax would be right one time in T
         right = output.isfinite().all(-1) & (output.argmax(-1) == target) & (output.amax(-1) > output.amin(-1))
         accuracy = right.double().mean().item()
         return {"relative_error": (1 - accuracy) / (1 - 1 / self.T), "accuracy": accuracy}
@@ -91,7 +95,7 @@ class OrderStatistic:
         return x.abs() if self.nonnegative else x
 
     def _batch(self, numbers: Tensor) -> Batch:
-        # the target belongs to the rounded numbers, those that the net sees
+        # the target of the rounded numbers, which the net sees
         x = numbers.to(self.device, self.dtype)
         return Batch(x, answer(x, self.statistic))
 
@@ -103,7 +107,7 @@ class OrderStatistic:
 
 
 def answer(numbers: Tensor, statistic: Statistic) -> Tensor:
-    """The right answer for numbers [batch, T]: positions [batch], or medians [batch, 1]."""
+    """Return the right answer for numbers [batch, T]: positions [batch], or medians [batch, 1]."""
     T = numbers.shape[-1]
     if statistic == "median":
         return numbers.sort(-1).values[:, (T - 1) // 2 : T // 2 + 1].mean(-1, keepdim=True)

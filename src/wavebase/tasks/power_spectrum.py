@@ -17,24 +17,32 @@ from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relati
 
 
 def stream_windows(T: int) -> int:
-    """Windows of the held-out stream: 20, or fewer of long windows, whose streams would cost more than all other probes."""
+    """Return the windows of the held-out stream: 20, or fewer for large T, whose streams would cost more than all other probes."""
     return min(20, max(2, 640 // T))
 
 
 @registered
 class PowerSpectrum(SquaredErrorTask):
-    """Input: `windows` windows of T samples of a signal; target: their power spectra; loss: mean squared error.
+    """Compute the power spectra of windows of a signal, with the mean squared error as loss.
 
-    `held_out` are fixed sets of `held_out_count` sequences each, drawn from `probe_generator` alone: the training
-    signal (its held-out part, if it is a recording), and probes that training need not have shown. `baselines` are
-    the losses of two constant predictions on held_out["training"]: zero, and the mean target of each bin.
+    `held_out` are fixed sets, drawn from `probe_generator` alone: the training signal (the held-out part of a recording),
+    and signals that training may never show. `baselines` are the losses of two constant predictions on
+    held_out["training"]: zero, and the mean target of each bin. The last four settings concern training alone.
 
-    What follows concerns training alone; held-out sets never have it.
-    training_count: null draws fresh sequences for every batch; a number draws so many once, from `probe_generator`, and a batch
-    takes from them with replacement, or all of them in order where it is at least as large (gradient descent proper).
-    label_noise: standard deviation of a normal number added to every target, in units of the targets' rms.
-    shuffle_targets: the sequences of a batch exchange their targets at random.
-    off_task_steps: label noise and shuffling end before this step; null: never.
+    Args:
+        signal, T, dtype, device, probe_generator: Supplied by the run.
+        bins: full, or the bins of the target; see `spectrum.resolve_bins`.
+        normalisation: See `spectrum.normalisation_factor`.
+        windows: Windows of T samples in a sequence.
+        held_out_count: Sequences of a held-out set.
+        training_count: None draws fresh sequences for every batch. A number draws so many once, from `probe_generator`; a
+            batch takes some of them with replacement, or all in order if it is at least as large (full-batch descent).
+        label_noise: Standard deviation of normal noise on every target, in units of the targets' rms.
+        shuffle_targets: Whether the sequences of a batch exchange their targets at random.
+        off_task_steps: Step from which there is neither label noise nor shuffling; None: never.
+
+    Raises:
+        ValueError: For a setting out of range, and for a signal that is silent where it is held out.
     """
 
     def __init__(
@@ -79,17 +87,13 @@ class PowerSpectrum(SquaredErrorTask):
             name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
         }
         self.baselines = constant_losses(self.held_out["training"].target.flatten(0, 1))
-        if not self.baselines["zero"] > 0:
-            raise ValueError(
-                "signal must not be silent where it is held out, got zeros only; use another signal or part"
-            )
         self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
             self.fixed = self._batch(signal.sample(training_count, self.samples, probe_generator))
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """A batch of the training signal: fresh, or from the fixed sequences; off task as far as the step asks for it."""
+        """Draw a batch, fresh or from the fixed sequences, with label noise and shuffling if this step has them."""
         drawn = self._draw(batch, generator)
         if self.off_task_steps is not None and step >= self.off_task_steps:
             return drawn
@@ -102,7 +106,7 @@ class PowerSpectrum(SquaredErrorTask):
         return Batch(drawn.input, target)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """relative_error ||output - target||_F / ||target||_F, and the same for the worst single window."""
+        """Return relative_error, ||output - target||_F / ||target||_F, and worst_window_error, that of the worst window."""
         return relative_errors(output, target)
 
     def _draw(self, batch: int, generator: torch.Generator) -> Batch:
@@ -115,7 +119,7 @@ class PowerSpectrum(SquaredErrorTask):
         return Batch(self.fixed.input[rows], self.fixed.target[rows])
 
     def _batch(self, signal: Tensor) -> Batch:
-        # the target belongs to the rounded input, the one that the net sees
+        # the target of the rounded input, which the net sees
         x = signal.to(self.dtype)
         target = power_spectrum(x, self.T, self.bins, self.normalisation)
         return Batch(x.to(self.device), target.to(self.device, self.dtype))

@@ -1,4 +1,4 @@
-"""Give back the window that was given: the target of a transform followed by its inverse."""
+"""Reproduce a window: the target of a transform followed by its inverse."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relati
 
 @registered
 class Reconstruction(SquaredErrorTask):
-    """Input and target: windows of N = T samples of a signal; loss: mean squared error.
+    """Reproduce windows of N = T samples of a signal, with the mean squared error as loss.
 
-    `held_out` are fixed sets of `held_out_count` windows each, drawn from `probe_generator` alone: the training signal (its
-    held-out part, if it is a recording), and probes that training need not have shown. `baselines` are the losses of
-    two constant predictions on held_out["training"]: zero, and the mean of each sample.
+    `held_out` are fixed sets of `held_out_count` windows, drawn from `probe_generator` alone: the training signal (the
+    held-out part of a recording), and signals that training may never show. `baselines` are the losses of two constant
+    predictions on held_out["training"]: zero, and the mean of each sample.
+
+    Raises:
+        ValueError: For fewer than 2 held-out windows, and for a signal that is silent where it is held out.
     """
 
     def __init__(
@@ -46,14 +49,14 @@ class Reconstruction(SquaredErrorTask):
         self.baselines = constant_losses(self.held_out["training"].target)
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
-        """A fresh batch of the training signal."""
+        """Draw a fresh batch of the training signal."""
         return self._batch(self.signal.sample(batch, self.N, generator))
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
-        """relative_error ||output - target||_F / ||target||_F, the same for the worst window, and mean_squared_error."""
+        """Return relative_error, ||output - target||_F / ||target||_F, worst_window_error, and mean_squared_error."""
         squared = (output - target).double().square().mean().item()
         return {**relative_errors(output, target), "mean_squared_error": squared}
 
     def _batch(self, signal: Tensor) -> Batch:
-        x = signal.to(self.device, self.dtype)  # rounded once: the target is what the net sees
+        x = signal.to(self.device, self.dtype)  # rounded once, so that the target is what the net sees
         return Batch(x, x)

@@ -1,0 +1,231 @@
+"""Figures drawn from records with a known answer: what their axes hold, not how they look."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+from conftest import SMALL
+from wavebase.analysis.analyze import analyze
+from wavebase.figures import common, curves, run, spectrum_sheet, sweeps, weights
+from wavebase.figures.movement import movement
+from wavebase.records.folder import RunFolder
+
+T, GATES = 4, ("input", "forget", "cell", "output")
+BASELINE = {"zero": 2.0, "mean": 1.0}
+
+
+def summary(verdict: str = "preserved") -> dict:
+    return {"verdict": verdict, "steps": 100, "baseline": BASELINE, "relative_error": {"final": 0.1}}
+
+
+def rotations(*angles: float, modulus: float = 1.0) -> torch.Tensor:
+    pairs = [[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in angles]
+    return modulus * torch.block_diag(*(torch.tensor(pair, dtype=torch.float64) for pair in pairs))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of two oscillators whose second one ends 1 % too large and 0.02 bins too fast."""
+    made = RunFolder(tmp_path)
+    made.start("T: 4\n")
+    turn = 2 * np.pi / T
+    start = {f"weight_hh_{gate}": torch.zeros(4, 4, dtype=torch.float64) for gate in GATES}
+    start["weight_hh_cell"] = rotations(0.0, turn)
+    end = {name: weight.clone() for name, weight in start.items()}
+    end["weight_hh_cell"] = torch.block_diag(rotations(0.0), rotations(1.02 * turn, modulus=1.01))
+    end["weight_hh_input"][0, 1] = float("nan")
+    for step, state in ((0, start), (100, end)):
+        scale = 0.0 if step == 0 else 1e-3
+        made.log(step, {"drift/weight_hh_cell": scale, "drift/weight_hh_cell/a_from_b": scale / 2, "drift/weight_hh_cell/still": 0.0,
+                        "loss/train": 0.5, "loss/held_out": 0.25, "error/training": 0.125})  # fmt: skip
+        made.save_checkpoint(step, {"weights": state, "blocks": {"gen": [0, 4]}})
+    target = np.array([[[1.0, 2.0, 4.0]]])
+    examples = {"signal": np.zeros((1, 4)), "target": target, "before": target, "after": np.zeros_like(target)}
+    made.save_examples(examples)
+    made.close()
+    return made
+
+
+def lines(ax) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines}
+
+
+def texts(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+class TestDrift:
+    def test_it_holds_what_was_recorded(self, folder):
+        top, middle, bottom = run.drift(folder, summary()).axes
+        drawn = lines(top)
+        assert drawn["whole matrix"] == ([100], [1e-3]) and drawn["a from b"] == ([100], [5e-4])
+        assert "still" not in drawn, "a logarithmic axis has no place for zero"
+        assert lines(middle)["training"] == ([0, 100], [0.5, 0.5]) and lines(middle)["held out"][1] == [0.25, 0.25]
+        assert lines(middle)["predicting zero"][1] == [2, 2] and lines(middle)["predicting mean"][1] == [1, 1]
+        assert ([0, 100], [0.125, 0.125]) in lines(bottom).values() and [1, 1] in [y for _, y in lines(bottom).values()]
+        assert all(ax.get_yscale() == "log" for ax in (top, middle, bottom)) and bottom.get_xscale() == "symlog"
+
+    def test_an_unmoved_net_is_not_a_success(self, folder):
+        assert common.UNMOVED in texts(run.drift(folder, summary("unmoved")))
+        assert common.UNMOVED not in texts(run.drift(folder, summary()))
+
+    def test_nothing_is_drawn_without_records(self, tmp_path):
+        made = RunFolder(tmp_path)
+        made.start("T: 4\n")
+        made.log(0, {"loss/train": 0.5})
+        made.close()
+        assert run.drift(made, summary()) is None
+
+
+def test_errors_of_a_spectrum_stand_beside_those_of_a_zero_output(folder):
+    figure = run.spectrum(folder, summary())
+    bottom = lines(figure.axes[1])
+    zero = bottom.pop("zero output")[1]
+    assert zero == [0.25, 0.25, 0.5, 1.0], "a step for each bin, relative to the largest power"
+    before, after = (y for _, y in bottom.values())
+    assert before == [run.TINY] * 3 and after == zero[1:], "a net that outputs zero lies on the line"
+    assert "no weight moved" in texts(run.spectrum(folder, summary("unmoved")))
+
+
+class TestEigenvalues:
+    def test_a_shift_of_one_percent_shows(self, folder):
+        modulus, angle = weights.gen_eigenvalues(folder, summary()).axes
+        for ax, moved in ((modulus, 1.0), (angle, 0.02)):
+            bins, values = lines(ax)["net after 100 steps"]
+            assert bins == [0, 0, 1] and values == pytest.approx([0, 0, moved], abs=1e-9)
+            low, high = ax.get_ylim()
+            end, middle = (ax.transData.transform((0, y))[1] for y in (moved, 0))
+            assert low == -high and (end - middle) > 0.1 * ax.bbox.height / 2, "a tenth of the way to the edge"
+            assert lines(ax)["net at the start"][1] == pytest.approx([0, 0, 0], abs=1e-9)
+
+    @pytest.mark.parametrize("window", [4, 5, 8])
+    def test_exact_oscillators_have_no_error(self, window):
+        values = np.exp(2j * np.pi * np.arange(window) / window)
+        k, modulus, angle = weights.oscillator_errors(np.repeat(values, 2), window)
+        assert sorted(set(k)) == list(range(window // 2 + 1))
+        assert np.abs(modulus).max() < 1e-14 and np.abs(angle).max() < 1e-13
+
+
+class TestChange:
+    def test_end_minus_start_on_one_symmetric_scale(self, folder):
+        start, end = (folder.load_checkpoint(step)["weights"]["weight_hh_cell"] for step in (0, 100))
+        figure = weights.weight_hh_change(folder, summary())
+        images = {ax.get_title().split("\n")[0]: ax.images[0] for ax in figure.axes if ax.images}
+        assert np.allclose(images["cell"].get_array(), (end - start).numpy(), atol=0) and set(images) == set(GATES)
+        top = (end - start).abs().max().item()
+        assert all((image.norm.vmin, image.norm.vmax) == (-top, top) for image in images.values())
+        assert f"full colour: {top:.2g}" in texts(figure) and "plain numbers" in texts(figure)
+
+    def test_what_is_not_finite_is_marked(self, folder):
+        figure = weights.weight_hh_change(folder, summary())
+        (ax,) = (ax for ax in figure.axes if ax.get_title().startswith("input"))
+        assert "1 of 16 not finite" in ax.get_title()
+        image = ax.images[0]
+        assert to_rgb(weights.NOT_FINITE) == pytest.approx(image.to_rgba(image.get_array())[0, 1][:3])
+
+    def test_units_are_those_of_the_construction(self, ran):
+        made = ran(*SMALL, "train.steps=1", "task.label_noise=0.1")
+        figure = weights.weight_hh_change(made, made.summary())
+        assert "natural units" in texts(figure)
+        units = weights._natural_units(made.load_checkpoint(0), made)
+        from wavebase.experiment import build
+
+        exact = build.load_run(made)[1].net.construction
+        for gate in GATES:
+            ratio = units[f"weight_hh_{gate}"] / exact.unit_scale[f"weight_hh_{gate}"].double()
+            seen = ratio[torch.isfinite(ratio) & (ratio < 1e200)]
+            assert 0.02 < seen.median() < 50, "largest states on four stored signals, not over all signals"
+
+    def test_an_unmoved_net_is_not_a_success(self, folder):
+        assert common.UNMOVED in texts(weights.weight_hh_change(folder, summary("unmoved")))
+
+
+class TestCurves:
+    def test_crosses_are_explained_where_there_are_any(self):
+        whole = {"loss/train": (np.arange(3), np.array([1.0, 0.5, 0.25]))}
+        ends = {"loss/train": (np.arange(3), np.array([1.0, np.nan, np.nan]))}
+        words = "no longer finite"
+        assert words not in texts(curves.loss_curves({"a": [whole]}, BASELINE))
+        assert words in texts(curves.loss_curves({"a": [whole, ends]}, BASELINE))
+        assert words in texts(sweeps.learning_curves({"a": [whole, ends]}, "loss/train"))
+
+    def test_curves_differ_for_every_common_colour_vision(self):
+        looks = [common.look(n) for n in range(32)]
+        assert len(set(looks)) == 32
+        for (colour, style), (other, another) in itertools.combinations(looks[:9], 2):
+            assert style != another or difference(colour, other) > 15, (colour, other)
+        for one, two in itertools.combinations(common.COLOURS, 2):
+            assert difference(one, two) > 15, (one, two)
+
+    def test_text_can_be_read_at_eight_centimetres(self, folder):
+        whole = {"loss/train": (np.arange(3), np.array([1.0, 0.5, 0.25]))}
+        drawn = [draw(folder, summary()) for draw in (run.spectrum, run.drift, run.train_loss, weights.gen_eigenvalues, weights.weight_hh_change, weights.weight_hh_init)]  # fmt: skip
+        for figure in [*drawn, curves.loss_curves({"a": [whole]}, BASELINE)]:
+            scale = 8 / 2.54 / figure.get_figwidth()
+            sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+            assert min(sizes) * scale >= 5, figure
+
+
+def difference(one: str, two: str) -> float:
+    """Least distance in CIELAB, for common vision, deuteranopia and protanopia (Machado et al. 2009)."""
+    kinds = (
+        np.eye(3),
+        np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+        np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    )
+
+    def lab(colour: str, kind: np.ndarray) -> np.ndarray:
+        c = np.array(to_rgb(colour))
+        linear = np.clip(kind @ np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4), 0, 1)
+        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        x = to_xyz @ linear / np.array([0.9505, 1, 1.089])
+        f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    return min(float(np.linalg.norm(lab(one, kind) - lab(two, kind))) for kind in kinds)
+
+
+class TestSheet:
+    gated = staticmethod(lambda: analyze(np.random.default_rng(0).standard_normal((16, 4)) / 2, draws=4))
+
+    def test_panels_without_content_are_left_out(self):
+        titles = [ax.get_title() for ax in spectrum_sheet.sheet(self.gated()).axes]
+        assert "Eigenvalues" in titles and "Clip rates and roles" not in titles
+        assert "not measured" not in texts(spectrum_sheet.sheet(self.gated()))
+
+    def test_one_that_is_asked_for_says_so(self):
+        figure = spectrum_sheet.sheet(self.gated(), ["roles", "eigenvalues"])
+        assert [ax.get_title() for ax in figure.axes] == ["Clip rates and roles", "Eigenvalues"]
+        assert "not measured" in texts(figure)
+
+    def test_a_flat_pseudospectrum_is_left_out(self):
+        titles = [ax.get_title() for ax in spectrum_sheet.sheet(analyze(1e40 * np.eye(4), activation="tanh", draws=4)).axes]  # fmt: skip
+        assert not any("Pseudospectrum" in title for title in titles)
+
+
+def test_movement_shows_what_moved_and_no_more():
+    still = np.diag(np.linspace(0.1, 0.9, 5))
+    moved = still.copy()
+    moved[0, 1] = 0.5
+    first, last = (analyze(weight, activation="tanh", draws=19).quantities for weight in (still, moved))
+    assert movement({"step_0": first, "step_1": first}) is None
+    figure = movement({"step_0": first, "step_1": last})
+    shown = [ax.get_title() for ax in figure.axes if ax.lines]
+    assert "henrici" in shown and "spectral_radius" not in shown and len(shown) <= 12
+
+
+def test_vectors_on_request(ran):
+    words = [word for word in SMALL if not word.startswith("probe.figures")]
+    made = ran(*words, "train.steps=1", "probe.figures=[train_loss]", "probe.figure_format=svg")
+    files = {file.name: file.read_bytes() for file in (made.path / "figures").iterdir()}
+    assert set(files) == {"train_loss.png", "train_loss.svg"} and b"<svg" in files["train_loss.svg"]
+    figure = run.train_loss(made, made.summary())
+    common.png(figure)
+    assert common.vector(figure, "svg") == files["train_loss.svg"], "equal figures give equal bytes"
+    assert common.vector(run.train_loss(made, made.summary()), "pdf").startswith(b"%PDF")
