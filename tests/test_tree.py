@@ -1,5 +1,6 @@
 """The tree itself: nothing half-merged in it, no mention of a file that is not there, and git's own files left alone."""
 
+import ast
 import importlib
 import os
 import re
@@ -147,3 +148,19 @@ def test_modules_and_names_that_texts_mention_exist():
         paths = re.findall(r"`(\w+(?:/\w+)+)`", text)
         wrong |= {(name, p) for p in paths if p.split("/")[0] in packages and not exists(f"wavebase.{p.replace('/', '.')}")}  # fmt: skip
     assert wrong == set()
+
+
+def test_a_function_over_sixty_lines_says_why():
+    """In a comment `# long: ...` directly above it."""
+    unexplained = []
+    for name, text in texts(".py").items():
+        if not name.startswith("src/"):
+            continue
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                if not lines[first - 2].strip().startswith("# long: "):
+                    unexplained.append(f"{name}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
+        assert len(lines) <= 300, name
+    assert unexplained == []

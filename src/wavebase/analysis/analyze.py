@@ -26,6 +26,7 @@ Rows = list[dict[str, float]]  # quantities by name, one row a draw
 __all__ = ["Gate", "Report", "analyze", "draws_checked"]
 
 
+# long: half of it documents the arguments; the rest is one call for each kind of quantity
 def analyze(
     w_hh: Array | Mapping[str, Array],
     w_ih: Array | Mapping[str, Array] | None = None,

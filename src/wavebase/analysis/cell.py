@@ -92,6 +92,7 @@ class Cell:
         )
 
 
+# long: half of it documents the arguments
 def make_cell(
     w_hh: Array | Mapping[str, Array],
     w_ih: Array | Mapping[str, Array] | None = None,

@@ -87,6 +87,7 @@ def layers(weights: Mapping[str, Any], activation: str | None = None, readout: s
     return find(weights, activation, readout)[0]
 
 
+# long: half of it documents the names that are recognised
 def find(
     weights: Mapping[str, Any], activation: str | None = None, readout: str | None = None
 ) -> tuple[list[Layer], list[str]]:

@@ -32,6 +32,7 @@ from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs,
 from wavebase.recurrence.cells import GATES
 
 
+# long: the weights of the whole algorithm, written out in one place
 def counter_construction(
     letters: int = 2,
     stop: float = 0.3,

@@ -37,6 +37,7 @@ from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 MARGIN = 40.0  # argument of shut and open gates: a sigmoid of it is 0 or 1 to rounding
 
 
+# long: the weights of the whole algorithm, written out in one place
 def spectral_gru_construction(
     T: int,
     bins: str | Iterable[int] = "full",

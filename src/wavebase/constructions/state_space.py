@@ -34,6 +34,7 @@ Eigenvalue = Literal["complex", "lru", "s4d"]
 LOG_DECAY = -40.0  # exp(-40) is 4e-18: |lambda| is 1 to rounding, in float64 too
 
 
+# long: the weights of the whole algorithm, written out in one place
 def state_space_construction(
     T: int,
     bins: str | Iterable[int] = "full",

@@ -45,6 +45,7 @@ class TrainSettings:
             )
 
 
+# long: the training loop, readable from top to bottom
 def train(
     members: Sequence[TrainState],
     settings: TrainSettings,

@@ -101,6 +101,7 @@ def forward(
     tl.store(last_cell + member * plane + here, c, real)
 
 
+# long: a Triton kernel is one function
 @triton.jit(do_not_specialize=["batch", "steps"])
 def backward(
     grad_states,  # [S, B, N, H]
