@@ -133,7 +133,7 @@ def _check_recording(cfg: config.RunConfig, summary: Mapping[str, Any], folder: 
     """Raise RecordsError if a finished run was trained on another content of its recording; one that is gone is not compared."""
     path, known = cfg.signal.get("path"), summary.get("recording_sha256")
     if known is not None and path is not None and Path(path).is_file():
-        same_recording(folder.path, known, content_sha256(path))
+        same_recording(folder.path, known, content_sha256(path), path)
 
 
 def config_text(node: Mapping[str, Any]) -> str:

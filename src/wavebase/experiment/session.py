@@ -85,7 +85,9 @@ class Session:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        same_recording(self.folder.path, state.get("recording_sha256"), self.components.recording)
+        same_recording(
+            self.folder.path, state.get("recording_sha256"), self.components.recording, cfg.signal.get("path")
+        )
         self.components.net.load_state_dict(state["net"])
         load_state(self.components.optimizer, state["optimizer"])
         self.data.set_state(state["data"])
@@ -243,11 +245,11 @@ class Session:
         return self.seconds_before + time.monotonic() - self.began
 
 
-def same_recording(folder: Path, known: str | None, now: str | None) -> None:
+def same_recording(folder: Path, known: str | None, now: str | None, path: object) -> None:
     """Raise RecordsError if a run began with another content of its recording; None is not compared."""
     if known is not None and now is not None and known != now:
         raise RecordsError(
-            f"{folder} must be continued with the recording that it began with, got a file of another content at signal.path; "
+            f"{folder} must be continued with the recording that it began with, got another content of {path}; "
             "restore the file, or use resume=false"
         )
 

@@ -44,6 +44,13 @@ def run_stacked(jobs: list[Job], max_stack: int, failed: Failed, processes: int 
     Raises:
         Interrupted: After a signal.
     """
+    first: dict[tuple[Any, str], int] = {}  # equal jobs are one run with one result
+    for n, job in enumerate(jobs):
+        first.setdefault((job.path, repr(job.node)), n)
+    if len(first) < len(jobs):
+        results = run_stacked([jobs[n] for n in first.values()], max_stack, failed, processes)
+        by_job = dict(zip(first, results, strict=True))
+        return [by_job[job.path, repr(job.node)] for job in jobs]
     with Interruption() as interruption:
         processes = min(processes, len(jobs))
         raise_descriptor_limit()
