@@ -86,7 +86,7 @@ class Session:
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         same_recording(
-            self.folder.path, state.get("recording_sha256"), self.components.recording, cfg.signal.get("path")
+            self.folder.path, state.get("recording_sha256"), self.components.recording, self.cfg.signal.get("path")
         )
         self.components.net.load_state_dict(state["net"])
         load_state(self.components.optimizer, state["optimizer"])
