@@ -167,7 +167,7 @@ def test_a_recording_is_its_content(composed, stopped, tmp_path):
     record(0)
     stopped(node, tmp_path / "run")
     record(1)
-    with pytest.raises(RecordsError, match="with the recording that it began with, got a file of another content"):
+    with pytest.raises(RecordsError, match="with the recording that it began with, got another content of"):
         go(node, tmp_path / "run")
     record(0)
     go(node, tmp_path / "run")
