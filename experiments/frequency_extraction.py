@@ -16,6 +16,7 @@ from wavebase import study
 from wavebase.experiment import build, config
 from wavebase.figures.extraction import SETS
 from wavebase.records.folder import find_runs
+from wavebase.report.runs import Run, grouped
 
 EPOCHS = 5  # of the original's 100 in the sweeps of its settings
 ORIGINAL = (f"train.steps={1250 * EPOCHS}", "train.checkpoint_every=1000000", "probe.every=1000000", "probe.figures=[]")
@@ -37,7 +38,7 @@ SWEEPS = {
 def table(runs: list[study.Run]) -> str:
     """Mean squared errors, whole / after one window, on every held-out set: medians and ranges over seeds, references."""
     lines = [f"| | n | {' | '.join(SETS.values())} |", "|" + "---|" * (2 + len(SETS))]
-    for label, members in runs.grouped(runs).items():
+    for label, members in grouped(runs).items():
         finals = [run.summary["probes"]["final"] for run in members if run.status in ("done", "diverged")]
         rows = {f"{label} | {len(finals)}": [[_spread(finals, f"mean_squared_error{part}/{name}") for part in ("", "_after")] for name in SETS]}  # fmt: skip
         of = _references(members[0])
@@ -65,7 +66,7 @@ def main() -> None:
             print(f"\n{word}")
             runs = study.sweep(f"extraction_{word}", f"experiment=extraction_{word}", "threads=1", *SWEEPS[word])
         else:
-            runs = [runs.Run(folder) for folder in find_runs(Path(word))]
+            runs = [Run(folder) for folder in find_runs(Path(word))]
         print(table(runs), flush=True)
 
 
