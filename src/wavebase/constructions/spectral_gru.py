@@ -107,6 +107,9 @@ def spectral_gru_construction(
         unit_scale=_units(w, peak, amplitude),
         blocks={"sum": sums, "prod": prods},
         error_bound=bound,
+        tolerance=100 * T * bound
+        if math.isfinite(bound)
+        else None,  # the largest power is at most 100 T times a bin's rms
         reflections={"sign": _flip_first_sum, "exchange": _exchange_last_two},
     )
 
