@@ -29,7 +29,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs, power_of_two, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, flip_signs, power_of_two, row_units
 from wavebase.recurrence.cells import GATES
 from wavebase.recurrence.lstm import lstm_sequence
 
@@ -176,21 +177,21 @@ def _exchanged_count(weights: Weights, letters: int) -> float:
     this counter a net that counts there continues letter_(j+1) just as often as the other does, and predicts what the other
     predicts. Score: 1 - ||probabilities - the other's|| / ||own - the other's|| over that continuation.
     """
-    gates = {
-        kind: torch.cat([weights[f"{kind}_{gate}"] for gate in GATES]) for kind in ("weight_ih", "weight_hh", "bias")
-    }
-    one_hot = torch.eye(letters + 1).to(gates["bias"])
+    w_ih, w_hh, bias = (
+        torch.cat([weights[f"{kind}_{gate}"] for gate in GATES]) for kind in ("weight_ih", "weight_hh", "bias")
+    )
+    one_hot = torch.eye(letters + 1).to(bias)
 
     def run(text: list[int], state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        hidden, *last = lstm_sequence(one_hot[text][None], *state, *gates.values(), "sigmoid")
-        return hidden, (last[0], last[1])
+        states, hidden, cell = lstm_sequence(one_hot[text][None], *state, w_ih, w_hh, bias, "sigmoid")
+        return states, (hidden, cell)
 
     def continued(state: tuple[Tensor, Tensor], letter: int) -> Tensor:
         hidden, _ = run([letter] * LONG, state)
         logits = hidden @ weights["readout_weight"].mT + weights["readout_bias"]
         return logits.double().softmax(-1)
 
-    zero = gates["bias"].new_zeros(1, 2 * letters - 1)
+    zero = bias.new_zeros(1, 2 * letters - 1)
     scores = []
     for j in range(1, letters):
         ends = []

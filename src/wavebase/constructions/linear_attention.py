@@ -26,7 +26,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, row_units
 
 
 def best_rate(count: int, dimension: int) -> float:

@@ -20,7 +20,8 @@ import math
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, power_of_two
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, power_of_two
 
 
 def modular_addition_construction(

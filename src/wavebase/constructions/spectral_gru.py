@@ -30,7 +30,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs, power_of_two, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, flip_signs, power_of_two, row_units
 from wavebase.recurrence.cells import GRU_GATES
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 

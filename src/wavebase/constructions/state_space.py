@@ -27,7 +27,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten
 from wavebase.spectrum import resolve_bins, root_of_unity
 
 Eigenvalue = Literal["complex", "lru", "s4d"]

@@ -48,7 +48,8 @@ class HandwrittenModel(UnitScaled):
 
     def function(self, weights: Weights, inputs: Any) -> Tensor:
         """Return the output that this net has with other weights, in their own units."""
-        thetas = {name: weights[name] / self._buffers.get(unit_key(name), 1) for name in self.exact.weights}
+        units = {name: self._buffers.get(unit_key(name)) for name in self.exact.weights}
+        thetas = {name: weights[name] if unit is None else weights[name] / unit for name, unit in units.items()}
         return functional_call(self, thetas, (inputs,))
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten
 from wavebase.constructions.state_space import (
     Eigenvalue,
     eigenvalues,
