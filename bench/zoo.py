@@ -56,7 +56,7 @@ def measure(
 ) -> Row:
     """One row of the table of errors. make: (weights, unit_scaled) to a net."""
     exact = make()
-    algorithm, dtype = exact.algorithm, exact.dtype
+    algorithm, dtype = exact.exact, exact.dtype
 
     def worst(output: Tensor) -> float:
         return ((output.double() - target).abs() / size).max().item()
@@ -191,7 +191,7 @@ def lengths() -> list[Row]:
             task.loss(net(batch.input), batch.target).backward()
             parts = [p.grad for name, p in net.named_parameters() if name.startswith("weight_ih")]
             alive = sum(int((part != 0).sum()) for part in parts) / sum(part.numel() for part in parts)  # type: ignore[union-attr]
-            scaled = CounterLSTM(net.algorithm, None, True)
+            scaled = CounterLSTM(net.exact, None, True)
             curvature = largest_curvature(
                 lambda net=scaled, batch=batch, task=task: task.loss(net(batch.input[:64]), batch.target[:64]),
                 scaled.parameters(),

@@ -18,6 +18,7 @@ from wavebase import console, formatting, study
 STUDIES = (
     "confusion_matrix",
     "verdict_pairs",
+    "zoo_controls",
     "spectral_exactness",
     "spectral_frontier",
     "one_dynamics",

@@ -20,13 +20,14 @@ MOST_ELEMENTS = 256  # of a symmetry group that is searched whole
 class ExactAlgorithm:
     """Weights that compute something exactly, and what their author knows about them.
 
-    A model offers it as its attribute `algorithm`. Only `weights` and `tolerance` are needed. What the author leaves out is
+    A model offers it as its attribute `algorithm`. Only `weights` are needed. What the author leaves out is
     not guessed: without `questions` and `mask` a verdict says whether the function is kept and how far the weights moved, and
     nothing about how the function is computed.
 
     Attributes:
         weights: Exact weights, by the names and shapes of the model's `named_weights()`.
-        tolerance: Largest relative error of these weights on any held-out set of the task; checked when a run is built.
+        tolerance: Largest relative error of these weights on the held-out training set; checked when a run is built. None
+            where the task's labels are not what the algorithm computes.
         unit_scale: Natural size of every entry, by name (`models.unit_scaled`). A weight that it leaves out is measured by
             the root mean square of its entries that are not zero.
         blocks: Named parts: block, then weight, to a boolean tensor of its entries.
@@ -42,7 +43,7 @@ class ExactAlgorithm:
     """
 
     weights: Weights
-    tolerance: float
+    tolerance: float | None = None
     unit_scale: Weights = field(default_factory=dict)
     blocks: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     mask: Weights = field(default_factory=dict)
@@ -53,7 +54,7 @@ class ExactAlgorithm:
     def __post_init__(self) -> None:
         if not self.weights or not all(weight.isfinite().all() for weight in self.weights.values()):
             raise ValueError("weights must hold finite tensors by name, got none or others; give the exact weights")
-        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}; give a relative error")
         parts = {"unit_scale": self.unit_scale, "mask": self.mask}
         parts |= {f"blocks[{name!r}]": block for name, block in self.blocks.items()}
@@ -118,7 +119,8 @@ class ExactAlgorithm:
 
 
 def _fingerprint(weights: Weights) -> bytes:
-    return b"".join(weights[name].detach().cpu().contiguous().numpy().tobytes() for name in sorted(weights))
+    # -0 becomes 0: a change of signs leaves a zero what it is
+    return b"".join((weights[name].detach().cpu() + 0.0).contiguous().numpy().tobytes() for name in sorted(weights))
 
 
 def activation_units(net: torch.nn.Module, inputs: Any) -> dict[str, Tensor]:

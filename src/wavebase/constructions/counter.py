@@ -24,12 +24,17 @@ formal language learning using minimum description length" (2024, arXiv 2402.100
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs, power_of_two, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, flip_signs, power_of_two, row_units
 from wavebase.recurrence.cells import GATES
+from wavebase.recurrence.lstm import lstm_sequence
+
+SHORT, LONG = 2, 5  # letters of the two prefixes between which counts are exchanged
 
 
 # long: the weights of the whole algorithm, written out in one place
@@ -90,13 +95,19 @@ def counter_construction(
     w["readout_weight"][:, symbol] = (logit[:, 1:] - logit[:, :1]) / unit
     w["readout_weight"][2:, count] = 2 * certainty / unit * torch.eye(L - 1, dtype=torch.float64)
     w["readout_bias"] = logit[:, 0].clone()
+    bound = _error_bound(L, stop, gain, certainty, longest, dtype)
     return Handwritten(
         weights={name: weight.to(dtype) for name, weight in w.items()},
         unit_scale=_units(w),
         blocks={"symbol": symbol, "count": count},
-        error_bound=_error_bound(L, stop, gain, certainty, longest, dtype),
+        error_bound=bound,
+        tolerance=100 * (bound + torch.finfo(dtype).eps) if math.isfinite(bound) else None,
+        questions={"count": lambda found: _exchanged_count(found, L)},
         generators={"logits": _shift_logits},
-        reflections={"sign": _flip_first_count, "exchange": _exchange_symbols},
+        reflections={
+            **{f"sign_{unit}": partial(_flip, unit=unit) for unit in range(H)},
+            **{f"exchange_{unit}": partial(_exchange, unit=unit) for unit in range(H - 1)},
+        },
     )
 
 
@@ -143,19 +154,55 @@ def _shift_logits(weights: Weights, t: float) -> dict[str, Tensor]:
     return {**weights, **shifted}
 
 
-def _flip_first_count(weights: Weights) -> dict[str, Tensor]:
-    """The first counter counts downwards: its candidate and what is read of it have the opposite sign."""
-    unit = (len(weights["bias_cell"]) + 1) // 2
+def _flip(weights: Weights, unit: int) -> dict[str, Tensor]:
+    """One unit of the opposite sign, such as a counter that counts downwards: its candidate and all that reads it."""
     out_of = {f"weight_hh_{gate}": unit for gate in GATES} | {"readout_weight": unit}
     return flip_signs(weights, {"weight_ih_cell": unit, "weight_hh_cell": unit, "bias_cell": unit}, out_of)
 
 
-def _exchange_symbols(weights: Weights) -> dict[str, Tensor]:
-    """The first two units exchanged; any permutation would do."""
+def _exchange(weights: Weights, unit: int) -> dict[str, Tensor]:
+    """A unit and the next one exchanged; all orders are made of such steps."""
     order = torch.arange(len(weights["bias_cell"]))
-    order[:2] = order[:2].flip(0)
+    order[unit : unit + 2] = order[unit : unit + 2].flip(0)
     moved = {name: weight if name.startswith("readout") else weight[order] for name, weight in weights.items()}
     for name in moved:
         if "_hh_" in name or name == "readout_weight":
             moved[name] = moved[name][:, order]
     return moved
+
+
+def _exchanged_count(weights: Weights, letters: int) -> float:
+    """Return how much of its effect the exchange of one counter's cell between two prefixes has; the least over counters.
+
+    Counter j is read while letter j + 1 is. The prefixes # .. letter_j^n differ in n alone, so that with the other's cell in
+    this counter a net that counts there continues letter_(j+1) just as often as the other does, and predicts what the other
+    predicts. Score: 1 - ||probabilities - the other's|| / ||own - the other's|| over that continuation.
+    """
+    w_ih, w_hh, bias = (
+        torch.cat([weights[f"{kind}_{gate}"] for gate in GATES]) for kind in ("weight_ih", "weight_hh", "bias")
+    )
+    one_hot = torch.eye(letters + 1).to(bias)
+
+    def run(text: list[int], state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        states, hidden, cell = lstm_sequence(one_hot[text][None], *state, w_ih, w_hh, bias, "sigmoid")
+        return states, (hidden, cell)
+
+    def continued(state: tuple[Tensor, Tensor], letter: int) -> Tensor:
+        hidden, _ = run([letter] * LONG, state)
+        logits = hidden @ weights["readout_weight"].mT + weights["readout_bias"]
+        return logits.double().softmax(-1)
+
+    zero = bias.new_zeros(1, 2 * letters - 1)
+    scores = []
+    for j in range(1, letters):
+        ends = []
+        for n in (SHORT, LONG):
+            text = [0] + [letter for letter in range(1, j + 1) for _ in range(n)]
+            ends.append(run(text, (zero, zero))[1])
+        for own, other in (ends, ends[::-1]):
+            cell = own[1].clone()
+            cell[:, letters + j - 1] = other[1][:, letters + j - 1]
+            given, unchanged, wanted = (continued(state, j + 1) for state in ((own[0], cell), own, other))
+            apart = float((unchanged - wanted).norm())
+            scores.append(1 - float((given - wanted).norm()) / apart if apart > 1e-9 else 0.0)
+    return min(scores)

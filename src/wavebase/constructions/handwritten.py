@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Weights = Mapping[str, Tensor]
+from wavebase.constructions.algorithm import ExactAlgorithm, Question, Weights
+
+OUTPUTS = ("readout_weight", "readout_bias", "weight_out", "bias_out")  # their rows are outputs, not hidden units
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Handwritten:
         error_bound: A bound on the output's error; the function that makes the construction says in which norm.
         generators: Continuous symmetries by name: (weights, t) to other weights of the same function; t = 0 changes nothing.
         reflections: Discrete symmetries by name: weights to other weights of the same function.
+        tolerance: Largest relative error on the task's held-out training set; None where its labels are not what the
+            algorithm computes.
+        questions: Scores of how the function is computed, see `ExactAlgorithm`.
     """
 
     weights: Weights
@@ -32,6 +38,39 @@ class Handwritten:
     error_bound: float
     generators: Mapping[str, Callable[[Weights, float], dict[str, Tensor]]] = field(default_factory=dict)
     reflections: Mapping[str, Callable[[Weights], dict[str, Tensor]]] = field(default_factory=dict)
+    tolerance: float | None = None
+    questions: Mapping[str, Question] = field(default_factory=dict)
+
+    def contract(self, forward: Callable[[Weights, Any], Tensor]) -> ExactAlgorithm | None:
+        """Return what runs and verdicts hold a net against; None where no error bound is known, as of a control that fails.
+
+        Args:
+            forward: The net's function, from weights and input.
+        """
+        if not math.isfinite(self.error_bound):
+            return None
+        return ExactAlgorithm(
+            self.weights,
+            self.tolerance,
+            unit_scale={name: unit.expand_as(self.weights[name]) for name, unit in self.unit_scale.items()},
+            blocks={name: self._entries(units) for name, units in self.blocks.items()},
+            symmetries=tuple(self.reflections.values()),
+            questions=self.questions,
+            forward=forward,
+        )
+
+    def _entries(self, units: slice) -> dict[str, Tensor]:
+        """Return a block's entries of each weight: the rows that its units compute with, the columns that read them."""
+        size = max(block.stop for block in self.blocks.values())
+        entries = {}
+        for name, weight in self.weights.items():
+            chosen = torch.zeros_like(weight, dtype=torch.bool)
+            if name in OUTPUTS and weight.ndim > 1:
+                chosen[:, units] = True
+            elif name not in OUTPUTS and len(weight) == size:
+                chosen[units] = True
+            entries[name] = chosen
+        return entries
 
 
 def power_of_two(unit: Tensor) -> Tensor:

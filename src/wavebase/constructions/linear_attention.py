@@ -26,7 +26,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, row_units
 
 
 def best_rate(count: int, dimension: int) -> float:
@@ -93,9 +94,22 @@ def linear_attention_construction(
         },
         blocks={},
         error_bound=bound,
+        questions={"plain_step": lambda found: _along(found, weights)},
         generators={"scale": _scale},
         reflections={"sign": _sign},
     )
+
+
+def _along(found: Weights, exact: Weights) -> float:
+    """Return 1 - sin of the angle between the layer's cubic form and the exact one: 0 for a form that shares nothing with it.
+
+    The form, value times key_query, is all that the output depends on. The best preconditioner for variances that differ by
+    4 scores 0.64 against a plain step, and that for variances that differ by 1.4 scores 0.9.
+    """
+    form, wanted = (torch.outer(w["value"].double(), w["key_query"].double().flatten()) for w in (found, exact))
+    size = form.norm() * wanted.norm()
+    cosine = float((form * wanted).sum() / size) if size > 0 else 0.0
+    return 1 - math.sqrt(max(0.0, 1 - cosine**2)) if cosine > 0 else 0.0
 
 
 def _scale(weights: Weights, t: float) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ import math
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, power_of_two
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, power_of_two
 
 
 def modular_addition_construction(
@@ -64,9 +65,39 @@ def modular_addition_construction(
         unit_scale=_units(weights),
         blocks={f"k{n + 1}": slice(n * count, (n + 1) * count) for n in range(frequencies)},
         error_bound=bound if phases >= 3 else math.inf,
+        tolerance=2 * p * bound if phases >= 3 else None,
+        questions={"one_frequency": one_frequency, "all_frequencies": all_frequencies},
         generators={"scale": _scale},
         reflections={"sign": _sign, "exchange": _exchange},
     )
+
+
+def one_frequency(weights: Weights) -> float:
+    """Return the share of the hidden units' power that lies at one frequency, the same for both summands and the sum.
+
+    Units count by the size of what they add to the output. The share of random units is about 1/4 at p = 11.
+    """
+    share, effect = _frequencies(weights)
+    return float((share.amax(-1) * effect).sum() / effect.sum()) if effect.any() else 0.0
+
+
+def all_frequencies(weights: Weights) -> float:
+    """Return 1 if each of the (p-1)/2 frequencies has at least half of its share in the output, less if one has less, 0 if one is missing."""
+    share, effect = _frequencies(weights)
+    strength = (share * effect[:, None]).sum(0)[1:]
+    return min(1.0, 2 * float(strength.min() / strength.mean())) if strength.any() else 0.0
+
+
+def _frequencies(weights: Weights) -> tuple[Tensor, Tensor]:
+    """Return each unit's share of power at each frequency, the geometric mean over its three rows, [H, 1 + (p-1)/2], the mean first;
+    and the size of what it adds to the output, [H]."""
+    parts = (weights["weight_first"], weights["weight_second"], weights["weight_out"].mT)
+    power = torch.stack([torch.fft.rfft(part.double()).abs().square() for part in parts])
+    power[..., 1:] *= 2  # p is odd: each frequency but zero stands for two
+    size = power.sum(-1)
+    share = (power / size.clamp_min(torch.finfo(power.dtype).tiny)[..., None]).prod(0).pow(1 / 3)
+    size = size.sqrt()
+    return share, (size[0] + size[1]).square() * size[2]
 
 
 def _units(weights: Weights) -> dict[str, Tensor]:

@@ -30,7 +30,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights, flip_signs, power_of_two, row_units
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten, flip_signs, power_of_two, row_units
 from wavebase.recurrence.cells import GRU_GATES
 from wavebase.spectrum import resolve_bins, root_of_unity, rotation_blocks
 
@@ -108,6 +109,9 @@ def spectral_gru_construction(
         unit_scale=_units(w, peak, amplitude),
         blocks={"sum": sums, "prod": prods},
         error_bound=bound,
+        tolerance=100 * T * bound
+        if math.isfinite(bound)
+        else None,  # the largest power is at most 100 T times a bin's rms
         reflections={"sign": _flip_first_sum, "exchange": _exchange_last_two},
     )
 

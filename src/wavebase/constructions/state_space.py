@@ -27,7 +27,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten
 from wavebase.spectrum import resolve_bins, root_of_unity
 
 Eigenvalue = Literal["complex", "lru", "s4d"]
@@ -69,8 +70,8 @@ def state_space_construction(
     )  # |angle| <= pi: smallest rounding
     u = torch.finfo(dtype).eps / 2
     decay = 0.0 if eigenvalue == "complex" else -math.expm1(-math.exp(log_decay))
+    roots = torch.tensor([root_of_unity(n, T) for n in k], dtype=torch.float64)
     if eigenvalue == "complex":
-        roots = torch.tensor([root_of_unity(n, T) for n in k], dtype=torch.float64)
         weights = {"eigenvalue_real": roots[:, 0], "eigenvalue_imag": roots[:, 1]}
         rounding = 2 * u
     elif eigenvalue == "lru":
@@ -93,11 +94,14 @@ def state_space_construction(
     units |= {name: torch.ones(F, dtype=torch.float64) for name in ("input_real", "input_imag")}
     # lambda is off by `off`, or a step's four products and sums are, so h by sum_m m off |x| <= off T^1.5/sqrt(3) |x|
     off = (decay + rounding + 6 * u) * T
+    bound = 2 / 3**0.5 * off + off**2 / 3 + 4 * u
     return Handwritten(
         weights={name: weight.to(dtype) for name, weight in weights.items()},
         unit_scale=units,
         blocks={"mode": slice(0, F)},
-        error_bound=2 / 3**0.5 * off + off**2 / 3 + 4 * u,
+        error_bound=bound,
+        tolerance=T * bound,  # over the window's energy: power in all bins together is T times a sample's
+        questions={"roots_of_unity": lambda found: _overlap(found, roots, T)},
         generators={"phase": _turn_inputs},
         reflections={"conjugate": _conjugate},
     )
@@ -113,6 +117,23 @@ def eigenvalues(weights: Weights) -> tuple[Tensor, Tensor]:
         step = weights["log_step"].exp()
         modulus, angle = (-step * weights["log_decay"].exp()).exp(), step * weights["omega"]
     return modulus * angle.cos(), modulus * angle.sin()
+
+
+def _overlap(found: Weights, roots: Tensor, T: int) -> float:
+    """Return the least |cosine|, over modes, between what a mode remembers of a window and the bin's complex tone.
+
+    What it remembers is input * lambda^m, m = 0..T-1. A state that turns the other way has the same square for real inputs.
+
+    Args:
+        roots: Real and imaginary part of each bin's root of unity, [F, 2].
+    """
+    real, imag = (part.double() for part in eigenvalues(found))
+    power = torch.arange(T, dtype=torch.float64)[:, None]
+    memory, tone = torch.complex(real, imag) ** power, torch.view_as_complex(roots) ** power  # [T, F]
+    both = torch.stack([(memory * tone.conj()).sum(0), (memory * tone).sum(0)]).abs().amax(0)
+    cosine = both / (memory.norm(dim=0) * T**0.5)
+    heard = torch.hypot(found["input_real"], found["input_imag"]) > 0
+    return float((cosine * heard).min().nan_to_num(0.0))
 
 
 def random_eigenvalues(exact: Handwritten, generator: torch.Generator) -> dict[str, Tensor]:

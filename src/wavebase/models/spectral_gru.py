@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wavebase.constructions.handwritten import Handwritten, Weights
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten
 from wavebase.constructions.spectral_gru import spectral_gru_construction
 from wavebase.models.handwritten import HandwrittenModel, Start, start_weights
 from wavebase.models.state_space import in_windows

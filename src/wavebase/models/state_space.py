@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavebase.constructions.handwritten import Handwritten, Weights
+from wavebase.constructions.algorithm import Weights
+from wavebase.constructions.handwritten import Handwritten
 from wavebase.constructions.state_space import (
     Eigenvalue,
     eigenvalues,
@@ -38,7 +39,7 @@ class StateSpace(HandwrittenModel):
     def forward(self, signal: Tensor) -> Tensor:
         """Power spectra: [batch, samples] to [batch, windows, F]."""
         samples = in_windows(signal, self.T).to(self.dtype).unsqueeze(-1).unbind(-2)  # T of [batch, windows, 1]
-        weights = {name: self.weight(name) for name in self.algorithm.weights}
+        weights = {name: self.weight(name) for name in self.exact.weights}
         real, imag = eigenvalues(weights)
         in_real, in_imag = weights["input_real"], weights["input_imag"]
         h_real, h_imag = samples[0] * in_real, samples[0] * in_imag

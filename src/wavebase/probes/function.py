@@ -24,7 +24,8 @@ def held_out_error(snapshot: Snapshot) -> dict[str, float]:
 
     Returns:
         error/<probe signal>: relative errors. task/<metric>: the task's metrics on the training signal.
-        loss/held_out: its loss. loss/relative: that loss over `reference_loss`; predicting the mean gives 1.
+        loss/held_out: its loss. loss/relative: where that loss lies between the task's optimum, 0, and
+        `reference_loss`, 1.
     """
     values: dict[str, float] = {}
     for name, (signal, target) in snapshot.held_out.items():
@@ -78,8 +79,9 @@ def reference_loss(snapshot: Snapshot) -> float:
 
 
 def _relative_loss(snapshot: Snapshot, loss: float) -> float:
-    """Divide a loss by the reference; 0/0 is 0, as of an exact output where every target is zero."""
-    reference = reference_loss(snapshot)
+    """Return (loss - optimum) / (reference - optimum); 0/0 is 0, as of an exact output where every target is zero."""
+    optimum = snapshot.baselines.get("optimum", 0.0)
+    reference, loss = reference_loss(snapshot) - optimum, loss - optimum
     return loss / reference if reference > 0 else 0.0 if loss == 0 else math.inf if loss > 0 else math.nan
 
 

@@ -95,7 +95,7 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
 
     Returns:
         moved/trained: their number. moved/changed: those whose change exceeds the dtype's eps times their natural unit
-        (without a construction: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero
+        (without an exact algorithm: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero
         at the start. moved/live: those that the outputs depend on at first order here, by the gradient of a random
         combination of the outputs of 16 held-out signals; the others sit behind saturated gates or at silent units.
         Empty without trained weights, or if a weight or that gradient is not finite.
@@ -110,7 +110,9 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
     live = sum(int((g.abs() > LIVE * largest).sum()) for g in slopes)
     counts = {"trained": 0, "changed": 0, "nonzero": 0, "nonzero_changed": 0}
     frozen = {name for name in STATE_NAMES if name not in trained}
-    scales = snapshot.construction.unit_scale if snapshot.construction else {}
+    about = snapshot.algorithm
+    known = {} if about is None else {name: about.unit(name) for name in about.weights}
+    scales = snapshot.construction.unit_scale if snapshot.construction else known
     for name, start in snapshot.start.items():
         if name in frozen or (name not in trained and set(trained) <= set(snapshot.start)):
             continue

@@ -28,7 +28,8 @@ class Task(Protocol):
         sizes: What a model's builder may ask for by parameter name, such as `T` or `horizon`.
         held_out: Fixed batches by name, drawn from the probes' generator alone. "training" is always there: fresh data
             of the training distribution.
-        baselines: Losses of constant predictions on held_out["training"]: "zero", and "mean", the best constant.
+        baselines: Losses of constant predictions on held_out["training"]: "zero", and "mean", the best constant. Also "optimum",
+            the least loss there of the nets that the task is for, where it is not zero: relative losses are measured from it.
 
     A task may also have `residuals(output, target)`, numbers whose squares add up to the loss (Gauss-Newton needs them);
     `mean_over_sequences`, True where the loss is a mean over the batch's first axis, so that it can be cut into chunks;

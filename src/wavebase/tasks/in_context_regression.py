@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.constructions.linear_attention import best_rate, gradient_step
+from wavebase.constructions.linear_attention import best_preconditioner, best_rate, gradient_step
 from wavebase.registry import registered
 from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, require_at_least
 
@@ -24,7 +24,8 @@ class InContextRegression(SquaredErrorTask):
     `held_out` are fixed sets of `held_out_count` prompts: training, whose targets are w'q; gradient_step, the same prompts
     with the predictions of one step of gradient descent of rate T/(T + d + 1), the algorithm itself. No single layer of
     linear attention predicts w'q better than with a relative loss of (d + 1)/(T + d + 1) for condition 1.
-    `baselines` are the losses of two constant predictions on the training set: zero and the mean.
+    `baselines` are the losses of two constant predictions on the training set, zero and the mean, and optimum, that of the
+    best single layer of linear attention.
     """
 
     shuffle_targets, off_task_steps = False, None
@@ -55,6 +56,8 @@ class InContextRegression(SquaredErrorTask):
         step = gradient_step(training.input, best_rate(T, dimension)).to(training.target)
         self.held_out = {"training": training, "gradient_step": Batch(training.input, step)}
         self.baselines = constant_losses(training.target)
+        best = gradient_step(training.input, best_preconditioner(T, self.variances)).to(training.target)
+        self.baselines["optimum"] = self.loss(best, training.target).item()
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """Fresh prompts."""

@@ -13,7 +13,7 @@ from wavebase.training.trainer import TrainState
 
 # A stack runs the first member's forward and loss. What those read besides parameters and buffers must therefore agree.
 OF_MODULES = {*vars(nn.Module())} - {"training"}  # torch's own bookkeeping
-OF_THE_RUN = {"construction"}  # what a net is compared with; no forward pass reads it
+OF_THE_RUN = {"construction", "algorithm"}  # what a net is compared with; no forward pass reads it
 OF_THE_DATA = {"held_out", "baselines"}  # drawn by each member for itself
 
 
