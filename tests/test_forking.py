@@ -28,10 +28,10 @@ STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=2", "hydra.sweep.
 def held_run():
     """The command line, whose runs wait after the checkpoint before their step 40 until there is a file `go`."""
 
-    def held(self, step, state, save=RunFolder.save_checkpoint):
+    def held(self, step, state, *more, save=RunFolder.save_checkpoint):
         while step >= 40 and not Path("go").exists():
             time.sleep(0.02)
-        save(self, step, state)
+        save(self, step, state, *more)
 
     RunFolder.save_checkpoint = held  # of a forked process, and of those that it forks
     run.main()
