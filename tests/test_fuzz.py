@@ -18,6 +18,7 @@ from safetensors.torch import save
 import wavebase
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
 from wavebase import console
+from wavebase.analysis import weight_files
 from wavebase.cli import probe
 from wavebase.constructions import files
 from wavebase.experiment.build import load_run
@@ -225,7 +226,7 @@ def test_checkpoints_hold_anything(run, data):
             folder / name,
         )
     tried(lambda: load_run(RunFolder(folder), 0))
-    tried(lambda: list(probe.find_source(folder).series()))
+    tried(lambda: [weight_files.read(file) for file in probe.find_source(folder).files.values()])
     tried(lambda: RunFolder(folder).newest_checkpoint())
 
 
