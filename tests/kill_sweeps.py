@@ -15,6 +15,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -42,6 +43,7 @@ SETTINGS = (
     "probe.measure=[function.held_out_error]",
 )  # fmt: skip
 TOLERANCE = 1e-6
+PATIENCE = 15  # seconds for orphans; idle ones of joblib would stay for minutes
 
 
 class Launcher(NamedTuple):
@@ -251,6 +253,17 @@ class Campaign:
         assert len(found) == self.jobs and all(len(one["metrics"]) == self.steps + 5 for one in found.values())
         self.whole.setdefault(name, found)
 
+    def go(self, kills, most=8, seconds=math.inf):
+        """Kill so many times, unless the time is over before.
+
+        Args:
+            most: Kills of one sweep.
+        """
+        began = time.monotonic()
+        while self.kills.total() < kills and time.monotonic() - began < seconds:
+            self.trial(min(self.draw.randint(1, most), kills - self.kills.total()))
+            print(f"{self.kills.total()} kills, {time.monotonic() - began:.0f} s", flush=True)
+
     def trial(self, most):
         """Kill one sweep up to `most` times, run it until it ends, and compare its records."""
         self.sweeps += 1
@@ -293,8 +306,8 @@ class Campaign:
         )
 
     def bury(self, sweep):
-        """Wait for the orphans of a parent that was killed; kill those that a minute does not end."""
-        until = time.monotonic() + 60
+        """Wait for the orphans of a parent that was killed; kill those that a few seconds do not end."""
+        until = time.monotonic() + PATIENCE
         while sweep.members():
             if time.monotonic() > until:
                 self.orphans += len(sweep.members())
@@ -348,7 +361,7 @@ class Campaign:
         return "\n".join(
             [
                 *lines,
-                f"{self.orphans:5d} orphans killed after a minute",
+                f"{self.orphans:5d} orphans that had to be killed",
                 f"{len(self.tracebacks):5d} kills with a traceback",
             ]
         )
@@ -362,9 +375,7 @@ def main():
     with conf_parsed_once():
         campaign = Campaign(root, int(options.get("seed", 0)), names)
         try:
-            while campaign.kills.total() < kills and time.monotonic() - began < 60 * minutes:
-                campaign.trial(min(campaign.draw.randint(1, 8), kills - campaign.kills.total()))
-                print(f"{campaign.kills.total()} kills, {time.monotonic() - began:.0f} s", flush=True)
+            campaign.go(kills, seconds=60 * minutes)
         finally:
             print("\n".join(campaign.tracebacks[:20]))
             print(campaign.table(), flush=True)
