@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 DOCS := $(VENV)/.docs
 
-.PHONY: install run test bench findings gallery docs notebook lint tensorboard clean
+.PHONY: install run test bench findings gallery gallery-write docs notebook lint tensorboard clean
 
 install: $(STAMP)
 
@@ -36,7 +36,10 @@ findings: $(STAMP)
 	$(BIN)/python experiments/findings.py
 
 gallery: $(STAMP)
-	$(BIN)/python experiments/gallery.py
+	$(BIN)/python experiments/gallery.py --check
+
+gallery-write: $(STAMP)
+	$(BIN)/python experiments/gallery.py --write
 
 $(DOCS): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'

@@ -1,12 +1,14 @@
-"""What do the five systems show? Runs the commands of each system (finished runs are skipped) and fills the marked part of
-README.md from the records: commands, a picture, and results beside the zero output or a classical answer.
+"""What do the five systems show? README.md's marked part has their commands, a picture, and results beside the zero output
+or a classical answer, all made from the records below outputs/gallery.
 
-    python experiments/gallery.py           outputs/gallery, README.md, docs/pictures/gallery_*.png
-    python experiments/gallery.py --tiny    a test: two steps of tiny nets, written to outputs/gallery_tiny
+    python experiments/gallery.py           says whether README.md would change, and how; status 1 if so; writes nothing
+    python experiments/gallery.py --write   runs what is not finished, and writes README.md and docs/pictures/gallery_*.png
+    python experiments/gallery.py --tiny    a test of --write: two steps of tiny nets, in outputs/gallery_tiny
 """
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import multiprocessing
@@ -33,6 +35,7 @@ from wavebase.report.runs import Run
 
 ROOT = Path(__file__).parents[1]
 HOME = Path("outputs/gallery")
+SHOWN_LINES = 40  # of a difference
 BEGIN, END = "<!-- make gallery writes from here -->\n", "<!-- to here -->"
 
 
@@ -58,6 +61,12 @@ def run(name: str, **settings: Any) -> Run:
     return only
 
 
+def seeds(*found: Run) -> str:
+    """How many seeds these results rest on, in words."""
+    count = len({each.setting("seed") for each in found})
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def row(label: str, found: Run) -> str:
     """A table's row: label, relative error at the start and at the end, verdict."""
     start, end = (found.value("relative_error", when) for when in ("initial", "final"))
@@ -69,7 +78,7 @@ def spectral() -> str:
     baseline, noise = exact.summary["baseline"], exact.value("label_noise", "expected_error")
     expected = "" if noise is None else f"Noise alone explains an error of {noise:.2g}. "
     count = exact.summary["moved"]
-    return f"""{exact.summary["steps"]} steps at half the stability boundary, with label noise of a tenth of the targets' size:
+    return f"""{exact.summary["steps"]} steps at half the stability boundary, with label noise of a tenth of the targets' size; {seeds(exact, perturbed, random)}:
 
 | start | relative error before | after | verdict |
 |---|---|---|---|
@@ -85,7 +94,7 @@ def spectral() -> str:
 def cosine() -> str:
     exact, off = (run("cosine", model__frequency_scale=scale) for scale in (0, 0.5))
     scale = off.setting("model.frequency_scale")
-    return f"""Reconstruction, {exact.summary["steps"]} steps:
+    return f"""Reconstruction, {exact.summary["steps"]} steps, {seeds(exact, off)}:
 
 | start | relative error before | after | verdict |
 |---|---|---|---|
@@ -99,7 +108,7 @@ def extraction() -> str:
     known = {name: f"{value:.2g}" for name, value in found.summary["baseline"].items()}
     return f"""| answer | mean squared error |
 |---|---|
-| the net after {found.summary["steps"]} steps | {found.value("metrics", "mean_squared_error"):.2g} |
+| the net after {found.summary["steps"]} steps, {seeds(found)} | {found.value("metrics", "mean_squared_error"):.2g} |
 | the same, without the start of the stream | {found.value("metrics", "mean_squared_error_after"):.2g} |
 | least squares that knows the frequencies | {known["least_squares"]} |
 | matched filter | {known["matched_filter"]} |
@@ -113,11 +122,16 @@ FORECASTERS = {"zero": "zero", "dft": "the DFT's continuation", "linear_predicti
 def forecast() -> str:
     found = {label: run("forecast", model=name) for name, label in FORECASTERS.items()}
     net = found["MLP and GRU"]
-    rows = "\n".join(f"| {label} | {each.value('metrics', 'nmse'):.3g} |" for label, each in found.items())
-    return f"""Squared error over the next {net.setting("task.horizon")} samples, divided by the signal's power (MLP and GRU: after {net.summary["steps"]} steps):
+    errors = {
+        label: [each.value("metrics", f"nmse{end}") for end in ("", "_low", "_high")] for label, each in found.items()
+    }
+    rows = "\n".join(
+        f"| {label} | {value:.3g} | {low:.3g} to {high:.3g} |" for label, (value, low, high) in errors.items()
+    )
+    return f"""Squared error over the next {net.setting("task.horizon")} samples, divided by the signal's power (MLP and GRU: after {net.summary["steps"]} steps, {seeds(net)}):
 
-| forecast | error |
-|---|---|
+| forecast | error | 95 % over held-out signals |
+|---|---|---|
 {rows}"""
 
 
@@ -171,7 +185,7 @@ def reading() -> str:
         for name, label in SAID.items()
         for null in read[name]["nulls"][:1]
     )
-    return f"""A ReLU net of {layer["hidden_size"]} units, trained for {net.summary["steps"]} steps, names the second largest of {net.setting("T")} numbers
+    return f"""A ReLU net of {layer["hidden_size"]} units, trained for {net.summary["steps"]} steps with {seeds(net)}, names the second largest of {net.setting("T")} numbers
 with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.setting("T"):.2g}).
 
 | quantity | this net | random nets | p |
@@ -250,18 +264,24 @@ def _launch(words: list[str]) -> None:
     import_module("wavebase.__main__").main()
 
 
+def picture(system: System) -> tuple[Path, bytes]:
+    """Where a system's picture belongs, and what it must be."""
+    made = system.picture()
+    content = made.read_bytes() if isinstance(made, Path) else common.png(made)
+    small, file = Image.open(io.BytesIO(content)).convert("RGB").quantize(128), io.BytesIO()  # half the size
+    small.save(file, "png")
+    return Path(f"docs/pictures/gallery_{system.page}.png"), file.getvalue()
+
+
 def section(system: System) -> str:
-    """A system's part of the page; its picture goes to docs/pictures."""
-    name, picture = f"docs/pictures/gallery_{system.page}.png", system.picture()
-    content = picture.read_bytes() if isinstance(picture, Path) else common.png(picture)
-    small = Image.open(io.BytesIO(content)).convert("RGB").quantize(128)  # half the size
-    atomic_write(Path(name), lambda file: small.save(file, "png"))
+    """A system's part of the page."""
     commands = "\n".join(f"wavebase {command}" for command in system.commands)
     result = "\n\n".join(
         part if part.startswith("|") else textwrap.fill(part, 120, break_long_words=False)
         for part in f"{system.result()}\n\n[More](docs/{system.page}.md)".split("\n\n")
     )
-    return f"\n### {system.title}\n\n```\n{commands}\n```\n\n{result}\n\n![{system.title}]({name})\n"
+    image = f"![{system.title}](docs/pictures/gallery_{system.page}.png)"
+    return f"\n### {system.title}\n\n```\n{commands}\n```\n\n{result}\n\n{image}\n"
 
 
 def filled(text: str) -> str:
@@ -272,19 +292,60 @@ def filled(text: str) -> str:
     return f"{parts[0]}{BEGIN}{text}\n{END}{parts[2]}"
 
 
-def main() -> None:
-    parser = console.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
-    parser.add_argument("--tiny", action="store_true", help="a test: two steps of tiny nets, in outputs/gallery_tiny")
-    tiny = parser.parse_args().tiny
-    torch.set_num_threads(1)  # as its runs
-    filled("")  # a page without its marks is found before minutes are spent
-    here = Path("outputs/gallery_tiny") if tiny else ROOT
-    here.mkdir(parents=True, exist_ok=True)
-    os.chdir(here)
+def check() -> bool:
+    """Print how README.md and the pictures would change, the first lines of it. Returns whether README.md would.
+
+    Raises:
+        ValueError: If a command has not left its records.
+    """
+    for system in SYSTEMS:
+        try:
+            system.result()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{HOME} must hold the records of every command of {system.title!r}, got not all; run make gallery-write, which also writes README.md") from error  # fmt: skip
+    before, after = (text.splitlines() for text in ((ROOT / "README.md").read_text(), page()))
+    changes = list(difflib.unified_diff(before, after, "README.md", "from the records", n=0, lineterm=""))
+    print("\n".join(changes[:SHOWN_LINES]))
+    if len(changes) > SHOWN_LINES:
+        print(f"... {len(changes) - SHOWN_LINES} more lines")
+    for file, content in map(picture, SYSTEMS):
+        if not file.is_file() or file.read_bytes() != content:
+            print(f"{file} would change")
+    print("README.md would change; make gallery-write writes it" if changes else "README.md is what the records give")
+    return bool(changes)
+
+
+def page() -> str:
+    """README.md as the records make it."""
+    return filled("".join(section(system) for system in SYSTEMS))
+
+
+def write(tiny: bool) -> None:
+    """Run every command that is not finished, and write README.md and its pictures in the working directory."""
     for command, small in (pair for system in SYSTEMS for pair in system.commands.items()):
         execute(shlex.split(f"{command} {small}" if tiny else command))
-    page = filled("".join(section(system) for system in SYSTEMS))
-    atomic_write(Path("README.md"), lambda file: file.write(page.encode()))
+    text = page()
+    for file, content in map(picture, SYSTEMS):
+        atomic_write(file, lambda opened, content=content: opened.write(content))  # type: ignore[misc]
+    atomic_write(Path("README.md"), lambda opened: opened.write(text.encode()))
+
+
+def main() -> None:
+    parser = console.Parser(description=__doc__.split("\n\n")[0].replace("\n", " "))
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--check", action="store_true", help="say how README.md would change; write nothing (the default)")
+    way.add_argument("--write", action="store_true", help="run what is not finished, and write README.md")
+    way.add_argument("--tiny", action="store_true", help="a test: two steps of tiny nets, in outputs/gallery_tiny")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)  # as its runs
+    filled("")  # a page without its marks is found before minutes are spent
+    here = Path("outputs/gallery_tiny") if chosen.tiny else ROOT
+    here.mkdir(parents=True, exist_ok=True)
+    os.chdir(here)
+    if chosen.write or chosen.tiny:
+        write(chosen.tiny)
+    elif check():
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -127,9 +128,9 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _files_of_conf_are_parsed_once():
-    """Hydra parses each file of conf/ twice a command, which is half of what refusing a wrong one costs."""
+@contextlib.contextmanager
+def conf_parsed_once():
+    """Let Hydra keep each parsed file of conf/. It parses each twice a command, half of what refusing a wrong one costs."""
     plain, parsed = ConfigRepository.load_config, {}
 
     def load_config(self, config_path):
@@ -141,8 +142,16 @@ def _files_of_conf_are_parsed_once():
         return copy.deepcopy(parsed[key])
 
     ConfigRepository.load_config = load_config
-    yield
-    ConfigRepository.load_config = plain
+    try:
+        yield
+    finally:
+        ConfigRepository.load_config = plain
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _files_of_conf_are_parsed_once():
+    with conf_parsed_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ SMALL = {
     r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16 panels=eigenvalues",
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
-    r"python tests/kill_fifty.py": "kills=2",
+    r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",
 }  # fmt: skip
 # What stands for a placeholder. A path that ends in ... is the first that begins so; step_<any>.pt the newest there is.
 PLACEHOLDERS = {
@@ -60,7 +60,8 @@ SCRIPTS = {"wavebase": "wavebase.__main__", "wavebase-run": "wavebase.run"}
 ELSEWHERE = {
     "make test": "this very suite",
     "make findings": "ten minutes, and it writes docs/findings.md: tests/test_experiments.py runs each of the studies",
-    "make gallery": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, with each command that the page prints of it",
+    "make gallery": "needs the records of make gallery-write: tests/test_gallery.py runs it on tiny ones",
+    "make gallery-write": "minutes, and it writes README.md: tests/test_gallery.py runs it tiny, with each command that the page prints of it",
     "python experiments/screenshots.py": "needs a browser and writes docs/pictures: tests/test_dashboard.py tries its photographer",
     "make bench": "minutes of timings: those of bench/, below",
     "python experiments/frequency_extraction.py": "hours: tests/test_models.py runs each experiment of it for two steps",
@@ -82,7 +83,7 @@ LONG = {
     "python bench/zoo.py": "tests/test_zoo.py has its bounds",
     "python bench/cosine.py": "timings",
     "python experiments/cosine_exactness.py": "T = 4096",
-    "python tests/kill_fifty.py": "tests/test_survival.py kills a few",
+    "python tests/kill_sweeps.py": "tests/test_survival.py kills twenty times",
 }
 
 # ---- what a page prints ----

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import SMALL
-from kill_fifty import contents, same
+from same_records import contents, same
 from wavebase.experiment import config, parts, runner
 from wavebase.experiment.session import Session
 from wavebase.records import folder as folders

@@ -19,7 +19,7 @@ import wavebase
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
 from wavebase import console
 from wavebase.analysis import weight_files
-from wavebase.cli.probe_source import find_source
+from wavebase.cli import probe
 from wavebase.constructions import files
 from wavebase.experiment.build import load_run
 from wavebase.models.spectral import SpectralLSTM
@@ -226,7 +226,7 @@ def test_checkpoints_hold_anything(run, data):
             folder / name,
         )
     tried(lambda: load_run(RunFolder(folder), 0))
-    tried(lambda: [weight_files.read(file) for file in find_source(folder).files.values()])
+    tried(lambda: [weight_files.read(file) for file in probe.find_source(folder).files.values()])
     tried(lambda: RunFolder(folder).newest_checkpoint())
 
 

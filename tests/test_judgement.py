@@ -3,6 +3,7 @@
 import doctest
 import json
 import math
+import re
 import sys
 from typing import ClassVar
 
@@ -15,11 +16,12 @@ from wavebase.constructions import controls, symmetry
 from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
-from wavebase.experiment import judge
+from wavebase.experiment import judge, runner
 from wavebase.experiment.judge import judge_folder
 from wavebase.models.spectral import random_weights
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
+from wavebase.training.trainer import SingleTrainer
 
 
 def seeded(seed=0):
@@ -212,6 +214,68 @@ def test_a_run_without_recurrent_weights_is_judged_all_the_same(ran, monkeypatch
     probe.main()
     out = capsys.readouterr().out
     assert "verdict at step 2: preserved" in out and "no recurrent weights" in out
+
+
+def probed(monkeypatch, capsys, path, *words, judge=True):
+    """What the command prints of a path; it must not exit with an error."""
+    monkeypatch.setattr(
+        sys, "argv", ["wavebase.probe", str(path), "samples=16", "draws=4", "panels=eigenvalues", *words]
+    )
+    probe.main(judge=judge)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return " ".join(out.split())
+
+
+DIVERGED = ("model=random", "train.log_every=1", "optim.lr=1e300", "train.steps=6")
+
+
+@pytest.mark.parametrize("rate", ["1e300", "1e60"])  # the second leaves weights whose products overflow
+def test_a_diverged_run_is_judged_and_its_finite_checkpoints_are_read(rate, ran, monkeypatch, capsys):
+    folder = ran(*RUN, *DIVERGED, f"optim.lr={rate}", "train.checkpoint_every=1")
+    last = folder.checkpoint_steps()[-1]
+    assert folder.summary()["status"] == "diverged"
+    out = probed(monkeypatch, capsys, folder.path)
+    assert f"verdict at step {last}: diverged" in out and "spectral_radius" in out
+    assert re.search(rf"left out, because their weights are not finite or too large: step_.*step_{last:08d}", out)
+    stored = json.loads((folder.path / "verdict.json").read_text())
+    assert stored["verdict"] == "diverged" and stored["steps"]["0"]["verdict"] != "diverged"
+    read = json.loads((folder.path / "spectrum.json").read_text())["step"]
+    assert read not in out and read < f"step_{last:08d}"
+    assert "left out" in probed(monkeypatch, capsys, folder.path, judge=False)
+    single = folder.checkpoint_file(last)
+    out = probed(monkeypatch, capsys, single)
+    assert f"verdict at step {last}: diverged" in out and "no finite weights" in out
+    monkeypatch.setattr(sys, "argv", ["wavebase analyze", str(single)])
+    with pytest.raises(SystemExit) as stop:
+        probe.main(judge=False)
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.count("\n") == 1 and "take an earlier checkpoint" in said
+
+
+def test_a_run_that_stopped_before_the_first_checkpoint_of_its_interval_is_judged(ran, monkeypatch, capsys):
+    folder = ran(*RUN, *DIVERGED, "train.steps=400", "train.checkpoint_every=200")
+    assert folder.checkpoint_steps()[0] == 0 and 0 < folder.checkpoint_steps()[-1] < 200
+    assert f"verdict at step {folder.checkpoint_steps()[-1]}: diverged" in probed(monkeypatch, capsys, folder.path)
+
+
+def test_a_run_whose_loss_alone_is_not_finite_has_one_verdict(composed, tmp_path, monkeypatch, capsys):
+    """The summary said that it diverged, and the probe found a net that was only broken."""
+
+    def losses(self, batches, plain=SingleTrainer.losses):
+        return plain(self, batches) * torch.nan
+
+    monkeypatch.setattr(SingleTrainer, "losses", losses)
+    node = composed(*RUN, "model=random", "train.log_every=1", "train.steps=4")
+    runner.run(runner.Job(node, tmp_path / "run", {"model": "test"}), single=False)
+    folder = RunFolder(tmp_path / "run")
+    summary = folder.summary()
+    assert summary["status"] == summary["verdict"] == "diverged" and folder.checkpoint_steps() == [0, 1]
+    assert all(torch.isfinite(w).all() for w in folder.load_checkpoint(1)["weights"].values())
+    assert summary["reasons"][0] == "the training loss is not finite"
+    judged = judge_folder(folder)
+    assert judged.last.name == "diverged" and judged.last.reasons == summary["reasons"]
+    assert "verdict at step 1: diverged" in probed(monkeypatch, capsys, folder.path)
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

@@ -8,15 +8,16 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 
-import kill_fifty
 from conftest import SMALL, wait_until
-from kill_fifty import contents, same
+from kill_sweeps import Campaign
+from same_records import contents, readable, same
 from wavebase.experiment import runner, stacked
 from wavebase.records import atomic
 from wavebase.records.atomic import FolderLocked, RecordsError
@@ -37,10 +38,18 @@ def go(node, path):
     runner.run(runner.Job(node, path, {"model": "test"}), single=False)
 
 
+def refuse(job, error):
+    """What a stack does with a failed job here."""
+    raise error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_runs_and_stacks_continue_to_the_same_bits(tmp_path):
-    hits, _ = kill_fifty.kill_and_compare(4, 0, tmp_path, steps=40)
-    assert sum(hits.values()) == 4
+def test_killed_sweeps_continue_to_the_same_bits(tmp_path):
+    campaign = Campaign(tmp_path, 0, ["basic", "stacked", "stacked_2"], steps=20, fresh=0)
+    campaign.go(20, most=8)
+    assert campaign.kills.total() == 20 and not campaign.tracebacks and not campaign.orphans
+    assert len({name for name, _ in campaign.kills}) > 1 and len({kind for _, kind in campaign.kills}) > 2
 
 
 def test_the_comparison_sees_one_bit(composed, tmp_path):
@@ -50,6 +59,9 @@ def test_the_comparison_sees_one_bit(composed, tmp_path):
     weight = two["checkpoints"][6]["net"]["weight_hh_cell"]
     weight.view(torch.int64)[0, 0] ^= 1
     assert same(one, two) == "/checkpoints/6/net/weight_hh_cell"
+    assert same(one, two, tolerance=1e-6) is None
+    weight += 1e-3
+    assert same(one, two, tolerance=1e-6) == "/checkpoints/6/net/weight_hh_cell"
 
 
 class Disk:
@@ -88,7 +100,7 @@ def test_a_disk_full_at_any_write_loses_nothing(composed, tmp_path, monkeypatch)
             patch.setattr(atomic, "open", disk.open, raising=False)
             with pytest.raises(OSError, match="No space left"):
                 go(node, folder)
-        hit.add(kill_fifty.readable(folder))
+        hit.add(readable(folder))
         assert RunFolder(folder).writer() is None, "the folder is let go of"
         go(node, folder)
         assert same(whole, contents(folder)) is None
@@ -204,7 +216,7 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
     listed = [
         runner.Job(composed(*QUICK, "model=perturbed", f"seed={seed}"), tmp_path / f"{seed}", {}) for seed in (0, 1)
     ]
-    stacked.run_stacked(listed, 64, kill_fifty.refuse)
+    stacked.run_stacked(listed, 64, refuse)
     whole = [contents(job.path) for job in listed]
     for job in listed:
         (job.path / "summary.json").unlink()
@@ -212,7 +224,7 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
         (listed[1].path / "checkpoints" / f"step_{step:08d}.pt").unlink()
     (listed[0].path / "checkpoints" / "step_00000006.pt").unlink()
     with caplog.at_level("INFO", "wavebase"):
-        stacked.run_stacked(listed, 64, kill_fifty.refuse)
+        stacked.run_stacked(listed, 64, refuse)
     assert "training 2 jobs as one program" in caplog.text
     assert [same(before, contents(job.path)) for before, job in zip(whole, listed, strict=True)] == [None, None]
 
@@ -223,9 +235,9 @@ def test_an_interrupted_stack_keeps_the_result_of_a_member_that_had_diverged(com
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="was interrupted at step 5"):
         answers = iter([False] * 5)
         patch.setattr(Interruption, "__call__", lambda self: next(answers, True))
-        stacked.run_stacked(listed, 64, kill_fifty.refuse)
+        stacked.run_stacked(listed, 64, refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "interrupted"]
-    stacked.run_stacked(listed, 64, kill_fifty.refuse)
+    stacked.run_stacked(listed, 64, refuse)
     assert [RunFolder(job.path).summary()["status"] for job in listed] == ["diverged", "done"]
 
 

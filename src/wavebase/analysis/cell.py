@@ -165,7 +165,7 @@ def _gates(matrix: np.ndarray, activation: str | None) -> tuple[str, tuple[str, 
     H, count = matrix.shape[1], matrix.shape[0] // matrix.shape[1]
     largest = float(np.abs(matrix).max())
     if largest and not SMALLEST < largest < 1 / SMALLEST:
-        raise ValueError(
+        raise OutOfRangeError(
             f"w_hh must have a largest entry between {SMALLEST} and {1 / SMALLEST:g}, got {largest:.3g}; scale the net"
         )
     chosen: str = activation or {1: "relu", 3: "gru", 4: "lstm"}.get(count, "")
@@ -191,11 +191,16 @@ def check_inputs(inputs: Array, cell: Cell) -> np.ndarray:
     return x
 
 
+class OutOfRangeError(ValueError):
+    """Weights hold a number that is nan, infinite, or of no usable size."""
+
+
 def as_array(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
     """Convert an array, a tensor (also a sparse one) or a mapping from gate to one to a float64 array.
 
     Raises:
-        ValueError: With this name in it, for what is not real or not finite.
+        ValueError: With this name in it, for what is not real.
+        OutOfRangeError: The same, for what is not finite.
     """
     if isinstance(value, Mapping):
         parts = [as_array(part, f"{name}[{gate}]") for gate, part in value.items()]
@@ -216,7 +221,7 @@ def as_array(value: Array | Mapping[str, Array], name: str) -> np.ndarray:
         raise ValueError(f"{name} must be an array of real numbers, got {array.dtype}; give a real matrix")
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
-        raise ValueError(
+        raise OutOfRangeError(
             f"{name} must be finite, got {bad} entries that are nan or infinite; take an earlier checkpoint"
         )
     return array

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from wavebase.cli.probe_source import Options, Source, find_source, read_layers
 
 if TYPE_CHECKING:
     from wavebase.analysis.spectrum_report import Report
+    from wavebase.analysis.trajectory import RoleThresholds
 
 Save = Callable[[str, bytes], None]
 
@@ -91,6 +93,7 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from wavebase.analysis import weight_files
+    from wavebase.analysis.cell import OutOfRangeError
     from wavebase.analysis.report_text import wrapped
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.experiment import validation
@@ -112,21 +115,58 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
         atomic_write(out / name, lambda file: file.write(content))
 
     lines, written = [], []
-    if judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last):
+    judged = judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last)
+    if judged:
         lines.append(_judge(source, save))
         written.append("verdict.json")
         if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
             return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
-    reports: dict[str, dict[str, Report]] = {}
-    notes: list[str] = []
-    for label, file in source.files.items():
-        reports[label], notes = read_layers(
-            weight_files.read(file), source, options, thresholds, quick=label != source.last
-        )
+    try:
+        reports, notes = _read_files(source, options, thresholds)
+    except OutOfRangeError:
+        if not judged:
+            raise
+        return "\n".join([*lines, f"verdict.json in {out}; no finite weights of a usable size to read a spectrum of"])
+    source = replace(source, files={label: source.files[label] for label in reports})
     found, pictures = _write_spectra(path, source, reports, notes, panels, save)
     shown = dict.fromkeys([*notes, *(note for report in reports[source.last].values() for note in report.notes)])
     lines += [*found, *(part for note in shown for part in wrapped(f"note: {note}"))]
     return "\n".join([*lines, f"{', '.join([*written, 'spectrum.txt', 'spectrum.json', *pictures])} in {out}"])
+
+
+def _read_files(
+    source: Source, options: Options, roles: RoleThresholds
+) -> tuple[dict[str, dict[str, Report]], list[str]]:
+    """Analyse every file, the newest fully; checkpoints of a run that diverged are left out.
+
+    Returns:
+        Reports by file and layer, and notes on the newest file.
+
+    Raises:
+        OutOfRangeError: If no file is finite.
+    """
+    from wavebase.analysis import weight_files
+    from wavebase.analysis.cell import OutOfRangeError
+
+    reports: dict[str, dict[str, Report]] = {}
+    notes: list[str] = []
+    left_out: list[str] = []
+    first: OutOfRangeError | None = None
+    for label, file in reversed(source.files.items()):
+        try:
+            found, of_file = read_layers(weight_files.read(file), source, options, roles, quick=bool(reports))
+        except OutOfRangeError as error:
+            first = first or error
+            left_out.insert(0, label)
+            continue
+        notes = notes if reports else of_file
+        reports[label] = found
+    if not reports:
+        assert first is not None
+        raise first
+    if left_out:
+        notes = [*notes, f"left out, because their weights are not finite or too large: {', '.join(left_out)}"]
+    return dict(reversed(reports.items())), notes
 
 
 def _judge(source: Source, save: Save) -> str:

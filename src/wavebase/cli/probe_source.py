@@ -118,11 +118,13 @@ def read_layers(
 
     Raises:
         ValueError: For weights that hold no recurrent layer, and for options that do not fit them.
+        OutOfRangeError: For weights that are not finite, or too large or too small to be analysed.
     """
     import numpy as np
     import torch
 
     from wavebase.analysis.analyze import analyze
+    from wavebase.analysis.cell import OutOfRangeError
     from wavebase.analysis.layer_inputs import layer_inputs
     from wavebase.analysis.state_dicts import find
     from wavebase.analysis.weight_files import one_net
@@ -150,14 +152,19 @@ def read_layers(
     generator.manual_seed(options.seed)
     signals, more = layer_inputs(found, inputs, draw)
     state = generator.get_state()  # after the noise
-    reports = {
-        layer.name: analyze(
-            **layer.arguments(),
-            inputs=signals[layer.name],
-            roles=roles,
-            draws=4 if quick else options.draws,
-            generator=generator.set_state(state),
-        )
-        for layer in found
-    }
+    try:
+        reports = {
+            layer.name: analyze(
+                **layer.arguments(),
+                inputs=signals[layer.name],
+                roles=roles,
+                draws=4 if quick else options.draws,
+                generator=generator.set_state(state),
+            )
+            for layer in found
+        }
+    except np.linalg.LinAlgError as error:  # of a net that diverges: products of its weights overflow
+        raise OutOfRangeError(
+            f"weights must be of a size whose products are finite, got a matrix that cannot be decomposed ({error}); take an earlier checkpoint"
+        ) from error
     return reports, [*stored.notes, *notes, *more]

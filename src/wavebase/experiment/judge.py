@@ -17,7 +17,7 @@ from wavebase.experiment.build import load_net, load_run, measure, snapshot
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
-from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge, judge_run
+from wavebase.probes.verdict import Thresholds, Verdict, first_failures, judge, judge_run, stopped
 from wavebase.records.folder import RunFolder
 from wavebase.signals import Signal
 from wavebase.signals.generators import WhiteNoise
@@ -203,9 +203,15 @@ def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:
     probes = cfg.probe.functions("measure")
     start = measure(probes, snapshot(components, begun, 0))
     values: dict[int, dict[str, float]] = {}
+    diverged: set[int] = set()
     for at in folder.checkpoint_steps() if step is None else [step]:
-        load_net(components.net, folder.load_checkpoint(at), folder)
+        state = folder.load_checkpoint(at)
+        load_net(components.net, state, folder)
         values[at] = measure(probes, snapshot(components, begun, at))
+        if state.get("ended") == "diverged":
+            diverged.add(at)
     thresholds = cfg.probe.verdict
     verdicts = {step: judge_run(start, measured, thresholds) for step, measured in values.items()}
+    for at in diverged:
+        verdicts[at] = stopped(verdicts[at])
     return VerdictHistory(verdicts, first_failures(values, thresholds), start)

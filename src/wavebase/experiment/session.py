@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -160,7 +159,7 @@ class Session:
         """
         judgement = verdict.judge_run(self.start_values, self.values, self.cfg.probe.verdict)
         if status == "diverged" or judgement.name == "diverged":
-            status, judgement = "diverged", dataclasses.replace(judgement, name="diverged")
+            status, judgement = "diverged", verdict.stopped(judgement)
         self._save_examples()
         self._image("weights/weight_hh_cell", step)
         self.folder.events.text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))

@@ -214,6 +214,14 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
     return verdict
 
 
+def stopped(verdict: Verdict) -> Verdict:
+    """Return the verdict on a run that stopped at a training loss that is not finite: diverged, however finite its net."""
+    if verdict.name == "diverged":
+        return verdict
+    reasons = ["the training loss is not finite", *verdict.reasons]
+    return replace(verdict, name="diverged", reasons=reasons, precision=None)
+
+
 def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) -> list[Condition]:
     """List every condition that can be checked with these values; `weight` is the one whose drift counts."""
     found = []

@@ -1,0 +1,389 @@
+"""Kill sweeps of every launcher at random moments, run them again, and compare every record with an undisturbed sweep's.
+
+    python tests/kill_sweeps.py [kills=200] [seed=0] [minutes=60] [launchers=basic,stacked,...]
+
+A sweep is killed up to eight times and then run until it ends. After a kill every file that is left must be readable, and
+the process must end by itself where it was only asked to. The records must be equal bit for bit; to 1e-6 where a stack may
+be continued with fewer members. Linux only.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from conftest import HANG, conf_parsed_once, run_as_command
+from same_records import contents, readable, same
+from wavebase.cli import run
+from wavebase.records.folder import find_runs
+
+SETTINGS = (
+    "T=4", "model=perturbed", "optim=adam", "optim.schedule=cosine", "train.batch=4", "train.log_every=1",
+    "task.held_out_count=8", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8",
+    "probe.measure=[function.held_out_error]",
+)  # fmt: skip
+TOLERANCE = 1e-6
+PATIENCE = 15  # seconds for orphans; idle ones of joblib would stay for minutes
+
+
+class Launcher(NamedTuple):
+    """One way to run a sweep.
+
+    Attributes:
+        words: Of the command line.
+        plugin: The package that it needs.
+        forks: Whether a forked copy of this process can run it; its workers then need no imports.
+        workers: Whether it has processes of its own; stacks: whether it trains several runs as one program.
+        weight: How often it is drawn.
+    """
+
+    words: tuple[str, ...]
+    plugin: str | None = None
+    forks: bool = True
+    workers: bool = False
+    stacks: bool = False
+    weight: int = 4
+
+
+LAUNCHERS = {
+    "basic": Launcher(("hydra/launcher=basic",)),
+    "stacked": Launcher(("hydra/launcher=stacked", "hydra.launcher.processes=1"), stacks=True),
+    "stacked_2": Launcher(("hydra/launcher=stacked", "hydra.launcher.processes=2"), workers=True, stacks=True),
+    "joblib": Launcher(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), "hydra_joblib_launcher", False, True, weight=1),
+    "submitit_local": Launcher(
+        ("hydra/launcher=submitit_local", "hydra/sweeper=stacks", "hydra.sweeper.size=2"), "hydra_submitit_launcher", False, True, True, 1
+    ),
+    "ray": Launcher(
+        ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
+        "hydra_ray_launcher", False, True, weight=1,
+    ),
+}  # fmt: skip
+KINDS = ("all processes", "one worker", "the parent alone", "SIGTERM twice", "SIGINT twice")
+
+
+def installed(plugin):
+    """Whether a Hydra plugin can be imported."""
+    try:
+        return plugin is None or importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+class Sweep:
+    """A sweep that runs now, in a session of its own.
+
+    Args:
+        root: The working directory; it gets the files out and log.
+        words: The command line.
+        fork: Whether a forked copy of this process runs it, in place of a fresh interpreter.
+    """
+
+    def __init__(self, root, words, fork):
+        root.mkdir(exist_ok=True)
+        self.root, self.mark = root, f"WAVEBASE_KILLED_SWEEP={root}"
+        if fork:
+            self.process = multiprocessing.get_context("fork").Process(target=self._target, args=(words,))
+            self.process.start()
+        else:
+            with (root / "log").open("wb") as log, (root / "out").open("wb") as out:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "wavebase.run", *words], cwd=root, stdout=out, stderr=log,
+                    env=os.environ | dict([self.mark.split("=")]), start_new_session=True,
+                )  # fmt: skip
+        self.pid = self.process.pid
+
+    def _target(self, words):
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would print a traceback of this harness
+        for number, name in ((1, "out"), (2, "log")):
+            with (self.root / name).open("wb") as file:
+                os.dup2(file.fileno(), number)
+        run_as_command(run.main, ["wavebase", *words], self.root)
+
+    def status(self):
+        """Return the exit status, None while it runs."""
+        return (
+            self.process.exitcode
+            if isinstance(self.process, multiprocessing.process.BaseProcess)
+            else self.process.poll()
+        )
+
+    def members(self):
+        """Return the numbers of its processes that live, orphans too: by session, or by a mark in their environment."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                    if state != "Z" and (
+                        int(session) == self.pid or self.mark.encode() in (entry / "environ").read_bytes().split(b"\0")
+                    ):
+                        found.append(int(entry.name))
+        return found
+
+    def kill_all(self):
+        """Send SIGKILL to every process until none is left."""
+        while found := self.members():
+            for pid in found:
+                send(pid, signal.SIGKILL)
+            self.status()
+            time.sleep(0.005)
+
+    def wait(self, what):
+        """Wait until the parent has ended; raises AssertionError if it does not."""
+        until = time.monotonic() + HANG
+        while self.status() is None:
+            if time.monotonic() > until:
+                self.kill_all()
+                raise AssertionError(f"{what}: the sweep must end, got none in {HANG} s: it hangs")
+            time.sleep(0.005)
+        return self.status()
+
+    def said(self):
+        """Return what it printed, standard output first."""
+        return "".join(
+            (self.root / name).read_text(errors="replace") for name in ("out", "log") if (self.root / name).exists()
+        )
+
+
+def warm(root, words):
+    """Run a sweep in this process, so that whatever is imported late is imported before the first fork."""
+    root.mkdir()
+    streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with streams[0], streams[1], contextlib.chdir(root), mock.patch.object(sys, "argv", ["wavebase", *words]):
+        GlobalHydra.instance().clear()
+        with contextlib.suppress(SystemExit):
+            run.main()
+    logging.root.handlers.clear()  # they write to the streams of the sweep
+
+
+def send(pid, number):
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def strike(sweep, kind, draw):
+    """Kill a sweep in one way and wait for the parent's end. Returns whether it still ran."""
+    if sweep.status() is not None:
+        return False
+    if kind == "all processes":
+        sweep.kill_all()
+    elif kind == "one worker":
+        workers = [pid for pid in sweep.members() if pid != sweep.pid]
+        if not workers:
+            return False
+        send(draw.choice(workers), signal.SIGKILL)
+    elif kind == "the parent alone":
+        send(sweep.pid, signal.SIGKILL)
+    else:
+        number = signal.SIGTERM if "SIGTERM" in kind else signal.SIGINT
+        for pause in (draw.uniform(0, 0.2), 0):
+            # Ctrl-C reaches every process of a terminal's foreground group
+            if sweep.status() is None:
+                (os.killpg if number == signal.SIGINT else send)(sweep.pid, number)
+            time.sleep(pause)
+    sweep.wait(kind)
+    return True
+
+
+class Campaign:
+    """Kills over several launchers.
+
+    Args:
+        names: Of the launchers; those that are not installed are left out and listed in `skipped`.
+        fresh: Share of the sweeps of forking launchers that fresh interpreters run all the same.
+    """
+
+    def __init__(self, root, seed, names, steps=60, jobs=2, fresh=0.1):
+        self.root, self.draw, self.steps, self.jobs, self.fresh = root, random.Random(seed), steps, jobs, fresh
+        self.skipped = [name for name in names if not installed(LAUNCHERS[name].plugin)]
+        self.names = [name for name in names if name not in self.skipped]
+        self.kills, self.places, self.records = collections.Counter(), collections.Counter(), collections.Counter()
+        self.tracebacks, self.orphans, self.sweeps, self.fresh_kills = [], 0, 0, 0
+        self.whole, self.lasted = {}, {}
+        torch.set_num_threads(1)
+        warm(root / "warm", [*self.words("stacked"), "train.steps=2"])
+
+    def words(self, name):
+        """Return a launcher's command line."""
+        lengths = (
+            f"train.steps={self.steps}",
+            f"train.checkpoint_every={self.steps // 10}",
+            f"probe.every={self.steps // 4}",
+        )
+        return [
+            "-m",
+            *LAUNCHERS[name].words,
+            *SETTINGS,
+            *lengths,
+            f"seed=range(0,{self.jobs})",
+            "hydra.sweep.dir=sweep",
+        ]
+
+    def undisturbed(self, name, fork):
+        """Measure how long a sweep takes; the first one's records are what all of this launcher are compared with."""
+        if (name, fork) in self.lasted:
+            return
+        root, began = self.root / f"whole{len(self.lasted)}", time.monotonic()
+        sweep = Sweep(root, self.words(name), fork)
+        assert sweep.wait(name) == 0, sweep.said()
+        self.lasted[name, fork] = time.monotonic() - began
+        found = {run.path.name: contents(run.path) for run in find_runs(root / "sweep")}
+        assert len(found) == self.jobs and all(len(one["metrics"]) == self.steps + 5 for one in found.values())
+        self.whole.setdefault(name, found)
+
+    def go(self, kills, most=8, seconds=math.inf):
+        """Kill so many times, unless the time is over before.
+
+        Args:
+            most: Kills of one sweep.
+        """
+        began = time.monotonic()
+        while self.kills.total() < kills and time.monotonic() - began < seconds:
+            self.trial(min(self.draw.randint(1, most), kills - self.kills.total()))
+            print(f"{self.kills.total()} kills, {time.monotonic() - began:.0f} s", flush=True)
+
+    def trial(self, most):
+        """Kill one sweep up to `most` times, run it until it ends, and compare its records."""
+        self.sweeps += 1
+        name = self.draw.choices(self.names, [LAUNCHERS[each].weight for each in self.names])[0]
+        launcher = LAUNCHERS[name]
+        fork = launcher.forks and self.draw.random() >= self.fresh
+        self.undisturbed(name, fork)
+        root, kinds = (
+            self.root / f"cut{self.sweeps}",
+            [kind for kind in KINDS if launcher.workers or kind != "one worker"],
+        )
+        where = f"sweep {self.sweeps}, {name}, {'forked' if fork else 'fresh interpreter'}"
+        for _ in range(most):
+            kind, longest = self.draw.choice(kinds), self.lasted[name, fork]
+            moment = self.draw.uniform(0, min(1, longest) if self.draw.random() < 0.3 else longest)
+            sweep = Sweep(root, self.words(name), fork)
+            until = time.monotonic() + moment
+            while sweep.status() is None and time.monotonic() < until:
+                time.sleep(min(0.005, max(0, until - time.monotonic())))
+            if not strike(sweep, kind, self.draw):
+                sweep.wait(where)
+                break
+            self.kills[name, kind] += 1
+            self.fresh_kills += not fork
+            self.places[self.left(root)] += 1
+            if kind != "all processes" and "Traceback" in (said := sweep.said()):
+                self.tracebacks.append(f"{where}, {kind} at {moment:.2f} s:\n{said}")
+            if self.draw.random() < 0.5:  # otherwise orphans still write when the sweep is run again
+                self.bury(sweep)
+        self.finish(where, root, self.words(name), fork)
+        self.compare(where, name, root)
+
+    def left(self, root):
+        """Read what a killed sweep left; returns the place of its latest run."""
+        folders = sorted(file.parent for file in root.glob("sweep/*/config.yaml"))
+        places = [readable(folder, self.steps) for folder in folders]
+        return next(
+            (place for place in reversed(places) if place != "after the summary"),
+            places[-1] if places else readable(root),
+        )
+
+    def bury(self, sweep):
+        """Wait for the orphans of a parent that was killed; kill those that a few seconds do not end."""
+        until = time.monotonic() + PATIENCE
+        while sweep.members():
+            if time.monotonic() > until:
+                self.orphans += len(sweep.members())
+                sweep.kill_all()
+            time.sleep(0.02)
+
+    def finish(self, where, root, words, fork):
+        """Run the sweep until every run is done: again where orphans of a killed parent still wrote."""
+        for _ in range(5):
+            sweep = Sweep(root, words, fork)
+            status = sweep.wait(where)
+            self.bury(sweep)
+            if status == 0 and len(list(root.glob("sweep/*/summary.json"))) == self.jobs and self.done(root):
+                return
+            assert status == 0 or "written now by" in sweep.said() or "got process" in sweep.said(), (
+                f"{where}: status {status}\n{sweep.said()}"
+            )
+        raise AssertionError(f"{where}: five more runs did not end it\n{sweep.said()}")
+
+    @staticmethod
+    def done(root):
+        return all(json.loads(file.read_text())["status"] == "done" for file in root.glob("sweep/*/summary.json"))
+
+    def compare(self, where, name, root):
+        """Compare every record; count those that are equal and those that are close."""
+        found = {run.path.name: run.path for run in find_runs(root / "sweep")}
+        assert found.keys() == self.whole[name].keys(), f"{where}: {sorted(found)}"
+        for job, folder in found.items():
+            record = contents(folder)
+            # a run that was asked to stop leaves a checkpoint of that step too
+            steps = self.whole[name][job]["checkpoints"].keys()
+            record["checkpoints"] = {step: held for step, held in record["checkpoints"].items() if step in steps}
+            difference = same(self.whole[name][job], record)
+            if difference is not None and LAUNCHERS[name].stacks:
+                self.records[name, "to 1e-6"] += 1
+                difference = same(self.whole[name][job], record, tolerance=TOLERANCE)
+            else:
+                self.records[name, "bit for bit"] += 1
+            assert difference is None, f"{where}: {job} differs at {difference}; see {folder}"
+
+    def table(self):
+        """Return the counts as lines of text."""
+        lines = [f"{'kills':<22}" + "".join(f"{kind:>18}" for kind in KINDS)]
+        lines += [
+            f"{name:<22}" + "".join(f"{self.kills[name, kind] or '-':>18}" for kind in KINDS) for name in self.names
+        ]
+        lines += [f"{name:<22}not installed, skipped" for name in self.skipped]
+        lines += [f"{count:5d} {place}" for place, count in self.places.most_common()]
+        lines += [f"{count:5d} records of {name} equal {how}" for (name, how), count in sorted(self.records.items())]
+        lines += [f"{self.fresh_kills:5d} kills of fresh interpreters, the others of forked ones"]
+        return "\n".join(
+            [
+                *lines,
+                f"{self.orphans:5d} orphans that had to be killed",
+                f"{len(self.tracebacks):5d} kills with a traceback",
+            ]
+        )
+
+
+def main():
+    options = dict(word.split("=", 1) for word in sys.argv[1:])
+    kills, minutes = int(options.get("kills", 200)), float(options.get("minutes", 60))
+    names = options["launchers"].split(",") if "launchers" in options else list(LAUNCHERS)
+    began, root = time.monotonic(), Path(tempfile.mkdtemp(prefix="kill_sweeps"))
+    with conf_parsed_once():
+        campaign = Campaign(root, int(options.get("seed", 0)), names)
+        try:
+            campaign.go(kills, seconds=60 * minutes)
+        finally:
+            print("\n".join(campaign.tracebacks[:20]))
+            print(campaign.table(), flush=True)
+    shutil.rmtree(root)  # a difference leaves the folders to look at
+    print(
+        f"{campaign.kills.total()} kills in {campaign.sweeps} sweeps, {time.monotonic() - began:.0f} s, no difference"
+    )
+
+
+if __name__ == "__main__":
+    main()
