@@ -86,16 +86,21 @@ class Law:
 
 
 def ratio(runs: Sequence[study.Run], law: Law, lr: float | None = None) -> statistics.Interval:
-    """Measured over predicted error, with the 95 % interval of Student's t over runs; over the later half of the steps."""
-    series = [run.series()["loss/relative"] for run in runs]
-    at = np.asarray(series[0][0])
-    later = (at >= at[-1] / 2) & (at > 0)
+    """Measured over predicted error, with the 95 % interval of Student's t over runs; over the later half of the steps.
+
+    Args:
+        lr: Of plain descent, in whose place the prediction is made; None for the runs' own rule.
+    """
     _, parts = build.load_run(runs[0].folder, 0)
     rule = UpdateRule.of(parts.optimizer) if lr is None else UpdateRule(lr)
-    predicted = law.loss(rule, [int(step) for step in at[later]])
-    means = np.array([np.mean(np.asarray(values)[later]) for _, values in series]) / predicted
-    middle = means.mean()
-    reach = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else np.nan
+    means = []
+    for run in runs:
+        at, values = map(np.asarray, run.series()["loss/relative"])
+        later = (at >= run.config["train.steps"] / 2) & (at > 0)
+        lost = run.status == "diverged" or not later.any()
+        means.append(np.inf if lost else values[later].mean() / law.loss(rule, [int(step) for step in at[later]]))
+    middle, n = float(np.mean(means)), len(means)
+    reach = stats.t.ppf(0.975, n - 1) * np.std(means, ddof=1) / n**0.5 if n > 1 and np.isfinite(middle) else np.nan
     return statistics.Interval(*(float(np.sqrt(max(value, 0.0))) for value in (middle, middle - reach, middle + reach)))
 
 
@@ -219,7 +224,7 @@ def picture(grid: dict[str, dict[str, tuple[float, str]]], ratios: dict[str, dic
     left.set_title(", ".join(f"{letter} {name}" for name, letter in LETTERS.items()), fontsize=6.5)
     for shift, (label, of), colour in zip((-0.2, 0, 0.2), ratios.items(), common.COLOURS, strict=False):
         places = [names.index(name) + shift for name in of]
-        values = np.array([one.value for one in of.values()])
+        values = np.array([one.value if np.isfinite(one.value) else np.nan for one in of.values()])
         reach = np.array([[one.value - one.low, one.high - one.value] for one in of.values()]).T
         right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=colour, label=label, markersize=5)
     right.axvline(1, color=common.GREY, linewidth=1)
