@@ -8,6 +8,9 @@ the bias that weight decay causes. H and C are measured at the start, from curva
 For a mean squared loss with label noise C is proportional to H, and this is the law of `label_noise`. For cross-entropy with sampled
 labels C = H / N, with N labels a batch. In general C is neither.
 
+The recursion is classical: Mandt, Hoffman and Blei, "Stochastic gradient descent as approximate Bayesian inference" (2017, arXiv
+1704.04289), for small rates.
+
 Letters: P trained parameters, K eigenvalues, B batches.
 """
 
