@@ -233,16 +233,18 @@ def picture(grid: dict[str, dict[str, tuple[float, str]]], ratios: dict[str, dic
     left.set_yticks(range(len(names)), names, fontsize=9)
     figure.colorbar(shown, ax=left, label="log10 of the error")
     left.set_title(", ".join(f"{letter} {name}" for name, letter in LETTERS.items()), fontsize=6.5)
-    for shift, (label, of), colour in zip((-0.3, -0.1, 0.1, 0.3), ratios.items(), common.COLOURS, strict=False):
+    for shift, mark, (label, of), colour in zip(
+        (-0.3, -0.1, 0.1, 0.3), "osD^", ratios.items(), common.COLOURS, strict=False
+    ):
         places = [names.index(name) + shift for name in of]
         values = np.array([one.value if np.isfinite(one.value) else np.nan for one in of.values()])
         reach = np.array([[one.value - one.low, one.high - one.value] for one in of.values()]).T
-        right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=colour, label=label, markersize=5)
+        right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt=mark, color=colour, label=label, markersize=5)
     right.axvline(1, color=common.GREY, linewidth=1)
     right.set(xscale="log", xlabel="measured / predicted error", ylim=(len(names) - 0.5, -0.5))
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(alpha=0.25)
-    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
