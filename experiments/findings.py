@@ -19,6 +19,7 @@ STUDIES = (
     "confusion_matrix",
     "verdict_pairs",
     "zoo_controls",
+    "atlas",
     "spectral_exactness",
     "spectral_frontier",
     "one_dynamics",

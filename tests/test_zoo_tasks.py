@@ -6,9 +6,11 @@ import re
 import pytest
 import torch
 
+from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.counting import Counting
 from wavebase.tasks.in_context_regression import InContextRegression, input_variances
 from wavebase.tasks.modular_addition import ModularAddition
+from wavebase.tasks.reconstruction import Reconstruction
 
 CPU = torch.device("cpu")
 
@@ -23,6 +25,10 @@ def counting(T=60, **keys):
 
 def regression(**keys):
     return InContextRegression(12, torch.float64, CPU, generator(), **keys)
+
+
+def reconstruction(**keys):
+    return Reconstruction(WhiteNoise(), 8, torch.float64, CPU, generator(), **keys)
 
 
 def addition(**keys):
@@ -121,7 +127,7 @@ def test_sums_are_right_and_a_large_table_is_sampled():
     assert len(many.input) == 50 and len(many.input.unique(dim=0)) > 45
 
 
-@pytest.mark.parametrize("make", [addition, regression])
+@pytest.mark.parametrize("make", [addition, regression, reconstruction])
 def test_label_noise_has_its_size_and_never_touches_held_out_sets(make):
     noisy, plain = make(label_noise=0.5), make()
     drawn, clean = noisy.sample_batch(20_000, generator(1)), plain.sample_batch(20_000, generator(1))
@@ -140,6 +146,7 @@ def test_label_noise_has_its_size_and_never_touches_held_out_sets(make):
         (regression, {"condition": 0.5}, "task.condition must be finite and at least 1, got 0.5"),
         (regression, {"condition": 2.0, "dimension": 1}, "task.condition must be 1 for one dimension, got 2.0"),
         (regression, {"label_noise": -1.0}, "task.label_noise must be finite and not negative, got -1.0"),
+        (reconstruction, {"label_noise": -0.1}, "task.label_noise must be finite and not negative, got -0.1"),
         (addition, {"p": 10}, "task.p must be odd, got 10; use 11"),
         (addition, {"p": 1}, "task.p must be at least 3, got 1"),
         (addition, {"label_noise": math.nan}, "task.label_noise must be finite and not negative, got nan"),

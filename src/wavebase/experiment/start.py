@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.validation import ConfigError
 from wavebase.probes.curvature import loss_terms
+from wavebase.tasks.base import SquaredErrorTask
 from wavebase.theory import boundaries, gauss_newton, label_noise
 from wavebase.theory.boundaries import Curvatures
 
@@ -103,13 +104,16 @@ def predicted_noise_error(
     """
     sigma, shown = getattr(task, "label_noise", 0.0), task.held_out.get("training")
     mixed = getattr(task, "shuffle_targets", False) or getattr(task, "off_task_steps", None) is not None
-    if not sigma or mixed or net.construction is None:
+    squared = isinstance(task, SquaredErrorTask)
+    if not sigma or mixed or not squared:
         return None
     try:
         rule = label_noise.UpdateRule.of(optimizer)
     except ValueError:
         return None
-    signal, target = shown[0][: gauss_newton.enough(shown[1][0].numel())], shown[1]
+    target, wanted = shown[1], gauss_newton.enough(shown[1][0].numel())
+    # part of a set in order, such as all pairs of numbers, is no sample of it
+    signal = shown[0] if len(target) < 2 * wanted else shown[0][:wanted]
     numbers = sum(parameter.numel() for parameter in trained.values())
     with torch.no_grad():
         fits = task.loss(net(signal), target[: len(signal)]) <= FITS * task.baselines["mean"]
@@ -118,7 +122,9 @@ def predicted_noise_error(
     key = "noise " + _digest(net, trained, signal)
     if key not in measured:
         measured[key] = gauss_newton.gauss_newton(net, trained, signal).eigenvalues
-    return label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
+    # the noise is in units of the targets' rms, the error in those of the task: a zero output has 1, or a little more
+    unit = task.metrics(torch.zeros_like(target), target)["relative_error"]
+    return unit * label_noise.stationary_error(measured[key], rule, sigma, cfg.train.batch * target[0].numel())
 
 
 def _digest(net: nn.Module, trained: Iterable[str], *tensors: Any) -> str:

@@ -23,7 +23,7 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
         return {}
     if not all(weight.isfinite().all() for weight in snapshot.weights.values()):
         return {"position/distance": math.inf}
-    aligned, apart = algorithm.aligned({name: snapshot.weights[name] for name in algorithm.weights})
+    aligned, apart = snapshot.nearest
     values = {"position/distance": apart}
     for block, parts in algorithm.blocks.items():
         moved = size = 0.0
@@ -46,7 +46,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
     algorithm = snapshot.algorithm
     if algorithm is None or not algorithm.mask or algorithm.forward is None:
         return {}
-    aligned, _ = algorithm.aligned({name: snapshot.weights[name] for name in algorithm.weights})
+    aligned, _ = snapshot.nearest
     kept = {
         name: weight * algorithm.mask[name].to(weight) if name in algorithm.mask else weight
         for name, weight in aligned.items()
@@ -69,7 +69,7 @@ def questions(snapshot: Snapshot) -> dict[str, float]:
     names = [f"mechanism/question_{name}" for name in algorithm.questions]
     if not all(weight.isfinite().all() for weight in snapshot.weights.values()):
         return dict.fromkeys(names, math.nan)
-    aligned, _ = algorithm.aligned({name: snapshot.weights[name] for name in algorithm.weights})
+    aligned, _ = snapshot.nearest
     with torch.no_grad():
         return {
             name: float(question(aligned)) for name, question in zip(names, algorithm.questions.values(), strict=True)

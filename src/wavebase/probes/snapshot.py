@@ -89,6 +89,15 @@ class Snapshot:
         found, as_they_are = align(self.weights, exact, signal), identity_element(exact.hidden_size)
         return found if found.distance < 1 else Alignment(as_they_are, dict(self.weights), apart)
 
+    @cached_property
+    def nearest(self) -> tuple[dict[str, Tensor], float]:
+        """The weights moved by the symmetries of `algorithm` as near to it as they come, and that distance.
+
+        Only for a snapshot with an algorithm and finite weights.
+        """
+        assert self.algorithm is not None
+        return self.algorithm.aligned({name: self.weights[name] for name in self.algorithm.weights})
+
     @property
     def aligned(self) -> Mapping[str, Tensor]:
         """The weights after `alignment`; unchanged where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -55,6 +56,8 @@ class SquaredErrorTask:
     """A task whose loss is the mean squared error. Output and target have one shape."""
 
     mean_over_sequences = True
+    label_noise = 0.0  # of training targets, in units of their rms
+    baselines: Mapping[str, float]
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared error over all numbers of the batch, in the target's units squared."""
@@ -63,6 +66,20 @@ class SquaredErrorTask:
     def residuals(self, output: Tensor, target: Tensor) -> Tensor:
         """Return numbers whose squares add up to the loss."""
         return (output - target) / output.numel() ** 0.5
+
+    def with_label_noise(self, drawn: Batch, rms: float, generator: torch.Generator) -> Batch:
+        """Return a batch whose targets have normal noise of standard deviation label_noise * rms added."""
+        if not self.label_noise:
+            return drawn
+        noise = torch.randn(drawn.target.shape, generator=generator, dtype=torch.float64).to(drawn.target)
+        return Batch(drawn.input, drawn.target + self.label_noise * rms * noise)
+
+
+def check_label_noise(label_noise: float) -> float:
+    """Return a task's label noise. Raises ValueError if it is negative or not finite."""
+    if not (math.isfinite(label_noise) and label_noise >= 0):
+        raise ValueError(f"task.label_noise must be finite and not negative, got {label_noise}; use 0.1")
+    return label_noise
 
 
 def relative_errors(output: Tensor, target: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavebase.constructions.linear_attention import best_preconditioner, best_rate, gradient_step
 from wavebase.registry import registered
-from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, require_at_least
+from wavebase.tasks.base import Batch, SquaredErrorTask, check_label_noise, constant_losses, require_at_least
 
 
 @registered
@@ -47,9 +47,8 @@ class InContextRegression(SquaredErrorTask):
             raise ValueError(f"task.condition must be finite and at least 1, got {condition}; use 1")
         if condition > 1 and dimension == 1:
             raise ValueError(f"task.condition must be 1 for one dimension, got {condition}; use task.dimension=4")
-        if not (math.isfinite(label_noise) and label_noise >= 0):
-            raise ValueError(f"task.label_noise must be finite and not negative, got {label_noise}; use 0.1")
-        self.T, self.dimension, self.dtype, self.device, self.label_noise = T, dimension, dtype, device, label_noise
+        self.T, self.dimension, self.dtype, self.device = T, dimension, dtype, device
+        self.label_noise = check_label_noise(label_noise)
         self.variances = input_variances(dimension, condition)
         self.sizes: dict[str, Any] = {"examples": T, "dimension": dimension}
         training = self._draw(held_out_count, probe_generator)
@@ -61,11 +60,7 @@ class InContextRegression(SquaredErrorTask):
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """Fresh prompts."""
-        drawn = self._draw(batch, generator)
-        if not self.label_noise:
-            return drawn
-        noise = torch.randn(drawn.target.shape, generator=generator, dtype=torch.float64).to(drawn.target)
-        return Batch(drawn.input, drawn.target + self.label_noise * self.dimension**0.5 * noise)
+        return self.with_label_noise(self._draw(batch, generator), self.dimension**0.5, generator)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target||: 1 for zero outputs, and for the best constant but for its mean."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavebase.registry import registered
-from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, require_at_least
+from wavebase.tasks.base import Batch, SquaredErrorTask, check_label_noise, constant_losses, require_at_least
 
 
 @registered
@@ -34,11 +33,9 @@ class ModularAddition(SquaredErrorTask):
         label_noise: float = 0.0,
     ):
         require_at_least({"held_out_count": 2, "p": 3}, held_out_count=held_out_count, p=p)
-        if not (math.isfinite(label_noise) and label_noise >= 0):
-            raise ValueError(f"task.label_noise must be finite and not negative, got {label_noise}; use 0.1")
         if p % 2 == 0:
             raise ValueError(f"task.p must be odd, got {p}; use {p + 1}")
-        self.p, self.dtype, self.device, self.label_noise = p, dtype, device, label_noise
+        self.p, self.dtype, self.device, self.label_noise = p, dtype, device, check_label_noise(label_noise)
         self.sizes: dict[str, Any] = {"p": p}
         if p**2 > held_out_count:
             pairs = torch.randint(p**2, (held_out_count,), generator=probe_generator)
@@ -50,10 +47,7 @@ class ModularAddition(SquaredErrorTask):
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """Random pairs."""
         drawn = self._batch(torch.randint(self.p**2, (batch,), generator=generator))
-        if not self.label_noise:
-            return drawn
-        noise = torch.randn(drawn.target.shape, generator=generator, dtype=torch.float64).to(drawn.target)
-        return Batch(drawn.input, drawn.target + self.label_noise * self.p**-0.5 * noise)
+        return self.with_label_noise(drawn, self.p**-0.5, generator)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """relative_error ||output - target|| / ||target - 1/p||, and accuracy.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,14 @@ from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
 from wavebase.spectrum import normalisation_factor, power_spectrum, resolve_bins
-from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relative_errors, require_at_least
+from wavebase.tasks.base import (
+    Batch,
+    SquaredErrorTask,
+    check_label_noise,
+    constant_losses,
+    relative_errors,
+    require_at_least,
+)
 
 
 def stream_windows(T: int) -> int:
@@ -63,12 +69,11 @@ class PowerSpectrum(SquaredErrorTask):
         off_task_steps: int | None = None,
     ):
         require_at_least({"windows": 1, "held_out_count": 2}, windows=windows, held_out_count=held_out_count)
+        self.label_noise = check_label_noise(label_noise)
         if training_count is not None and training_count < 1:
             raise ValueError(
                 f"task.training_count must be at least 1, got {training_count}; use null for fresh sequences"
             )
-        if not (math.isfinite(label_noise) and label_noise >= 0):
-            raise ValueError(f"task.label_noise must be finite and not negative, got {label_noise}; use 0.1")
         if off_task_steps is not None and (off_task_steps < 0 or not (label_noise or shuffle_targets)):
             raise ValueError(
                 f"task.off_task_steps must be at least 0 and end some label_noise or shuffle_targets, got {off_task_steps}; use null"
@@ -87,7 +92,7 @@ class PowerSpectrum(SquaredErrorTask):
             name: self._batch(x) for name, x in self._probe_signals(held_out_count, probe_generator).items()
         }
         self.baselines = constant_losses(self.held_out["training"].target.flatten(0, 1))
-        self.label_noise, self.shuffle_targets, self.off_task_steps = label_noise, shuffle_targets, off_task_steps
+        self.shuffle_targets, self.off_task_steps = shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
             self.fixed = self._batch(signal.sample(training_count, self.samples, probe_generator))
@@ -97,13 +102,10 @@ class PowerSpectrum(SquaredErrorTask):
         drawn = self._draw(batch, generator)
         if self.off_task_steps is not None and step >= self.off_task_steps:
             return drawn
-        target = drawn.target
         if self.shuffle_targets:
-            target = target[torch.randperm(len(target), generator=generator).to(target.device)]
-        if self.label_noise:
-            noise = torch.randn(target.shape, generator=generator, dtype=torch.float64).to(target)
-            target = target + self.label_noise * self.baselines["zero"] ** 0.5 * noise
-        return Batch(drawn.input, target)
+            order = torch.randperm(len(drawn.target), generator=generator).to(drawn.target.device)
+            drawn = Batch(drawn.input, drawn.target[order])
+        return self.with_label_noise(drawn, self.baselines["zero"] ** 0.5, generator)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """Return relative_error, ||output - target||_F / ||target||_F, and worst_window_error, that of the worst window."""

@@ -10,19 +10,25 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals import Signal
 from wavebase.signals.generators import Impulse, Tones, WhiteNoise
-from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relative_errors, require_at_least
+from wavebase.tasks.base import (
+    Batch,
+    SquaredErrorTask,
+    check_label_noise,
+    constant_losses,
+    relative_errors,
+    require_at_least,
+)
 
 
 @registered
 class Reconstruction(SquaredErrorTask):
     """Reproduce windows of N = T samples of a signal, with the mean squared error as loss.
 
-    `held_out` are fixed sets of `held_out_count` windows, drawn from `probe_generator` alone: the training signal (the
-    held-out part of a recording), and signals that training may never show. `baselines` are the losses of two constant
-    predictions on held_out["training"]: zero, and the mean of each sample.
+    label_noise: standard deviation of a normal number added to every training target, in units of the targets' rms.
 
-    Raises:
-        ValueError: For fewer than 2 held-out windows, and for a signal that is silent where it is held out.
+    `held_out` are fixed sets of `held_out_count` windows each, drawn from `probe_generator` alone: the training signal (its
+    held-out part, if it is a recording), and probes that training need not have shown. `baselines` are the losses of
+    two constant predictions on held_out["training"]: zero, and the mean of each sample.
     """
 
     def __init__(
@@ -34,9 +40,11 @@ class Reconstruction(SquaredErrorTask):
         probe_generator: torch.Generator,
         *,
         held_out_count: int = 512,
+        label_noise: float = 0.0,
     ):
         require_at_least({"held_out_count": 2}, held_out_count=held_out_count)
         self.signal, self.N, self.dtype, self.device = signal, T, dtype, device
+        self.label_noise = check_label_noise(label_noise)
         self.sizes: dict[str, Any] = {"N": T}
         peak, n = signal.peak, held_out_count
         drawn = {
@@ -50,7 +58,8 @@ class Reconstruction(SquaredErrorTask):
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
         """Draw a fresh batch of the training signal."""
-        return self._batch(self.signal.sample(batch, self.N, generator))
+        drawn = self._batch(self.signal.sample(batch, self.N, generator))
+        return self.with_label_noise(drawn, self.baselines["zero"] ** 0.5, generator)
 
     def metrics(self, output: Tensor, target: Tensor) -> dict[str, float]:
         """Return relative_error, ||output - target||_F / ||target||_F, worst_window_error, and mean_squared_error."""
