@@ -101,6 +101,7 @@ def find_source(path: Path) -> Source:
     return Source(files, root, out, config, example)
 
 
+# long: half of it documents what is read and how
 def read_layers(
     stored: Stored, source: Source, options: Options, roles: RoleThresholds, quick: bool
 ) -> tuple[dict[str, Report], list[str]]:
