@@ -104,8 +104,8 @@ def ratio(runs: Sequence[study.Run], law: Law, lr: float | None = None) -> stati
     return statistics.Interval(*(float(np.sqrt(max(value, 0.0))) for value in (middle, middle - reach, middle + reach)))
 
 
-def member(size: study.Size, name: str) -> tuple[dict[str, list[study.Run]], list[study.Run]]:
-    """The runs of a member by condition, and those from random starts under SGD and label noise."""
+def member(size: study.Size, name: str) -> tuple[dict[str, list[study.Run]], list[study.Run], list[study.Run]]:
+    """The runs of a member by condition, more seeds of SGD with label noise, and runs of that from random starts."""
     steps = size.pick(tiny=2, fast=300, full=4000)
     seeds = size.pick(tiny=1, fast=4, full=20)
     shared = (
@@ -132,12 +132,16 @@ def member(size: study.Size, name: str) -> tuple[dict[str, list[study.Run]], lis
     if noisy:
         found |= {"SGD, noise": by["sgd", True], "Adam, noise": by["adam", True]}
     found["SGD, decay"] = size.sweep(*shared, "optim=sgd", f"optim.weight_decay={SHRINK / rate:.6g}")
-    random = []
+    random, more = [], []
     if noisy:
+        words = [word for word in shared if not word.startswith(("seed", "probe.measure"))]
+        only = "probe.measure=[function.held_out_error]"
+        seed = f"seed=range({seeds},{seeds + size.pick(tiny=1, fast=12, full=40)})"
+        more = size.sweep(*words, only, seed, "optim=sgd", noisy)
         start = "model=random" if name == "spectral LSTM" else "model.start=random"
         words = [word for word in shared if not (name == "spectral LSTM" and word == "model=spectral")]
         random = size.sweep(*words, "optim=sgd", noisy, start)
-    return {condition: found[condition] for condition in CONDITIONS if condition in found}, random
+    return {condition: found[condition] for condition in CONDITIONS if condition in found}, more, random
 
 
 def measure(size: study.Size) -> study.Finding:
@@ -145,9 +149,14 @@ def measure(size: study.Size) -> study.Finding:
     batches = size.pick(tiny=4, fast=200, full=1000)
     rows: list[dict[str, Any]] = []
     grid: dict[str, dict[str, tuple[float, str]]] = {}
-    ratios: dict[str, dict[str, statistics.Interval]] = {"SGD, noise": {}, "Adam, noise": {}, "random start": {}}
+    ratios: dict[str, dict[str, statistics.Interval]] = {
+        "SGD, noise": {},
+        "SGD, decay": {},
+        "Adam, noise": {},
+        "random start": {},
+    }
     for name in names:
-        by, random = member(size, name)
+        by, more, random = member(size, name)
         grid[name] = {}
         for condition, runs in by.items():
             errors = [error_of(run) for run in runs]
@@ -162,12 +171,15 @@ def measure(size: study.Size) -> study.Finding:
             }
             if condition == "SGD, noise":
                 law = Law(runs[0], batches)
-                ratios[condition][name] = ratio(runs, law)
+                ratios[condition][name] = ratio([*runs, *more], law)
                 row |= {
                     "measured/law": ratios[condition][name].value,
                     "from": ratios[condition][name].low,
                     "to": ratios[condition][name].high,
                 }
+            elif condition == "SGD, decay" and random:
+                ratios[condition][name] = one = ratio(runs, Law(runs[0], batches))
+                row |= {"measured/law": one.value, "from": one.low, "to": one.high}
             elif condition == "Adam, noise":
                 ratios[condition][name] = ratio(runs, law, runs[0].value("optim", "lr"))
             rows.append(row)
@@ -182,26 +194,25 @@ def texts(rows: Sequence[dict], ratios: dict[str, dict[str, statistics.Interval]
     def listed(of: dict[str, statistics.Interval]) -> str:
         return "; ".join(f"{name} {one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for name, one in of.items())
 
-    law = ratios["SGD, noise"]
-    held = [name for name, one in law.items() if one.low <= 1.1 and one.high >= 1 / 1.1]
+    law, decay = ratios["SGD, noise"], ratios["SGD, decay"]
+    held = [name for name, one in law.items() if abs(one.value - 1) <= 0.1]
     plain = {row["member"]: row for row in rows if row["condition"] == "SGD"}
-    still = [
-        name
-        for name, row in plain.items()
-        if row["error"] < 1e-7 and set(row["verdict"].split()[::2]) <= {"unmoved", "preserved"}
-    ]
-    decay = "; ".join(
-        f"{row['member']} {row['error']:.1e} ({row['verdict']})" for row in rows if row["condition"] == "SGD, decay"
+    still = [name for name, row in plain.items() if row["error"] < 1e-7]
+    decayed = "; ".join(
+        f"{r['member']} {r['error']:.1e} ({r['verdict']})" for r in rows if r["condition"] == "SGD, decay"
     )
-    runs = size.pick(tiny=1, fast=4, full=20)
-    conclusion = f"""Curvature and gradient noise, measured at the exact weights, foretell the error under SGD and label noise without a fitted
-    number: measured over predicted is {listed(law)}; within 10 %, as far as the interval can tell, for {len(held)} of {len(law)} members.
-    Controls: with Adam's rate in the place of SGD's, {listed(ratios["Adam, noise"])}; from random starts, {listed(ratios["random start"])}.
-    Plain SGD at half of the boundary leaves {len(still)} of {len(plain)} members at an error below 1e-7: {", ".join(still) or "none"}. Under decay that
-    shrinks a weight without gradient by {SHRINK:g} a step the errors are: {decay}. Not found in the literature known to us."""
-    limitations = f"""{runs} seeds of one size of each member; the error is the root of the loss over the optimum relative to the best constant's,
-    which for the counter is a cross-entropy. The law is linear in the distance from the start. Attention's prompts are noise of
-    their own: its labels are not what one step predicts, so that plain SGD has noise too. Adam's law is not attempted here."""
+    seeds = size.pick(tiny=(1, 2), fast=(4, 16), full=(20, 60))
+    conclusion = f"""1. Curvature and gradient noise, measured at the exact weights, foretell the error under SGD and label noise without a fitted
+    number: measured over predicted is {listed(law)}; within 10 % for {len(held)} of {len(law)} members. Controls: with Adam's rate in the
+    place of SGD's, {listed(ratios["Adam, noise"])}; from random starts, {listed(ratios["random start"])} (inf: a run diverged).
+    2. Plain SGD at half of the boundary leaves {len(still)} of {len(plain)} members at an error below 1e-7: {", ".join(still) or "none"}. Decay
+    that shrinks a weight without gradient by {SHRINK:g} a step, the same share for all, costs them very differently: {decayed}. The
+    same law, with decay's pull, gives measured over predicted {listed(decay)}. The law is classical; that it holds for hand-written
+    algorithms of different architectures alike was not found in the literature known to us."""
+    limitations = f"""{seeds[0]} seeds, {seeds[1]} for the law under noise, of one size of each member; the error is the root of the loss over the
+    optimum relative to the best constant's, which for the counter is a cross-entropy. Intervals are Student's t over seeds. The law
+    is linear in the distance from the start. Attention's prompts are noise of their own: its labels are not what one step predicts,
+    so that plain SGD has noise too. A law for Adam is not attempted here. Near ties keep the second argmax off its optimum."""
     return conclusion, limitations
 
 
@@ -222,16 +233,18 @@ def picture(grid: dict[str, dict[str, tuple[float, str]]], ratios: dict[str, dic
     left.set_yticks(range(len(names)), names, fontsize=9)
     figure.colorbar(shown, ax=left, label="log10 of the error")
     left.set_title(", ".join(f"{letter} {name}" for name, letter in LETTERS.items()), fontsize=6.5)
-    for shift, (label, of), colour in zip((-0.2, 0, 0.2), ratios.items(), common.COLOURS, strict=False):
+    for shift, mark, (label, of), colour in zip(
+        (-0.3, -0.1, 0.1, 0.3), "osD^", ratios.items(), common.COLOURS, strict=False
+    ):
         places = [names.index(name) + shift for name in of]
         values = np.array([one.value if np.isfinite(one.value) else np.nan for one in of.values()])
         reach = np.array([[one.value - one.low, one.high - one.value] for one in of.values()]).T
-        right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=colour, label=label, markersize=5)
+        right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt=mark, color=colour, label=label, markersize=5)
     right.axvline(1, color=common.GREY, linewidth=1)
     right.set(xscale="log", xlabel="measured / predicted error", ylim=(len(names) - 0.5, -0.5))
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(alpha=0.25)
-    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8, frameon=False)
     return figure
 
 
