@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -35,6 +36,9 @@ from hydra.core.global_hydra import GlobalHydra
 from conftest import HANG, conf_parsed_once, run_as_command
 from same_records import contents, readable, same
 from wavebase.cli import run
+from wavebase.cli.signals import STATUS
+from wavebase.experiment import runner, stacked
+from wavebase.records.atomic import FolderLocked
 from wavebase.records.folder import find_runs
 
 SETTINGS = (
@@ -96,11 +100,12 @@ class Sweep:
         root: The working directory; it gets the files out and log.
         words: The command line.
         fork: Whether a forked copy of this process runs it, in place of a fresh interpreter.
+        act: What the forked copy does instead of the command line; it gets the root.
     """
 
-    def __init__(self, root, words, fork):
+    def __init__(self, root, words, fork, act=None):
         root.mkdir(exist_ok=True)
-        self.root, self.mark = root, f"WAVEBASE_KILLED_SWEEP={root}"
+        self.act, self.root, self.mark = act, root, f"WAVEBASE_KILLED_SWEEP={root}"
         if fork:
             self.process = multiprocessing.get_context("fork").Process(target=self._target, args=(words,))
             self.process.start()
@@ -118,7 +123,10 @@ class Sweep:
         for number, name in ((1, "out"), (2, "log")):
             with (self.root / name).open("wb") as file:
                 os.dup2(file.fileno(), number)
-        run_as_command(run.main, ["wavebase", *words], self.root)
+        if self.act is None:
+            run_as_command(run.main, ["wavebase", *words], self.root)
+        else:
+            self.act(self.root)
 
     def status(self):
         """Return the exit status, None while it runs."""
@@ -164,6 +172,31 @@ class Sweep:
         return "".join(
             (self.root / name).read_text(errors="replace") for name in ("out", "log") if (self.root / name).exists()
         )
+
+
+def run_directly(nodes, processes, root):
+    """Do what a launcher does after Hydra, whose part costs most of a short sweep. It ends the process with its status.
+
+    Args:
+        nodes: Resolved configurations.
+        processes: Of a stacked sweep; 0 for the runs one by one.
+    """
+    jobs = [runner.Job(node, root / "sweep" / str(n), {"model": "test"}) for n, node in enumerate(nodes)]
+
+    def failed(job, error):
+        raise error
+
+    try:
+        if processes:
+            stacked.run_stacked(jobs, 64, failed, processes)
+        else:
+            for job in jobs:
+                runner.run(job, single=False)
+    except FolderLocked as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(STATUS)
+    sys.exit(0)
 
 
 def warm(root, words):
@@ -213,9 +246,10 @@ class Campaign:
     Args:
         names: Of the launchers; those that are not installed are left out and listed in `skipped`.
         fresh: Share of the sweeps of forking launchers that fresh interpreters run all the same.
+        nodes: Resolved configurations of the jobs, to run them directly and not by the command line.
     """
 
-    def __init__(self, root, seed, names, steps=60, jobs=2, fresh=0.1):
+    def __init__(self, root, seed, names, steps=60, jobs=2, fresh=0.1, nodes=None):
         self.root, self.draw, self.steps, self.jobs, self.fresh = root, random.Random(seed), steps, jobs, fresh
         self.skipped = [name for name in names if not installed(LAUNCHERS[name].plugin)]
         self.names = [name for name in names if name not in self.skipped]
@@ -223,7 +257,9 @@ class Campaign:
         self.tracebacks, self.orphans, self.sweeps, self.fresh_kills = [], 0, 0, 0
         self.whole, self.lasted = {}, {}
         torch.set_num_threads(1)
-        warm(root / "warm", [*self.words("stacked"), "train.steps=2"])
+        self.nodes = nodes
+        if nodes is None:
+            warm(root / "warm", [*self.words("stacked"), "train.steps=2"])
 
     def words(self, name):
         """Return a launcher's command line."""
@@ -241,12 +277,18 @@ class Campaign:
             "hydra.sweep.dir=sweep",
         ]
 
+    def act(self, name):
+        """Return what a sweep's process does instead of the command line, or None."""
+        if self.nodes is None:
+            return None
+        return functools.partial(run_directly, self.nodes, {"basic": 0, "stacked": 1, "stacked_2": 2}[name])
+
     def undisturbed(self, name, fork):
         """Measure how long a sweep takes; the first one's records are what all of this launcher are compared with."""
         if (name, fork) in self.lasted:
             return
         root, began = self.root / f"whole{len(self.lasted)}", time.monotonic()
-        sweep = Sweep(root, self.words(name), fork)
+        sweep = Sweep(root, self.words(name), fork, self.act(name))
         assert sweep.wait(name) == 0, sweep.said()
         self.lasted[name, fork] = time.monotonic() - began
         found = {run.path.name: contents(run.path) for run in find_runs(root / "sweep")}
@@ -279,7 +321,7 @@ class Campaign:
         for _ in range(most):
             kind, longest = self.draw.choice(kinds), self.lasted[name, fork]
             moment = self.draw.uniform(0, min(1, longest) if self.draw.random() < 0.3 else longest)
-            sweep = Sweep(root, self.words(name), fork)
+            sweep = Sweep(root, self.words(name), fork, self.act(name))
             until = time.monotonic() + moment
             while sweep.status() is None and time.monotonic() < until:
                 time.sleep(min(0.005, max(0, until - time.monotonic())))
@@ -293,7 +335,7 @@ class Campaign:
                 self.tracebacks.append(f"{where}, {kind} at {moment:.2f} s:\n{said}")
             if self.draw.random() < 0.5:  # otherwise orphans still write when the sweep is run again
                 self.bury(sweep)
-        self.finish(where, root, self.words(name), fork)
+        self.finish(where, name, root, fork)
         self.compare(where, name, root)
 
     def left(self, root):
@@ -314,10 +356,10 @@ class Campaign:
                 sweep.kill_all()
             time.sleep(0.02)
 
-    def finish(self, where, root, words, fork):
+    def finish(self, where, name, root, fork):
         """Run the sweep until every run is done: again where orphans of a killed parent still wrote."""
         for _ in range(5):
-            sweep = Sweep(root, words, fork)
+            sweep = Sweep(root, self.words(name), fork, self.act(name))
             status = sweep.wait(where)
             self.bury(sweep)
             if status == 0 and len(list(root.glob("sweep/*/summary.json"))) == self.jobs and self.done(root):
