@@ -305,7 +305,8 @@ def check() -> bool:
             raise ValueError(f"{HOME} must hold the records of every command of {system.title!r}, got not all; run make gallery-write, which also writes README.md") from error  # fmt: skip
     before, after = (text.splitlines() for text in ((ROOT / "README.md").read_text(), page()))
     changes = list(difflib.unified_diff(before, after, "README.md", "from the records", n=0, lineterm=""))
-    print("\n".join(changes[:SHOWN_LINES]))
+    for line in changes[:SHOWN_LINES]:
+        print(line)
     if len(changes) > SHOWN_LINES:
         print(f"... {len(changes) - SHOWN_LINES} more lines")
     for file, content in map(picture, SYSTEMS):
