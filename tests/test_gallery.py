@@ -13,8 +13,8 @@ from test_experiments import EXPERIMENTS, load
 
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
-# of zero (1 by definition), of the commands (fractions of the boundary and a bin, samples ahead, numbers, chance), counts
-SETTINGS = {"1", "1.5", "0.5", "10", "0.1", "0", "32", "0.05"}
+# of zero (1 by definition), of the commands (fractions of the boundary and a bin, samples ahead, numbers, chance), counts, confidence
+SETTINGS = {"1", "1.5", "0.5", "10", "0.1", "0", "32", "0.05", "95"}
 
 
 @pytest.fixture
