@@ -56,10 +56,10 @@ class System(NamedTuple):
 def run(name: str, **settings: Any) -> Run:
     """The run below outputs/gallery/<name> with these settings: a group's choice, or a dotted key with __ for its dot. Raises ValueError if not one."""
     found = [Run(folder) for folder in find_runs(HOME / name)]
-    (only,) = (
-        each for each in found if all(each.setting(key.replace("__", ".")) == value for key, value in settings.items())
-    )
-    return only
+    fits = [r for r in found if all(r.setting(key.replace("__", ".")) == value for key, value in settings.items())]
+    if len(fits) != 1:
+        raise ValueError(f"{HOME / name} must hold one run with {settings}, got {len(fits)}; remove others, and run make gallery-write for what is missing")  # fmt: skip
+    return fits[0]
 
 
 def seeds(*found: Run) -> str:
@@ -245,12 +245,9 @@ def check() -> bool:
     """Print how README.md and the pictures would change, the first lines of it. Returns whether README.md would.
 
     Raises:
-        ValueError: If a command has not left its records.
+        ValueError: If a command has not left its records, or there are others.
     """
-    try:
-        before, after = (text.splitlines() for text in ((ROOT / "README.md").read_text(), page()))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{HOME} must hold the records of every command of the gallery, got not all; run make gallery-write, which also writes README.md") from error  # fmt: skip
+    before, after = (text.splitlines() for text in ((ROOT / "README.md").read_text(), page()))
     changes = list(difflib.unified_diff(before, after, "README.md", "from the records", n=0, lineterm=""))
     more = [f"... {len(changes) - SHOWN_LINES} more lines"] if len(changes) > SHOWN_LINES else []
     print("".join(f"{line}\n" for line in [*changes[:SHOWN_LINES], *more]), end="")
@@ -297,6 +294,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         console.print_error(str(error))
         sys.exit(1)
