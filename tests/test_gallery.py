@@ -83,7 +83,7 @@ def check_writes_nothing(gallery, monkeypatch, capsys, here):
     assert {file: file.read_bytes() for file in here.rglob("*") if file.is_file()} == before
     with (
         monkeypatch.context() as patch,
-        pytest.raises(ValueError, match="must hold one run with .*, got 0; .*make gallery-write"),
+        pytest.raises(ValueError, match=r"must hold one run with .*, got 0; .*make gallery-write"),
     ):
         patch.setattr(gallery, "HOME", gallery.HOME / "nothing")
         gallery.check()
