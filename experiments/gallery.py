@@ -55,7 +55,7 @@ class System(NamedTuple):
 
 def run(name: str, **settings: Any) -> Run:
     """The run below outputs/gallery/<name> with these settings: a group's choice, or a dotted key with __ for its dot. Raises ValueError if not one."""
-    found = [Run(folder) for folder in find_runs(HOME / name)]
+    found = [Run(folder) for folder in find_runs(HOME / name)] if (HOME / name).exists() else []
     fits = [r for r in found if all(r.setting(key.replace("__", ".")) == value for key, value in settings.items())]
     if len(fits) != 1:
         raise ValueError(f"{HOME / name} must hold one run with {settings}, got {len(fits)}; remove others, and run make gallery-write for what is missing")  # fmt: skip
