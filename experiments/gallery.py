@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import gallery_pictures
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -55,10 +55,11 @@ class System(NamedTuple):
 
 def run(name: str, **settings: Any) -> Run:
     """The run below outputs/gallery/<name> with these settings: a group's choice, or a dotted key with __ for its dot. Raises ValueError if not one."""
-    found = [Run(folder) for folder in find_runs(HOME / name)]
-    wanted = {key.replace("__", "."): value for key, value in settings.items()}
-    (only,) = (each for each in found if all(each.setting(key) == value for key, value in wanted.items()))
-    return only
+    found = [Run(folder) for folder in find_runs(HOME / name)] if (HOME / name).exists() else []
+    fits = [r for r in found if all(r.setting(key.replace("__", ".")) == value for key, value in settings.items())]
+    if len(fits) != 1:
+        raise ValueError(f"{HOME / name} must hold one run with {settings}, got {len(fits)}; remove others, and run make gallery-write for what is missing")  # fmt: skip
+    return fits[0]
 
 
 def seeds(*found: Run) -> str:
@@ -119,8 +120,13 @@ def extraction() -> str:
 FORECASTERS = {"zero": "zero", "dft": "the DFT's continuation", "linear_prediction": "linear prediction", "sparse_bayes": "sparse Bayes", "mlp_gru": "MLP and GRU"}  # fmt: skip
 
 
+def forecasters() -> dict[str, Run]:
+    """The run of each forecaster, by its label."""
+    return {label: run("forecast", model=name) for name, label in FORECASTERS.items()}
+
+
 def forecast() -> str:
-    found = {label: run("forecast", model=name) for name, label in FORECASTERS.items()}
+    found = forecasters()
     net = found["MLP and GRU"]
     errors = {
         label: [each.value("metrics", f"nmse{end}") for end in ("", "_low", "_high")] for label, each in found.items()
@@ -135,40 +141,10 @@ def forecast() -> str:
 {rows}"""
 
 
-def forecasts() -> Figure:
-    """One held-out signal with every forecast, and all errors with their 95 % intervals."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    for place, (name, words) in enumerate(FORECASTERS.items()):
-        found = run("forecast", model=name)
-        examples, metrics, colour = found.folder.examples(), found.summary["metrics"], common.COLOURS[place]
-        past, future = examples["signal"][0], examples["target"][0]
-        after = np.arange(len(future)) + 1
-        if not place:
-            shown = past[-3 * len(future) :]
-            left.plot(np.arange(len(shown)) - len(shown) + 1, shown, color=common.GREY, linewidth=2)
-            left.plot(after, future, color=common.GREY, linewidth=4, alpha=0.5, label="what followed")
-        left.plot(after, examples["after"][0], ".-", color=colour, label=words)
-        right.barh(place, metrics["nmse"], color=colour)
-        reach = [[metrics["nmse"] - metrics["nmse_low"]], [metrics["nmse_high"] - metrics["nmse"]]]
-        right.errorbar(metrics["nmse"], place, xerr=reach, color="black", capsize=3)
-    left.axvline(0.5, color=common.GREY, linewidth=0.8, linestyle=":")
-    left.set(xlabel="samples after the last one heard", ylabel="signal", title="One held-out signal")
-    right.axvline(1, color=common.GREY, linewidth=0.8, linestyle=":")
-    right.set(
-        xlabel="squared error / power of the signal, 95 %", yticks=range(len(FORECASTERS)), title="All held-out signals"
-    )
-    right.set_yticklabels(FORECASTERS.values())
-    right.invert_yaxis()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
 SAID = {
     "spectral_radius": "spectral radius",
     "svd_dominant_share": "share of one frequency in the readout's directions",
 }
-SHOWN = ("spectral_radius", "complex_share", "henrici", "best_pair_error", "best_dominant_share", "svd_dominant_share", "growth", "damping", "clipped_share", "survival_vs_omega", "product_rank")  # fmt: skip
 
 
 def quantities() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -195,33 +171,6 @@ with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.sett
 Of {len(read)} quantities {len(layer["flagged"])} have p <= 0.05."""
 
 
-def nulls() -> Figure:
-    """Eigenvalues in the plane with the radii of random nets, and some quantities against random nets' 5 to 95 %."""
-    layer, read = quantities()
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    turn = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
-    null = read["spectral_radius"]["nulls"][0]
-    left.plot(turn.real, turn.imag, color=common.GREY, linewidth=0.8, label="unit circle")
-    for n, radius in enumerate((null["low"], null["high"])):
-        left.plot(radius * turn.real, radius * turn.imag, ":", color=common.GREY, label=None if n else "radius of random nets, 5 and 95 %")  # fmt: skip
-    modes = np.array([mode["eigenvalue"] for gate in layer["gates"].values() for mode in gate["modes"]])
-    left.plot(*modes.T, "o", color=common.COLOURS[0], label="this net")
-    left.set(aspect="equal", xlabel="real part", ylabel="imaginary part", title="Eigenvalues")
-    right.axvspan(0, 1, color="#E5E5E5", label="random nets, 5 to 95 %")
-    for place, name in enumerate(SHOWN):
-        null = read[name]["nulls"][0]
-        colour = common.COLOURS[1 if name in layer["flagged"] else 0]
-        right.plot((read[name]["value"] - null["low"]) / (null["high"] - null["low"]), place, "o", color=colour)
-    right.plot([], [], "o", color=common.COLOURS[1], label="this net, p <= 0.05")
-    right.set_yticks(range(len(SHOWN)), [f"{name.replace('_', ' ')} {read[name]['value']:.2g}" for name in SHOWN])
-    right.set(
-        xlabel="place between random nets' 5 % (0) and 95 % (1)", ylim=(len(SHOWN) - 0.5, -0.5), title="Quantities"
-    )
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return figure
-
-
 def inside(name: str, figure: str, **settings: Any) -> Path:
     """A picture that a run left."""
     return run(name, **settings).folder.path / "figures" / f"{figure}.png"
@@ -242,11 +191,11 @@ SYSTEMS = (
     System("Forecasting sums of harmonics", "harmonic_forecast", {
         f"run -m experiment=harmonic_forecast task=forecast_b signal.noise=0.1 model={','.join(FORECASTERS).removesuffix(',mlp_gru')} hydra.sweep.dir={HOME}/forecast": "task.held_out_count=8 probe.figures=[]",
         f"run experiment=forecast_mlp_gru train.steps=1500 hydra.run.dir={HOME}/forecast/mlp_gru": SMALL + "probe.figures=[]",
-    }, forecast, forecasts),
+    }, forecast, lambda: gallery_pictures.forecasts(forecasters())),
     System("Reading the spectrum of any recurrent net", "reading_spectra", {
         f"run experiment=second_argmax train.steps=16384 hydra.run.dir={HOME}/reading": SMALL + "probe.figures=[]",
         f"analyze {HOME}/reading out={HOME}/reading": "draws=8 samples=16",
-    }, reading, nulls),
+    }, reading, lambda: gallery_pictures.nulls(quantities()[0])),
 )  # fmt: skip
 
 
@@ -296,18 +245,12 @@ def check() -> bool:
     """Print how README.md and the pictures would change, the first lines of it. Returns whether README.md would.
 
     Raises:
-        ValueError: If a command has not left its records.
+        ValueError: If a command has not left its records, or there are others.
     """
-    for system in SYSTEMS:
-        try:
-            system.result()
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{HOME} must hold the records of every command of {system.title!r}, got not all; run make gallery-write, which also writes README.md") from error  # fmt: skip
     before, after = (text.splitlines() for text in ((ROOT / "README.md").read_text(), page()))
     changes = list(difflib.unified_diff(before, after, "README.md", "from the records", n=0, lineterm=""))
-    print("\n".join(changes[:SHOWN_LINES]))
-    if len(changes) > SHOWN_LINES:
-        print(f"... {len(changes) - SHOWN_LINES} more lines")
+    more = [f"... {len(changes) - SHOWN_LINES} more lines"] if len(changes) > SHOWN_LINES else []
+    print("".join(f"{line}\n" for line in [*changes[:SHOWN_LINES], *more]), end="")
     for file, content in map(picture, SYSTEMS):
         if not file.is_file() or file.read_bytes() != content:
             print(f"{file} would change")
@@ -351,6 +294,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         console.print_error(str(error))
         sys.exit(1)

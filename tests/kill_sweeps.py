@@ -10,31 +10,23 @@ be continued with fewer members. Linux only.
 from __future__ import annotations
 
 import collections
-import contextlib
+import functools
 import importlib.util
-import io
 import json
-import logging
 import math
-import multiprocessing
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
-from conftest import HANG, conf_parsed_once, run_as_command
+from conftest import conf_parsed_once
+from killable import KINDS, Sweep, run_directly, strike, warm
 from same_records import contents, readable, same
-from wavebase.cli import run
 from wavebase.records.folder import find_runs
 
 SETTINGS = (
@@ -78,7 +70,6 @@ LAUNCHERS = {
         "hydra_ray_launcher", False, True, weight=1,
     ),
 }  # fmt: skip
-KINDS = ("all processes", "one worker", "the parent alone", "SIGTERM twice", "SIGINT twice")
 
 
 def installed(plugin):
@@ -89,133 +80,16 @@ def installed(plugin):
         return False
 
 
-class Sweep:
-    """A sweep that runs now, in a session of its own.
-
-    Args:
-        root: The working directory; it gets the files out and log.
-        words: The command line.
-        fork: Whether a forked copy of this process runs it, in place of a fresh interpreter.
-    """
-
-    def __init__(self, root, words, fork):
-        root.mkdir(exist_ok=True)
-        self.root, self.mark = root, f"WAVEBASE_KILLED_SWEEP={root}"
-        if fork:
-            self.process = multiprocessing.get_context("fork").Process(target=self._target, args=(words,))
-            self.process.start()
-        else:
-            with (root / "log").open("wb") as log, (root / "out").open("wb") as out:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "wavebase.run", *words], cwd=root, stdout=out, stderr=log,
-                    env=os.environ | dict([self.mark.split("=")]), start_new_session=True,
-                )  # fmt: skip
-        self.pid = self.process.pid
-
-    def _target(self, words):
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would print a traceback of this harness
-        for number, name in ((1, "out"), (2, "log")):
-            with (self.root / name).open("wb") as file:
-                os.dup2(file.fileno(), number)
-        run_as_command(run.main, ["wavebase", *words], self.root)
-
-    def status(self):
-        """Return the exit status, None while it runs."""
-        return (
-            self.process.exitcode
-            if isinstance(self.process, multiprocessing.process.BaseProcess)
-            else self.process.poll()
-        )
-
-    def members(self):
-        """Return the numbers of its processes that live, orphans too: by session, or by a mark in their environment."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                    if state != "Z" and (
-                        int(session) == self.pid or self.mark.encode() in (entry / "environ").read_bytes().split(b"\0")
-                    ):
-                        found.append(int(entry.name))
-        return found
-
-    def kill_all(self):
-        """Send SIGKILL to every process until none is left."""
-        while found := self.members():
-            for pid in found:
-                send(pid, signal.SIGKILL)
-            self.status()
-            time.sleep(0.005)
-
-    def wait(self, what):
-        """Wait until the parent has ended; raises AssertionError if it does not."""
-        until = time.monotonic() + HANG
-        while self.status() is None:
-            if time.monotonic() > until:
-                self.kill_all()
-                raise AssertionError(f"{what}: the sweep must end, got none in {HANG} s: it hangs")
-            time.sleep(0.005)
-        return self.status()
-
-    def said(self):
-        """Return what it printed, standard output first."""
-        return "".join(
-            (self.root / name).read_text(errors="replace") for name in ("out", "log") if (self.root / name).exists()
-        )
-
-
-def warm(root, words):
-    """Run a sweep in this process, so that whatever is imported late is imported before the first fork."""
-    root.mkdir()
-    streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with streams[0], streams[1], contextlib.chdir(root), mock.patch.object(sys, "argv", ["wavebase", *words]):
-        GlobalHydra.instance().clear()
-        with contextlib.suppress(SystemExit):
-            run.main()
-    logging.root.handlers.clear()  # they write to the streams of the sweep
-
-
-def send(pid, number):
-    """Send a signal to a process that may have ended."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def strike(sweep, kind, draw):
-    """Kill a sweep in one way and wait for the parent's end. Returns whether it still ran."""
-    if sweep.status() is not None:
-        return False
-    if kind == "all processes":
-        sweep.kill_all()
-    elif kind == "one worker":
-        workers = [pid for pid in sweep.members() if pid != sweep.pid]
-        if not workers:
-            return False
-        send(draw.choice(workers), signal.SIGKILL)
-    elif kind == "the parent alone":
-        send(sweep.pid, signal.SIGKILL)
-    else:
-        number = signal.SIGTERM if "SIGTERM" in kind else signal.SIGINT
-        for pause in (draw.uniform(0, 0.2), 0):
-            # Ctrl-C reaches every process of a terminal's foreground group
-            if sweep.status() is None:
-                (os.killpg if number == signal.SIGINT else send)(sweep.pid, number)
-            time.sleep(pause)
-    sweep.wait(kind)
-    return True
-
-
 class Campaign:
     """Kills over several launchers.
 
     Args:
         names: Of the launchers; those that are not installed are left out and listed in `skipped`.
         fresh: Share of the sweeps of forking launchers that fresh interpreters run all the same.
+        nodes: Resolved configurations of the jobs, to run them directly and not by the command line.
     """
 
-    def __init__(self, root, seed, names, steps=60, jobs=2, fresh=0.1):
+    def __init__(self, root, seed, names, steps=60, jobs=2, fresh=0.1, nodes=None):
         self.root, self.draw, self.steps, self.jobs, self.fresh = root, random.Random(seed), steps, jobs, fresh
         self.skipped = [name for name in names if not installed(LAUNCHERS[name].plugin)]
         self.names = [name for name in names if name not in self.skipped]
@@ -223,7 +97,9 @@ class Campaign:
         self.tracebacks, self.orphans, self.sweeps, self.fresh_kills = [], 0, 0, 0
         self.whole, self.lasted = {}, {}
         torch.set_num_threads(1)
-        warm(root / "warm", [*self.words("stacked"), "train.steps=2"])
+        self.nodes = nodes
+        if nodes is None:
+            warm(root / "warm", [*self.words("stacked"), "train.steps=2"])
 
     def words(self, name):
         """Return a launcher's command line."""
@@ -241,12 +117,18 @@ class Campaign:
             "hydra.sweep.dir=sweep",
         ]
 
+    def act(self, name):
+        """Return what a sweep's process does instead of the command line, or None."""
+        if self.nodes is None:
+            return None
+        return functools.partial(run_directly, self.nodes, {"basic": 0, "stacked": 1, "stacked_2": 2}[name])
+
     def undisturbed(self, name, fork):
         """Measure how long a sweep takes; the first one's records are what all of this launcher are compared with."""
         if (name, fork) in self.lasted:
             return
         root, began = self.root / f"whole{len(self.lasted)}", time.monotonic()
-        sweep = Sweep(root, self.words(name), fork)
+        sweep = Sweep(root, self.words(name), fork, self.act(name))
         assert sweep.wait(name) == 0, sweep.said()
         self.lasted[name, fork] = time.monotonic() - began
         found = {run.path.name: contents(run.path) for run in find_runs(root / "sweep")}
@@ -279,7 +161,7 @@ class Campaign:
         for _ in range(most):
             kind, longest = self.draw.choice(kinds), self.lasted[name, fork]
             moment = self.draw.uniform(0, min(1, longest) if self.draw.random() < 0.3 else longest)
-            sweep = Sweep(root, self.words(name), fork)
+            sweep = Sweep(root, self.words(name), fork, self.act(name))
             until = time.monotonic() + moment
             while sweep.status() is None and time.monotonic() < until:
                 time.sleep(min(0.005, max(0, until - time.monotonic())))
@@ -293,7 +175,7 @@ class Campaign:
                 self.tracebacks.append(f"{where}, {kind} at {moment:.2f} s:\n{said}")
             if self.draw.random() < 0.5:  # otherwise orphans still write when the sweep is run again
                 self.bury(sweep)
-        self.finish(where, root, self.words(name), fork)
+        self.finish(where, name, root, fork)
         self.compare(where, name, root)
 
     def left(self, root):
@@ -314,10 +196,10 @@ class Campaign:
                 sweep.kill_all()
             time.sleep(0.02)
 
-    def finish(self, where, root, words, fork):
+    def finish(self, where, name, root, fork):
         """Run the sweep until every run is done: again where orphans of a killed parent still wrote."""
         for _ in range(5):
-            sweep = Sweep(root, words, fork)
+            sweep = Sweep(root, self.words(name), fork, self.act(name))
             status = sweep.wait(where)
             self.bury(sweep)
             if status == 0 and len(list(root.glob("sweep/*/summary.json"))) == self.jobs and self.done(root):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -17,7 +18,8 @@ STUDIES = sorted(file for file in EXPERIMENTS.glob("*.py") if "study.main(" in f
 def load(file):
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(file.parent), *sys.path]):  # as for a script
+        spec.loader.exec_module(module)
     return module
 
 

@@ -13,8 +13,8 @@ from test_experiments import EXPERIMENTS, load
 
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
-# of zero (1 by definition), of the commands (fractions of the boundary and a bin, samples ahead, numbers, chance), counts
-SETTINGS = {"95", "1", "1.5", "0.5", "10", "0.1", "0", "32", "0.05"}
+# of zero (1 by definition), of the commands (fractions of the boundary and a bin, samples ahead, numbers, chance), counts, confidence
+SETTINGS = {"1", "1.5", "0.5", "10", "0.1", "0", "32", "0.05", "95"}
 
 
 @pytest.fixture
@@ -41,14 +41,61 @@ def test_tiny_fills_a_copy_from_the_records(gallery, monkeypatch, tmp_path, caps
         assert all(f"\nwavebase {command}\n" in page for command in system.commands)
         assert " ".join(system.result().split()) in " ".join(page.split())
         assert "zero" in system.result() or "chance" in system.result()
+        assert "one seed" in system.result()
         picture = np.asarray(Image.open(here / f"docs/pictures/gallery_{system.page}.png").convert("L"))
         assert picture.mean() > 200 and picture.min() < 100 and picture.std() > 10  # light, and not blank
+    check_writes_nothing(gallery, monkeypatch, capsys, here)
     for system in gallery.SYSTEMS:  # no number survives a change of every record
         said = re.findall(NUMBER, system.result())
         for file in {*(here / gallery.HOME).rglob("summary.json"), *(here / gallery.HOME).rglob("spectrum.json")}:
             file.write_text(json.dumps(shifted(json.loads(file.read_text()))))
         kept = [a for a, b in zip(said, re.findall(NUMBER, system.result()), strict=True) if a == b]
         assert {*kept} <= SETTINGS and len(kept) < len(said) / 2, f"{system.title}: {kept} of {said}"
+
+
+def check_writes_nothing(gallery, monkeypatch, capsys, here):
+    """The default says how README.md would change, with status 1, and writes no file."""
+    monkeypatch.setattr(gallery, "ROOT", here)
+    before = {file: file.read_bytes() for file in here.rglob("*") if file.is_file()}
+
+    def checked(*words):
+        monkeypatch.setattr(sys, "argv", ["gallery.py", *words])
+        capsys.readouterr()
+        try:
+            gallery.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().out
+
+    assert checked() == checked("--check") == (0, "README.md is what the records give\n")
+    text = (here / "README.md").read_text()
+    (here / "README.md").write_text(text.replace("one seed", "nine seeds", 1))
+    picture = next(here.glob("docs/pictures/*.png"))
+    picture.unlink()
+    status, out = checked()
+    assert status == 1 and "-" in out and "README.md would change; make gallery-write writes it" in out
+    assert [line[0] for line in out.splitlines() if "seed" in line] == ["-", "+"]
+    assert f"{picture.relative_to(here)} would change" in out and not picture.exists()
+    assert (here / "README.md").read_text() == text.replace("one seed", "nine seeds", 1)
+    (here / "README.md").write_text(text)
+    picture.write_bytes(before[picture])
+    assert {file: file.read_bytes() for file in here.rglob("*") if file.is_file()} == before
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match=r"must hold one run with .*, got 0; .*make gallery-write"),
+    ):
+        patch.setattr(gallery, "HOME", gallery.HOME / "nothing")
+        gallery.check()
+
+
+def test_the_seeds_of_the_results_are_counted(gallery):
+    class Seeded:
+        def __init__(self, seed):
+            self.setting = {"seed": seed}.get
+
+    assert gallery.seeds(Seeded(0)) == gallery.seeds(Seeded(1), Seeded(1)) == "one seed"
+    assert gallery.seeds(Seeded(0), Seeded(1), Seeded(2)) == "3 seeds"
 
 
 def shifted(node):

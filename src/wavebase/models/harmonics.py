@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from wavebase.models.base import NamedModel
 from wavebase.signals.harmonics import sinusoids
 
+STANDS_OUT = 0.5  # standard deviations of the past about its mean
+
 
 class HarmonicForecaster(NamedModel):
     """A forecaster whose only parameter is the logarithm of its ridge or of its noise variance.
@@ -23,7 +25,9 @@ class HarmonicForecaster(NamedModel):
         horizon: Samples to predict, H.
         dtype: Of the parameter and of all arithmetic.
         regularisation: The ridge or the noise variance at the start, positive.
-        remove_mean: Take the mean out of the past and add it to the forecast, so that a constant offset does no harm.
+        remove_mean: Take the mean out of a past from which it stands out (over half of the deviation about it), and add it
+            to the forecast, so that a constant offset does no harm. The mean of a signal without an offset stays: of
+            long periods a window holds no whole number, and removing its mean would cost more than it saves.
     """
 
     def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, regularisation: float, remove_mean: bool):
@@ -37,7 +41,9 @@ class HarmonicForecaster(NamedModel):
         if not self.remove_mean:
             return self.forecast(past)
         mean = past.mean(-1, keepdim=True)
-        return self.forecast(past - mean) + mean
+        deviation = past.var(-1, keepdim=True, correction=0)
+        offset = torch.where(mean.square() > STANDS_OUT**2 * deviation, mean, torch.zeros_like(mean))
+        return self.forecast(past - offset) + offset
 
     def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [B, H] of a past [B, N] in the net's dtype."""
