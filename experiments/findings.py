@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from wavebase import console, formatting, study
+from wavebase.records.atomic import atomic_write
 
 STUDIES = (
     "confusion_matrix",
@@ -90,10 +91,10 @@ def main() -> None:
         record = json.loads((folder / "finding.json").read_text())
         seconds += record["processor_seconds"]
         picture = Image.open(folder / "figure.png").convert("RGB").quantize(64)  # a third of the size
-        folder.atomic_write(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
+        atomic_write(DOCS / "pictures" / f"{name}.png", lambda file, picture=picture: picture.save(file, "png"))
         page += section(name, record)
     head = f"{HEAD}\nAll studies together took {seconds / 60:.0f} minutes of processor time.\n"
-    folder.atomic_write(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
+    atomic_write(DOCS / "findings.md", lambda file: file.write((head + page).encode()))
     print(f"docs/findings.md: {len(STUDIES)} studies, {seconds / 60:.1f} minutes of processor time")
 
 
