@@ -99,10 +99,9 @@ def _trust(node: dict[str, Any]) -> None:
     from wavebase.experiment.validation import ConfigError
 
     if not isinstance(wanted, list) or not set(map(str, wanted)) <= set(trusted_by_person()):
+        names = ",".join(map(str, wanted)) if isinstance(wanted, list) else wanted
         raise ConfigError(
-            f"trust must be given on the command line, got {wanted} from elsewhere; if you trust that code, add trust={wanted} to the command line".replace(
-                "'", ""
-            )
+            f"trust must be given on the command line, got [{names}] from elsewhere; if you trust that code, add trust=[{names}] to the command line"
         )
     try:
         registry.trust(map(str, wanted))

@@ -125,6 +125,7 @@ class SequenceGradient(_Function):
 
 
 def any_needs_gradient(tensors: Iterable[Tensor]) -> bool:
+    """Return whether autograd will record operations on these tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
