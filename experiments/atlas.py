@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from scipy import stats
 
 from wavebase import statistics, study
@@ -227,6 +228,10 @@ def picture(grid: dict[str, dict[str, tuple[float, str]]], ratios: dict[str, dic
             if condition in grid[name]:
                 error, verdict = grid[name][condition]
                 cells[i, j] = np.log10(min(max(error, FLOOR), 10))
+                if verdict == "unmoved":  # nothing was asked of the algorithm: no colour of success
+                    left.add_patch(
+                        Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#D9D9D9", hatch="///", edgecolor="#AAAAAA")
+                    )
                 left.text(j, i, f"{LETTERS.get(verdict, '?')}\n{error:.0e}", ha="center", va="center", fontsize=8)
     shown = left.imshow(cells, cmap="viridis_r", vmin=-17, vmax=0.5, aspect="auto", alpha=0.6)
     left.set_xticks(range(len(CONDITIONS)), [one.replace(", ", ",\n") for one in CONDITIONS], fontsize=9)
