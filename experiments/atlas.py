@@ -15,7 +15,7 @@ from scipy import stats
 
 from wavebase import statistics, study
 from wavebase.experiment import build
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.tasks.base import SquaredErrorTask
 from wavebase.theory import gauss_newton, gradient_noise
 from wavebase.theory.label_noise import UpdateRule
@@ -239,13 +239,13 @@ def picture(grid: dict[str, dict[str, tuple[float, str]]], ratios: dict[str, dic
     figure.colorbar(shown, ax=left, label="log10 of the error")
     left.set_title(", ".join(f"{letter} {name}" for name, letter in LETTERS.items()), fontsize=6.5)
     for shift, mark, (label, of), colour in zip(
-        (-0.3, -0.1, 0.1, 0.3), "osD^", ratios.items(), common.COLOURS, strict=False
+        (-0.3, -0.1, 0.1, 0.3), "osD^", ratios.items(), style.COLOURS, strict=False
     ):
         places = [names.index(name) + shift for name in of]
         values = np.array([one.value if np.isfinite(one.value) else np.nan for one in of.values()])
         reach = np.array([[one.value - one.low, one.high - one.value] for one in of.values()]).T
         right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt=mark, color=colour, label=label, markersize=5)
-    right.axvline(1, color=common.GREY, linewidth=1)
+    right.axvline(1, color=style.GREY, linewidth=1)
     right.set(xscale="log", xlabel="measured / predicted error", ylim=(len(names) - 0.5, -0.5))
     right.set_yticks(range(len(names)), [""] * len(names))
     right.grid(alpha=0.25)

@@ -24,7 +24,7 @@ from wavebase.constructions import controls, symmetry
 from wavebase.constructions.alignment import distance
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, pad
 from wavebase.constructions.perturbation import Perturbation, perturb
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import position
 from wavebase.probes.verdict import Condition, Thresholds
@@ -307,7 +307,7 @@ def picture(wanted: dict[str, set[str]], found: dict[str, list[str]]) -> Figure:
         for x, name in enumerate(names):
             if name in wanted.get(label, ()):
                 frame = Rectangle(
-                    (x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=common.COLOURS[1], linewidth=1.2
+                    (x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=style.COLOURS[1], linewidth=1.2
                 )
                 ax.add_patch(frame)
             if counts[y, x]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 SCALES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)  # bins
@@ -33,7 +33,7 @@ def main() -> None:
     runs = study.sweep("cosine_basin", *OVERRIDES)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for N, colour in zip(SIZES, common.COLOURS, strict=False):
+    for N, colour in zip(SIZES, style.COLOURS, strict=False):
         groups = study.grouped([r for r in runs if r.config["T"] == N], "model.frequency_scale", "seed")
         errors = np.array([[study.final_errors(groups[s, seed])[0] for seed in SEEDS] for s in SCALES])
         left.plot(SCALES, np.median(errors, 1), "o-", color=colour, label=f"N = {N}")
@@ -47,13 +47,13 @@ def main() -> None:
         middle = np.median(edges) * np.pi / N
         reach = np.abs(np.array([[edges.min()], [edges.max()]]) * np.pi / N - middle)
         right.errorbar(N, middle, reach, fmt="o", color=colour, capsize=4)
-    left.axhline(RETURNED, color=common.GREY, linewidth=0.8)
-    left.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
-    left.axvline(PREDICTED, color=common.GREY, linestyle="--", label="predicted, 0.715 bins")
+    left.axhline(RETURNED, color=style.GREY, linewidth=0.8)
+    left.axhline(1, color=style.GREY, linestyle=":", label="predicting zero")
+    left.axvline(PREDICTED, color=style.GREY, linestyle="--", label="predicted, 0.715 bins")
     left.set(yscale="log", xlabel="largest frequency error at the start, bins", ylabel="relative error at the end")
     left.set_title(f"Median and range over {len(SEEDS)} seeds", fontsize=11)
     N = np.array(SIZES)
-    right.plot(N, PREDICTED * np.pi / N, "--", color=common.GREY, label="predicted, 0.715 pi/N")
+    right.plot(N, PREDICTED * np.pi / N, "--", color=style.GREY, label="predicted, 0.715 pi/N")
     right.set(xscale="log", yscale="log", xlabel="N", ylabel="edge of the basin, radians per sample")
     right.set_xticks(N, map(str, N))
     right.set_xticks([], minor=True)
@@ -61,7 +61,7 @@ def main() -> None:
     for ax in (left, right):
         ax.grid(alpha=0.25)
         ax.legend(fontsize=9)
-    atomic_write(study.FOLDER / "cosine_basin" / "basin.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_basin" / "basin.png", lambda file: file.write(style.png(figure)))
 
 
 if __name__ == "__main__":

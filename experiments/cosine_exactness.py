@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.cosine import cosine_transform
 from wavebase.records.atomic import atomic_write
 from wavebase.signals.generators import WhiteNoise
@@ -43,15 +43,15 @@ def main() -> None:
         print(f"{form:<50}", " ".join(f"{value:8.1e}" for value in values))
     figure = Figure(figsize=(8, 5), layout="constrained")
     ax = figure.subplots()
-    for (form, values), colour in zip(errors.items(), common.COLOURS, strict=False):
+    for (form, values), colour in zip(errors.items(), style.COLOURS, strict=False):
         ax.plot(SIZES, values, "o-" if "project" in form else "x--", color=colour, label=form)
-    ax.axhline(1 / 3, color=common.GREY, linestyle=":", label="predicting zero")
+    ax.axhline(1 / 3, color=style.GREY, linestyle=":", label="predicting zero")
     ax.set(xscale="log", yscale="log", xlabel="N = M", ylabel="mean squared error", title="Exactness against N")
     ax.set_xticks(SIZES, map(str, SIZES))
     ax.set_xticks([], minor=True)
     ax.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    atomic_write(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_exactness" / "exactness.png", lambda f: f.write(style.png(figure)))
 
 
 if __name__ == "__main__":

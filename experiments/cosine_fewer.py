@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 N, SEEDS = 64, range(3)
@@ -31,25 +31,25 @@ def main() -> None:
     ax = figure.subplots()
     share = np.array(FEWER) / N
     floor = np.sqrt(1 - share)
-    ax.plot(share, floor, "--", color=common.GREY, label="best of rank M, sqrt(1 - M/N)")
-    for tied, colour, label in ((False, common.COLOURS[0], "untied"), (True, common.COLOURS[1], "tied")):
+    ax.plot(share, floor, "--", color=style.GREY, label="best of rank M, sqrt(1 - M/N)")
+    for tied, colour, label in ((False, style.COLOURS[0], "untied"), (True, style.COLOURS[1], "tied")):
         groups = study.grouped([r for r in runs if r.config["model.tied"] is tied], "model.M")
         starts = np.array([[run.value("relative_error", "initial") for run in groups[M,]] for M in FEWER])
         ends = np.array([study.final_errors(groups[M,]) for M in FEWER])
         if tied:  # at the start both are the same net
-            ax.plot(share, starts.mean(1), "x:", color=common.COLOURS[2], label="the grid of M, at the start")
+            ax.plot(share, starts.mean(1), "x:", color=style.COLOURS[2], label="the grid of M, at the start")
         ax.plot(share, np.median(ends, 1), "o-", color=colour, fillstyle="none", label=f"{label}, after 2000 steps")
         ax.fill_between(share, ends.min(1), ends.max(1), color=colour, alpha=0.2, linewidth=0)
         for M, best, start, end in zip(FEWER, floor, starts.mean(1), ends, strict=True):
             print(
                 f"{label:<7} M={M:<3} floor {best:.3f}: {start:.3f} -> {np.median(end):.3f} ({end.min():.3f} to {end.max():.3f})"
             )
-    ax.axhline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
+    ax.axhline(1, color=style.GREY, linestyle=":", linewidth=1, label="predicting zero")
     ax.set(xlabel="M / N", ylabel="relative error", ylim=(-0.02, 1.25))
     ax.set_title(f"Fewer frequencies than samples, N = {N}: median and range over {len(SEEDS)} seeds", fontsize=11)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=9)
-    atomic_write(study.FOLDER / "cosine_fewer" / "fewer.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_fewer" / "fewer.png", lambda file: file.write(style.png(figure)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 SIZES, SEEDS = (8, 16, 32, 64), range(6)
@@ -37,7 +37,7 @@ def main() -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for tied, mark, label in ((False, "x", "untied"), (True, "o", "tied")):
         groups = study.grouped([r for r in runs if r.config["model.tied"] is tied], "T")
-        for (N,), colour in zip(groups, common.COLOURS, strict=False):
+        for (N,), colour in zip(groups, style.COLOURS, strict=False):
             ends, at_start = study.final_errors(groups[N,]), [product(run) for run in groups[N,]]
             left.plot([N] * len(ends), ends, mark, color=colour, fillstyle="none")
             if tied:
@@ -52,8 +52,8 @@ def main() -> None:
         f"tied: rank correlation of |a2 a4| at the start and the final error {rank.statistic:.2f} (p = {rank.pvalue:.1e})"
     )
     for ax in (left, right):
-        ax.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
-        ax.axhline(np.exp(-0.5), color=common.GREY, linestyle="--", label="a share 1/e of the bins empty")
+        ax.axhline(1, color=style.GREY, linestyle=":", label="predicting zero")
+        ax.axhline(np.exp(-0.5), color=style.GREY, linestyle="--", label="a share 1/e of the bins empty")
         ax.grid(alpha=0.25)
     left.set(xscale="log", xlabel="N = M", ylabel="relative error after 4000 steps", ylim=(-0.03, 1.1))
     left.set_xticks(SIZES, map(str, SIZES))
@@ -61,7 +61,7 @@ def main() -> None:
     left.set_title("x untied, o tied; a point is a seed, the line the median", fontsize=11)
     right.set(xlabel="a2 a4 at the start (exact: 2)")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    atomic_write(study.FOLDER / "cosine_random" / "random.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_random" / "random.png", lambda file: file.write(style.png(figure)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 N, SEEDS = 64, range(4)
@@ -30,7 +30,7 @@ def main() -> None:
     runs = study.sweep("cosine_tied", *OVERRIDES)
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     ax = figure.subplots()
-    for tied, colour, label in ((False, common.COLOURS[0], "untied"), (True, common.COLOURS[1], "tied")):
+    for tied, colour, label in ((False, style.COLOURS[0], "untied"), (True, style.COLOURS[1], "tied")):
         groups = study.grouped([r for r in runs if r.config["model.tied"] is tied], "model.frequency_scale")
         ends = np.array([study.final_errors(groups[scale,]) for scale in SCALES])
         starts = [np.median([run.value("relative_error", "initial") for run in groups[scale,]]) for scale in SCALES]
@@ -41,12 +41,12 @@ def main() -> None:
             print(
                 f"{label:<7} {scale:>5} bins: {start:.2g} -> {np.median(end):.1e} ({end.min():.1e} to {end.max():.1e})"
             )
-    ax.axhline(1, color=common.GREY, linestyle="--", linewidth=1, label="predicting zero")
+    ax.axhline(1, color=style.GREY, linestyle="--", linewidth=1, label="predicting zero")
     ax.set(yscale="log", xlabel="largest frequency error at the start, bins", ylabel="relative error")
     ax.set_title(f"Tied against untied, N = {N}: median and range over {len(SEEDS)} seeds", fontsize=11)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=9)
-    atomic_write(study.FOLDER / "cosine_tied" / "tied.png", lambda file: file.write(common.png(figure)))
+    atomic_write(study.FOLDER / "cosine_tied" / "tied.png", lambda file: file.write(style.png(figure)))
 
 
 if __name__ == "__main__":

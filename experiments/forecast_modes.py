@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from wavebase import study
 from wavebase.experiment import build
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence import lstm
@@ -68,19 +68,19 @@ def main(folder: RunFolder) -> None:
     figure = Figure(figsize=(10.5, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     turn = np.linspace(0, 2 * np.pi, 400)
-    left.plot(np.cos(turn), np.sin(turn), color=common.GREY, linewidth=0.8)
+    left.plot(np.cos(turn), np.sin(turn), color=style.GREY, linewidth=0.8)
     own = drawn.periods[0][drawn.periods[0] > 0].numpy()
     for n, p in enumerate(own):
         x, y = np.cos(2 * np.pi / p), np.sin(2 * np.pi / p)
         left.plot(
             [0, 1.1 * x],
             [0, 1.1 * y],
-            color=common.COLOURS[1],
+            color=style.COLOURS[1],
             linewidth=0.8,
             label=None if n else "signal's frequencies",
         )
     upper = trained[0][trained[0].imag >= 0]
-    left.plot(upper.real, upper.imag, ".", color=common.COLOURS[0], label="modes")
+    left.plot(upper.real, upper.imag, ".", color=style.COLOURS[0], label="modes")
     left.set(
         aspect="equal",
         ylim=(-0.1, 1.15),
@@ -90,14 +90,14 @@ def main(folder: RunFolder) -> None:
         title="one signal",
     )
     left.legend(fontsize=9)
-    for (name, values), colour in zip(series.items(), common.COLOURS, strict=False):
+    for (name, values), colour in zip(series.items(), style.COLOURS, strict=False):
         right.plot(np.sort(values), np.linspace(0, 1, len(values)), color=colour, label=name)
     right.set(xscale="log", xlim=(1e-2, 50), xlabel="distance to the nearest mode, bins", ylabel="share of components")
     right.grid(alpha=0.25)
     right.legend(fontsize=9)
     figure.suptitle(f"Modes of the free-running {folder.path.name.split('-')[0]} after its lookback")
     atomic_write(
-        study.FOLDER / "forecast_modes" / f"{folder.path.name}.png", lambda file: file.write(common.png(figure))
+        study.FOLDER / "forecast_modes" / f"{folder.path.name}.png", lambda file: file.write(style.png(figure))
     )
 
 

@@ -21,7 +21,7 @@ import torch
 
 from wavebase import console, study
 from wavebase.experiment import build
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.figures import forecast as pictures
 from wavebase.models import toeplitz
 from wavebase.records.atomic import atomic_write
@@ -116,7 +116,7 @@ def main() -> None:
         out = study.FOLDER / "forecast_table"
         curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
         for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
-            atomic_write(out / f"{name}.png", lambda file, figure=figure: file.write(common.png(figure)))
+            atomic_write(out / f"{name}.png", lambda file, figure=figure: file.write(style.png(figure)))
         text = ["variable,forecaster,at,nmse,low,high"] + [
             f"{variable},{name},{place},{','.join(f'{v:.5g}' for v in interval)}"
             for variable, by_name in curves.items()

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from wavebase import console
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
 from wavebase.report.runs import Run
@@ -216,7 +216,7 @@ def _launch(words: list[str]) -> None:
 def picture(system: System) -> tuple[Path, bytes]:
     """Where a system's picture belongs, and what it must be."""
     made = system.picture()
-    content = made.read_bytes() if isinstance(made, Path) else common.png(made)
+    content = made.read_bytes() if isinstance(made, Path) else style.png(made)
     small, file = Image.open(io.BytesIO(content)).convert("RGB").quantize(128), io.BytesIO()  # half the size
     small.save(file, "png")
     return Path(f"docs/pictures/gallery_{system.page}.png"), file.getvalue()

@@ -13,7 +13,7 @@ from scipy import stats
 
 from wavebase import study
 from wavebase.experiment import build
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.theory import gauss_newton, label_noise
 from wavebase.theory.label_noise import NoiseLaw, UpdateRule
 
@@ -146,18 +146,18 @@ def picture(points: dict[int, tuple[list[float], list[float]]], others: list[dic
     """Measured against predicted for plain descent; the ratio with its interval for the rest."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (T, (predicted, measured)), colour, mark in zip(points.items(), common.COLOURS, "os^", strict=False):
+    for (T, (predicted, measured)), colour, mark in zip(points.items(), style.COLOURS, "os^", strict=False):
         left.plot(predicted, measured, mark, color=colour, label=f"T = {T}", fillstyle="none", markersize=8)
     ends = [f(v for pair in points.values() for v in pair[0]) for f in (min, max)]
-    left.plot(ends, ends, color=common.GREY, linewidth=1, label="equal")
+    left.plot(ends, ends, color=style.GREY, linewidth=1, label="equal")
     left.set(xscale="log", yscale="log", xlabel="predicted error", ylabel="measured error", title="SGD")
     left.legend(fontsize=11)
     places = np.arange(len(others))
     values = np.array([row["ratio"] for row in others])
     reach = np.array([[row["ratio"] - row["from"], row["to"] - row["ratio"]] for row in others]).T
-    right.axvspan(0.95, 1.05, color=common.GREY, alpha=0.15, linewidth=0)
-    right.axvline(1, color=common.GREY, linewidth=1)
-    right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=common.COLOURS[1], markersize=6)
+    right.axvspan(0.95, 1.05, color=style.GREY, alpha=0.15, linewidth=0)
+    right.axvline(1, color=style.GREY, linewidth=1)
+    right.errorbar(values, places, xerr=np.nan_to_num(reach), fmt="o", color=style.COLOURS[1], markersize=6)
     right.set_yticks(places, [row["optimiser"] for row in others], fontsize=10)
     right.invert_yaxis()
     right.set(xlabel="predicted / measured", title=f"other rules, T = {others[0]['T']}", xscale="log")

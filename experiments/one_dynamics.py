@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from wavebase import study
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.spectral import preset_gains, spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 
 NOISE = 0.1  # of the labels: without it an exact start has no gradient
 SAME, NEAR = 1e-3, 0.02  # relative differences: of one dynamics, and of what eps 2^-5 may add
@@ -104,16 +104,16 @@ def measure(size: study.Size) -> study.Finding:
         apart[T, label] = max(away), abs(moved / compared[1] - 1)
         row = {"T": T, "start": label} | {f"at {step}": f"{errors[step]:.6f}" for step in shown}
         rows.append({**row, "drift": f"{moved:.6f}", "apart": float(max(apart[T, label]))})
-        style, colour = "--" if label.startswith(LOOSE) else "-", common.COLOURS[lengths.index(T)]
-        above.plot(trained, [errors[step] for step in trained], style, color=colour, linewidth=1.5)
-        below.plot(trained, away.clip(1e-16), style, color=colour, linewidth=1.5)
-    for T, colour in zip(lengths, common.COLOURS, strict=False):
+        dashes, colour = "--" if label.startswith(LOOSE) else "-", style.COLOURS[lengths.index(T)]
+        above.plot(trained, [errors[step] for step in trained], dashes, color=colour, linewidth=1.5)
+        below.plot(trained, away.clip(1e-16), dashes, color=colour, linewidth=1.5)
+    for T, colour in zip(lengths, style.COLOURS, strict=False):
         above.plot([], [], color=colour, label=f"T = {T}: exact starts")
         above.plot([], [], "--", color=colour, label=f"T = {T}: eps 2^-5")
-    above.axhline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
+    above.axhline(1, color=style.GREY, linestyle=":", linewidth=1, label="predicting zero")
     above.set(xscale="log", yscale="log", ylabel="relative error, held out")
     above.legend(fontsize=9, ncols=2)
-    below.axhline(SAME, color=common.GREY, linestyle=":", linewidth=1)
+    below.axhline(SAME, color=style.GREY, linestyle=":", linewidth=1)
     below.set(yscale="log", xlabel="step", ylabel="apart from exact float64", ylim=(1e-15, 1))
     for ax in (above, below):
         ax.grid(alpha=0.25)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import statistics, study
-from wavebase.figures import common
+from wavebase.figures import style
 
 STARTS = {  # label: the words that make it
     "exact, units": "model=spectral",
@@ -82,12 +82,12 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(7.5, 5.6), layout="constrained")
     ax = figure.subplots()
     styles = dict(zip([*REGULARISERS, *STILL], ("-", "--", ":", "-."), strict=True))
-    colours = dict(zip(STARTS, common.COLOURS, strict=False))
+    colours = dict(zip(STARTS, style.COLOURS, strict=False))
     for (start, label), (at, values) in curves.items():
         ax.plot(
             at, values.clip(1e-17, 1e3), styles[label], color=colours[start], linewidth=1.8, label=f"{start}: {label}"
         )
-    ax.axhline(1, color=common.GREY, linewidth=1, label="predicting zero")
+    ax.axhline(1, color=style.GREY, linewidth=1, label="predicting zero")
     ax.set_xscale("symlog", linthresh=max(steps // 10, 1))
     ax.set(yscale="log", xlabel="epoch", ylabel="relative error, held out")
     ax.grid(alpha=0.25)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from wavebase import statistics, study
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.theory.gauss_newton import GaussNewton, enough, gauss_newton
 from wavebase.theory.label_noise import UpdateRule, decay_bias, stationary_error
@@ -104,7 +104,7 @@ def measure(size: study.Size) -> study.Finding:
     ax.set(xlabel="rate / boundary", ylabel="label noise, weight decay")
     ax.set_title("verdict, error (law)", fontsize=11)
     for line in range(1, len(decays)):
-        ax.axhline(line * len(noises) - 0.5, color=common.GREY, linewidth=2)
+        ax.axhline(line * len(noises) - 0.5, color=style.GREY, linewidth=2)
     stable = Counter(name for (decay, _, rate), name in names.items() if rate < 1 and not decay)
     under = Counter(name for (decay, _, rate), name in names.items() if rate < 1 and decay == max(decays))
     beyond = Counter(name for (_, _, rate), name in names.items() if rate > 1)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import wavebase
 from wavebase import formatting, statistics, study
 from wavebase.constructions.construction import STATE_NAMES, Construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.probes.position import Subspaces, subspaces
 from wavebase.records.atomic import atomic_write
 
@@ -125,18 +125,18 @@ def measure(size: study.Size) -> study.Finding:
         )
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, colour in zip(names, common.COLOURS, strict=False):
+    for name, colour in zip(names, style.COLOURS, strict=False):
         table = np.array([found[name, EVERYWHERE, distance]["error"] for distance in far]).clip(1e-17, 1e2)
         left.plot(far, table[:, 1, 0], "o-", color=colour, label=name)
         left.fill_between(far, table[:, 1, 1], table[:, 1, 2], color=colour, alpha=0.2, linewidth=0)
     left.plot(far, table[:, 0, 0], "kx:", label="before")
-    left.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
+    left.axhline(1, color=style.GREY, linestyle=":", label="predicting zero")
     left.set(xscale="log", yscale="log", xlabel="distance in units, relative", ylabel="relative error, one window")
     left.legend(fontsize=9)
     shown = size.pick(tiny=0.01, fast=1e-2, full=1e-2)
     for place, name in enumerate(names):
         for shift, (what, colour) in zip(
-            (-0.2, 0, 0.2), zip(list(MEASURED)[:3], common.COLOURS, strict=False), strict=True
+            (-0.2, 0, 0.2), zip(list(MEASURED)[:3], style.COLOURS, strict=False), strict=True
         ):
             (before, *_), (after, *_) = found[name, EVERYWHERE, shown][what]
             label = {"error": "one window", "stream": "stream", "masked": "without leakage"}[what]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import wavebase
 from wavebase import formatting, statistics, study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 
@@ -85,14 +85,14 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     ax = figure.subplots()
     place = np.arange(len(chosen))
-    for n, (T, colour) in enumerate(zip(lengths, common.COLOURS, strict=False)):
+    for n, (T, colour) in enumerate(zip(lengths, style.COLOURS, strict=False)):
         x = place + 0.2 * (n - (len(lengths) - 1) / 2)
         begin, end = (np.array([f(*found[T, label]) for label in chosen]).clip(1e-17, 1e2) for f in
                       (lambda before, *_: before, lambda _, after, *rest: after))  # fmt: skip
         ax.vlines(x, begin, end, color=colour, linewidth=1)
         ax.plot(x, begin, "x", color=colour, label=f"T = {T}, rounded")
         ax.plot(x, end, "o", color=colour, label=f"T = {T}, trained")
-    ax.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
+    ax.axhline(1, color=style.GREY, linestyle=":", label="predicting zero")
     ax.set_xticks(place, list(chosen), rotation=20)
     ax.set(yscale="log", ylabel="relative error, one window")
     ax.grid(alpha=0.25)

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from wavebase import study
 from wavebase.experiment import build
-from wavebase.figures import common, curves
+from wavebase.figures import style, curves
 from wavebase.probes import mechanism
 from wavebase.spectrum import power_spectrum
 from wavebase.theory import gauss_newton, slow_drift
@@ -244,7 +244,7 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
     """The oscillators against time, with theory; the error of a window and of a stream's last against time."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for ((rate, noise), runs), colour in zip(main.items(), common.COLOURS, strict=False):
+    for ((rate, noise), runs), colour in zip(main.items(), style.COLOURS, strict=False):
         at, values = damping(runs)
         error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(at))
         left.errorbar(
@@ -252,13 +252,13 @@ def picture(main: dict, start: Start, top: tuple[float, float], steps: int) -> F
         )
         theory = [start.damping(start.displacement(runs[0], int(step))) for step in at]
         left.plot(at, theory, color=colour, linestyle="--", linewidth=1)
-    left.plot([], [], color=common.GREY, linestyle="--", linewidth=1, label="theory, nothing fitted")
+    left.plot([], [], color=style.GREY, linestyle="--", linewidth=1, label="theory, nothing fitted")
     left.set(xscale="log", yscale="log", xlabel="step", ylabel="mean of -log |lambda|", title="oscillators are damped")
     left.legend(fontsize=9)
     streams = np.array([start.stream_errors(run)[1:] for run in main[top]])
     for column, label, colour in ((1, f"window {WINDOWS} of a stream", 1), (2, "one window", 0)):
-        curves.median_and_range(right, streams[0, :, 0], streams[:, :, column], common.COLOURS[colour], "-", label)
-    right.axhline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
+        curves.median_and_range(right, streams[0, :, 0], streams[:, :, column], style.COLOURS[colour], "-", label)
+    right.axhline(1, color=style.GREY, linestyle=":", linewidth=1, label="predicting zero")
     right.set(xscale="log", yscale="log", xlabel="step", ylabel="relative error")
     right.set_title(f"rate {top[0]:g}, noise {top[1]:g}")
     right.legend(fontsize=10)

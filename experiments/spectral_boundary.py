@@ -15,7 +15,7 @@ from torch import optim
 from wavebase import statistics, study
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
@@ -198,16 +198,16 @@ def measure(size: study.Size) -> study.Finding:
 
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     one, two = figure.subplots(1, 2)
-    for (label, (by_fraction, *_)), colour in zip(found.items(), (*common.COLOURS, common.GREY), strict=False):
+    for (label, (by_fraction, *_)), colour in zip(found.items(), (*style.COLOURS, style.GREY), strict=False):
         shares = [np.mean(by_fraction[f]) for f in fractions]
         one.plot(fractions, shares, "o--" if "free" in label else "o-", color=colour, markersize=5, label=label)
-    one.axvspan(*NEAR, color=common.GREY, alpha=0.2, linewidth=0)
+    one.axvspan(*NEAR, color=style.GREY, alpha=0.2, linewidth=0)
     one.set(xlabel="rate / the optimiser's boundary", ylabel="share that left", title="no noise, fixed set")
     one.legend(fontsize=8)
-    for (name, errors), colour in zip(noisy.items(), common.COLOURS, strict=False):
+    for (name, errors), colour in zip(noisy.items(), style.COLOURS, strict=False):
         two.plot(wide, errors.clip(max=1e3), "o-", color=colour, label=f"{name}, v free" if name != "SGD" else name)
-    two.axvline(1, color=common.GREY, linewidth=1)
-    two.axhline(1, color=common.GREY, linestyle=":", label="predicting zero")
+    two.axvline(1, color=style.GREY, linewidth=1)
+    two.axhline(1, color=style.GREY, linestyle=":", label="predicting zero")
     two.set(xscale="log", yscale="log", xlabel="rate / the optimiser's boundary", ylabel="relative error at the end")
     two.set_title(f"label noise {NOISE}")
     two.legend(fontsize=9)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import statistics, study
-from wavebase.figures import common
+from wavebase.figures import style
 
 CASES = {  # label: the case of conf/case
     "exact, SGD": "exact_sgd",
@@ -56,7 +56,7 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     ax = figure.subplots()
     for n, (label, case) in enumerate(cases.items()):
-        colour, style = common.look(n)
+        colour, dashes = style.look(n)
         chosen = [run for run in runs if run.choices["case"] == case]
         steps, table = errors(chosen)
         early = [run for run in first if run.choices["case"] == case]
@@ -65,7 +65,7 @@ def measure(size: study.Size) -> study.Finding:
             later = steps > brief
             steps, table = np.concatenate([begin, steps[later]]), np.concatenate([near, table[:, later]], 1)
         shown = table.clip(FLOOR, TOP)
-        ax.plot(steps, np.median(shown, 0), style, color=colour, linewidth=2, label=label)
+        ax.plot(steps, np.median(shown, 0), dashes, color=colour, linewidth=2, label=label)
         ax.fill_between(steps, shown.min(0), shown.max(0), color=colour, alpha=0.2, linewidth=0)
         ends[label] = statistics.median(table[:, -1])
         on_stream = [run.value("probes", "final", "error/stream") for run in chosen]

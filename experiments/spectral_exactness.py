@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import wavebase
 from wavebase import statistics, study
 from wavebase.constructions.spectral import linearity_bound, preset_gains, spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import SpectralLSTM
 
 WINDOWS = 8
@@ -52,7 +52,7 @@ def measure(size: study.Size) -> study.Finding:
 
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, centre = figure.subplots(1, 2, sharey=True)
-    for (dtype, results), colour in zip(along.items(), common.COLOURS, strict=False):
+    for (dtype, results), colour in zip(along.items(), style.COLOURS, strict=False):
         left.plot(eps, [r["in its unit"] for r in results], "o", markersize=4, color=colour, label=f"{dtype}, measured")
         left.plot(eps, [r["bound"] for r in results], "-", color=colour, linewidth=1, label=f"{dtype}, bound")
         left.axvline(linearity_bound(DTYPES[dtype]), color=colour, linestyle=":", linewidth=1)
@@ -66,7 +66,7 @@ def measure(size: study.Size) -> study.Finding:
     centre.set_title("exact preset", fontsize=11)
     for ax in (left, centre):
         ax.set(xscale="log", yscale="log", ylim=(1e-17, 30))
-        ax.axhline(1, color=common.GREY, linestyle=":", label="as large as the spectrum")
+        ax.axhline(1, color=style.GREY, linestyle=":", label="as large as the spectrum")
         ax.grid(alpha=0.25)
     centre.set_xticks(lengths, map(str, lengths))
     centre.set_xticks([], minor=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from wavebase import statistics, study
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.spectral import preset_gains, spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes.curvature import Hessian
 from wavebase.signals.generators import WhiteNoise
@@ -61,7 +61,7 @@ def measure(size: study.Size) -> study.Finding:
     raw: dict[str, list[float]] = {}
     figure = Figure(figsize=(7.5, 5.2), layout="constrained")
     ax = figure.subplots()
-    for T, mark, colour in zip(lengths, ("o", "s", "^", "D"), common.COLOURS, strict=False):
+    for T, mark, colour in zip(lengths, ("o", "s", "^", "D"), style.COLOURS, strict=False):
         eps = np.array([2.0**-p for p in powers])
         along = [measured(spectral_construction(T, eps=e, scale=1 / T)) for e in eps]
         loose = measured(spectral_construction(T, preset="trainable", scale=1 / T))
@@ -86,7 +86,7 @@ def measure(size: study.Size) -> study.Finding:
             errors, [m["unit-scaled"] for m in points], mark, color=colour, fillstyle="none", markersize=9,
             label=f"T = {T}, unit-scaled",
         )  # fmt: skip
-    ax.axvline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
+    ax.axvline(1, color=style.GREY, linestyle=":", linewidth=1, label="predicting zero")
     ax.set(xscale="log", yscale="log", xlabel="relative error at the start")
     ax.set_ylabel("lambda_max of the loss / mean predictor's")
     ax.grid(alpha=0.25)

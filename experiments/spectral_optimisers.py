@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from wavebase import study
 from wavebase.constructions import symmetry
 from wavebase.constructions.spectral import spectral_construction
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.probes.position import subspaces
 
 SETTINGS = {  # label: the words that make it
@@ -24,7 +24,7 @@ SETTINGS = {  # label: the words that make it
     "RMSprop, 1e-3": "optim=rmsprop",
     "SGD, raw weights": "optim=sgd model.parametrization=raw",
 }
-PARTS = {"visible": common.COLOURS[1], "null": common.COLOURS[0], "gauge": common.COLOURS[2], "frozen": common.GREY}
+PARTS = {"visible": style.COLOURS[1], "null": style.COLOURS[0], "gauge": style.COLOURS[2], "frozen": style.GREY}
 
 
 def measure(size: study.Size) -> study.Finding:
@@ -50,7 +50,7 @@ def measure(size: study.Size) -> study.Finding:
     far, split = figure.subplots(1, 2)
     shares: dict[str, dict[str, float]] = {}
     expected = []
-    for (label, words), line in zip(settings.items(), common.COLOURS, strict=False):
+    for (label, words), line in zip(settings.items(), style.COLOURS, strict=False):
         runs = size.sweep(*shared, *words.split())
         at = [step for step in runs[0].folder.checkpoint_steps() if step]
         size_of = {part: np.zeros((len(runs), len(at))) for part in PARTS}

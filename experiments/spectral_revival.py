@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavebase import statistics, study
-from wavebase.figures import common
+from wavebase.figures import style
 
 RECOVERED = 0.01  # training loss over the mean predictor's
 UNDER = {"SGD": "optim=sgd", "Adam": "optim=adam optim.lr=0.003"}
@@ -60,7 +60,7 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(8, 5), layout="constrained")
     ax = figure.subplots()
     rows = []
-    for (label, runs), colour in zip(groups.items(), common.COLOURS, strict=False):
+    for (label, runs), colour in zip(groups.items(), style.COLOURS, strict=False):
         curves = [losses(run) for run in runs]
         steps = curves[0][0]
         table = np.array([relative for _, relative in curves])
@@ -80,9 +80,9 @@ def measure(size: study.Size) -> study.Finding:
                 "mostly": Counter(run.verdict for run in runs).most_common(1)[0][0],
             }
         )
-    ax.axvline(0, color=common.GREY, linewidth=0.8)
-    ax.axhline(1, color=common.GREY, linestyle="--", linewidth=1, label="predicting the mean")
-    ax.axhline(RECOVERED, color=common.GREY, linestyle=":", linewidth=1, label="recovered")
+    ax.axvline(0, color=style.GREY, linewidth=0.8)
+    ax.axhline(1, color=style.GREY, linestyle="--", linewidth=1, label="predicting the mean")
+    ax.axhline(RECOVERED, color=style.GREY, linestyle=":", linewidth=1, label="recovered")
     ax.set(yscale="log", ylim=(1e-4, 30), xlabel="steps after the return to the task")
     ax.set_ylabel("training loss / mean predictor's")
     ax.grid(alpha=0.25)

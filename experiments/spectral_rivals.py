@@ -15,7 +15,7 @@ import wavebase
 from wavebase import statistics, study
 from wavebase.constructions.alignment import align
 from wavebase.constructions.construction import Construction, pad
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.models.spectral import RIVALS, SpectralLSTM
 
 ALGORITHMS = {"spectral": wavebase.spectral_construction, **RIVALS}
@@ -98,14 +98,14 @@ def measure(size: study.Size) -> study.Finding:
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     line = np.linspace(0, 1, points)
-    for (pair, curves), colour in zip(barriers.items(), common.COLOURS, strict=False):
+    for (pair, curves), colour in zip(barriers.items(), style.COLOURS, strict=False):
         left.plot(line, curves["aligned"], color=colour, label=" to ".join(pair))
         left.plot(line, curves["as written"], ":", color=colour, linewidth=1)
-    left.axhline(1, color=common.GREY, linestyle="--", linewidth=1, label="predicting zero")
+    left.axhline(1, color=style.GREY, linestyle="--", linewidth=1, label="predicting zero")
     left.set(yscale="log", xlabel="place on the straight line", ylabel="relative error, white noise")
     left.set_title("between the exact nets (dotted: before alignment)", fontsize=11)
     left.legend(fontsize=9)
-    for n, (name, colour) in enumerate(zip(nets, common.COLOURS, strict=False)):
+    for n, (name, colour) in enumerate(zip(nets, style.COLOURS, strict=False)):
         middle, low, high = np.array([survival[label, name] for label in settings]).T
         x = np.arange(len(settings)) + 0.15 * (n - 1)
         right.errorbar(x, middle, (middle - low, high - middle), fmt="o", color=colour, capsize=3, label=name)

@@ -12,7 +12,7 @@ from matplotlib import cbook
 from matplotlib.figure import Figure
 
 from wavebase import study
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 
 CENTRE = {"model.margin": "40", "dtype": "float64", "T": "4", "signal": "white_noise"}
@@ -86,8 +86,8 @@ def measure(size: study.Size) -> study.Finding:
         for shift, (before, after, name, colour) in zip(
             (0.15, -0.15),
             (
-                ("start", "trained", "training signal", common.COLOURS[0]),
-                ("noise", "noise after", "white noise", common.COLOURS[1]),
+                ("start", "trained", "training signal", style.COLOURS[0]),
+                ("noise", "noise after", "white noise", style.COLOURS[1]),
             ),
             strict=True,
         ):
@@ -98,7 +98,7 @@ def measure(size: study.Size) -> study.Finding:
             ax.plot(end, y, "o", color=colour, markersize=5, label=f"{name}: | at the start, o after training")
         for place, row in zip(np.arange(len(chosen))[::-1], chosen, strict=True):
             ax.text(1.01, place, row["verdict"], transform=ax.get_yaxis_transform(), fontsize=8, va="center")
-        ax.axvline(1, color=common.GREY, linestyle=":", linewidth=1, label="predicting zero")
+        ax.axvline(1, color=style.GREY, linestyle=":", linewidth=1, label="predicting zero")
         ax.set(xscale="log", xlabel="relative error", title=title)
         ax.set_yticks(np.arange(len(chosen))[::-1], [row["setting"] for row in chosen])
         ax.grid(alpha=0.25)

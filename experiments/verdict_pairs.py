@@ -16,7 +16,7 @@ import wavebase
 from wavebase import study
 from wavebase.constructions.construction import Construction
 from wavebase.constructions.perturbation import Perturbation, perturb
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.probes.verdict import Condition, Verdict
 from wavebase.report.runs import Run
 
@@ -132,8 +132,8 @@ def measure(size: study.Size) -> study.Finding:
     for label, wanted, colour, marker in (("other gains", False, 0, "o"), ("float32", True, 1, "x")):
         points = [(a.use, b.use) for _, a, b, single, _ in near if single == wanted and a.use > 0 and b.use > 0]
         x, y = zip(*points, strict=True) if points else ((), ())
-        ax.loglog(x, y, marker, color=common.COLOURS[colour], markersize=3, alpha=0.4, label=label)
-    ax.axline((1, 1), (10, 10), color=common.GREY, linewidth=0.8)
+        ax.loglog(x, y, marker, color=style.COLOURS[colour], markersize=3, alpha=0.4, label=label)
+    ax.axline((1, 1), (10, 10), color=style.GREY, linewidth=0.8)
     ax.set(xlabel="measured / bound, exact float64 gains", ylabel="measured / bound, the other net")
     ax.legend(fontsize=8, frameon=False)
     verdicts = study.counted([first for first, *_ in pairs])

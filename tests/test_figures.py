@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from conftest import SMALL
 from wavebase.analysis.analyze import analyze
-from wavebase.figures import common, curves, run, spectrum_sheet, sweeps, weights
+from wavebase.figures import style, curves, run, spectrum_sheet, sweeps, weights
 from wavebase.figures.movement import movement
 from wavebase.records.folder import RunFolder
 
@@ -72,8 +72,8 @@ class TestDrift:
         assert all(ax.get_yscale() == "log" for ax in (top, middle, bottom)) and bottom.get_xscale() == "symlog"
 
     def test_an_unmoved_net_is_not_a_success(self, folder):
-        assert common.UNMOVED in texts(run.drift(folder, summary("unmoved")))
-        assert common.UNMOVED not in texts(run.drift(folder, summary()))
+        assert style.UNMOVED in texts(run.drift(folder, summary("unmoved")))
+        assert style.UNMOVED not in texts(run.drift(folder, summary()))
 
     def test_nothing_is_drawn_without_records(self, tmp_path):
         made = RunFolder(tmp_path)
@@ -143,7 +143,7 @@ class TestChange:
             assert 0.02 < seen.median() < 50, "largest states on four stored signals, not over all signals"
 
     def test_an_unmoved_net_is_not_a_success(self, folder):
-        assert common.UNMOVED in texts(weights.weight_hh_change(folder, summary("unmoved")))
+        assert style.UNMOVED in texts(weights.weight_hh_change(folder, summary("unmoved")))
 
 
 class TestCurves:
@@ -156,11 +156,11 @@ class TestCurves:
         assert words in texts(sweeps.learning_curves({"a": [whole, ends]}, "loss/train"))
 
     def test_curves_differ_for_every_common_colour_vision(self):
-        looks = [common.look(n) for n in range(32)]
+        looks = [style.look(n) for n in range(32)]
         assert len(set(looks)) == 32
         for (colour, style), (other, another) in itertools.combinations(looks[:9], 2):
             assert style != another or difference(colour, other) > 15, (colour, other)
-        for one, two in itertools.combinations(common.COLOURS, 2):
+        for one, two in itertools.combinations(style.COLOURS, 2):
             assert difference(one, two) > 15, (one, two)
 
     def test_text_can_be_read_at_eight_centimetres(self, folder):
@@ -226,6 +226,6 @@ def test_vectors_on_request(ran):
     files = {file.name: file.read_bytes() for file in (made.path / "figures").iterdir()}
     assert set(files) == {"train_loss.png", "train_loss.svg"} and b"<svg" in files["train_loss.svg"]
     figure = run.train_loss(made, made.summary())
-    common.png(figure)
-    assert common.vector(figure, "svg") == files["train_loss.svg"], "equal figures give equal bytes"
-    assert common.vector(run.train_loss(made, made.summary()), "pdf").startswith(b"%PDF")
+    style.png(figure)
+    assert style.vector(figure, "svg") == files["train_loss.svg"], "equal figures give equal bytes"
+    assert style.vector(run.train_loss(made, made.summary()), "pdf").startswith(b"%PDF")

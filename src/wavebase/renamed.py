@@ -89,7 +89,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
 # Modules that are packages now, and names of modules that stayed.
 NAMES: dict[str, dict[str, str]] = {
     "figures": {
-        **{name: f"figures.common.{name}" for name in ("COLOURS", "STYLES", "GREY", "png", "literal")},
+        **{name: f"figures.style.{name}" for name in ("COLOURS", "STYLES", "GREY", "png", "literal")},
         **{name: f"figures.curves.{name}" for name in ("loss_curves", "error_curves", "median_and_range")},
         **{name: f"figures.weights.{name}" for name in ("weight_hh_init", "weight_image", "gen_eigenvalues")},
         **{name: f"figures.run.{name}" for name in ("train_loss", "spectrum")},

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from wavebase import console
 from wavebase.cli.run import main as run_command
-from wavebase.figures import common
+from wavebase.figures import style
 from wavebase.formatting import text_table
 from wavebase.records import provenance
 from wavebase.records.atomic import atomic_write
@@ -118,7 +118,7 @@ def main(file: str, doc: str, measure: Callable[[Size], Finding]) -> None:
     for name, content in {
         "finding.json": dump_json(record, indent=1),
         "table.csv": as_csv(rows),
-        "figure.png": common.png(finding.figure),
+        "figure.png": style.png(finding.figure),
     }.items():
         atomic_write(size.folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     wide = min(console.width(), 80)

@@ -189,7 +189,7 @@ def _write_spectra(
     save: Save,
 ) -> tuple[list[str], list[str]]:
     """Write spectrum.json, spectrum.txt and pictures of reports by checkpoint and layer; return lines and pictures' names."""
-    from wavebase.figures import common, spectrum_sheet
+    from wavebase.figures import style, spectrum_sheet
     from wavebase.figures.movement import READABLE, movement, movement_table
     from wavebase.records.strict_json import dump_json
 
@@ -202,7 +202,7 @@ def _write_spectra(
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
         pictures.append(f"spectrum{suffix}.png")
-        save(pictures[-1], common.png(spectrum_sheet.sheet(report, panels)))
+        save(pictures[-1], style.png(spectrum_sheet.sheet(report, panels)))
         table += [f"{name} of {source.last}", report.table()]
         lines.append(report.short(name))
         if len(reports) > 1:
@@ -211,7 +211,7 @@ def _write_spectra(
             figure = movement(moved, most) if whole_series or not panels else None
             if figure is not None:
                 pictures.append(f"series{suffix}.png")
-                save(pictures[-1], common.png(figure))
+                save(pictures[-1], style.png(figure))
             lines_of_series = movement_table(moved)
             table += lines_of_series
             lines.append(f"{lines_of_series[0]}: see spectrum.txt")

@@ -16,7 +16,7 @@ from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
 from wavebase.experiment.summary import describe, hparams, objective, summarize
-from wavebase.figures.common import png, vector
+from wavebase.figures.style import png, vector
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError

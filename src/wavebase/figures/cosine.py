@@ -10,8 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wavebase.figures.common import COLOURS, GREY
-from wavebase.figures.common import after as net_after
+from wavebase.figures.style import COLOURS, GREY
+from wavebase.figures.style import after as net_after
 from wavebase.probes.cosine import PARTS, operators
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from wavebase.figures.common import FONT, GREY, WIDTH, literal, look
+from wavebase.figures.style import FONT, GREY, WIDTH, literal, look
 
 
 def loss_curves(

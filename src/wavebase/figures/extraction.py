@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY, after
+from wavebase.figures.style import COLOURS, GREY, after
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY, STYLES, after
+from wavebase.figures.style import COLOURS, GREY, STYLES, after
 from wavebase.models.linear_forecasters import dft_components
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered

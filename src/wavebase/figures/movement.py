@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from wavebase.analysis.nulls import Quantity
 from wavebase.analysis.report_text import number
-from wavebase.figures.common import COLOURS, GREY
+from wavebase.figures.style import COLOURS, GREY
 
 READABLE = 12  # panels
 ROUNDING = 1e-9

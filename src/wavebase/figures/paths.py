@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, GREY
+from wavebase.figures.style import COLOURS, GREY
 
 
 def paths(straight: Sequence[float], curved: Sequence[float], mean: float) -> Figure:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import COLOURS, FONT, GREY, UNMOVED, WIDTH, after, literal, look
+from wavebase.figures.style import COLOURS, FONT, GREY, UNMOVED, WIDTH, after, literal, look
 from wavebase.figures.curves import loss_curves
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from wavebase.analysis.nonnormality import pseudospectrum
 from wavebase.analysis.report_text import number
 from wavebase.analysis.spectrum_report import Report
-from wavebase.figures.common import COLOURS, GREY
+from wavebase.figures.style import COLOURS, GREY
 
 PSEUDOSPECTRUM_UNITS = 128
 LARGE = 40  # units over which single ones are not labelled

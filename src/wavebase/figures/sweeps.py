@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from wavebase.figures.common import GREY, WIDTH, literal, look
+from wavebase.figures.style import GREY, WIDTH, literal, look
 from wavebase.figures.curves import legend_below, median_and_range
 from wavebase.formatting import number
 

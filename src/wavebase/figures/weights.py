@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from wavebase.constructions.construction import unit_scales
-from wavebase.figures.common import COLOURS, FONT, GREY, UNMOVED, WIDTH, after, png
+from wavebase.figures.style import COLOURS, FONT, GREY, UNMOVED, WIDTH, after, png
 from wavebase.probes import dynamics
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence.cells import GATES, lstm_trace

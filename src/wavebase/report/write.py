@@ -97,7 +97,7 @@ def _checked(options: Options, runs: list[Run]) -> list[str] | None:
 def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options) -> dict[str, bytes]:
     """Return the figures for which these runs have numbers, as PNG by file name."""
     from wavebase.figures import sweeps
-    from wavebase.figures.common import png
+    from wavebase.figures.style import png
     from wavebase.figures.curves import error_curves, loss_curves
 
     runs = [run for members in groups.values() for run in members]
@@ -146,7 +146,7 @@ def _pictures(groups: Mapping[str, list[Run]], keys: list[str], options: Options
 
 def _styles(groups: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, tuple[str, str]] | None:
     """Return (colour, line style) by curve, one colour a model and one style a setting; None if groups are not their product."""
-    from wavebase.figures.common import COLOURS, STYLES
+    from wavebase.figures.style import COLOURS, STYLES
 
     firsts = {label: label.split(" ", 1) for label in groups}
     models = list(dict.fromkeys(words[0] for words in firsts.values()))
