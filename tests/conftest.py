@@ -3,10 +3,13 @@
 import contextlib
 import copy
 import functools
+import gc
 import json
 import logging
 import multiprocessing
 import os
+import pickle
+import shutil
 import sys
 import tempfile
 import time
@@ -17,6 +20,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
@@ -40,6 +44,7 @@ SMALL = (
 
 # WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
 FULL = bool(os.environ.get("WAVEBASE_FULL"))
+MODAL = ("hydra.mode", "experiment", "case", "+", "~")  # how an override begins that may bring a mode of Hydra's along
 HANG = 600  # seconds after which something is taken to hang; nothing that works is ever judged by its speed
 
 
@@ -75,14 +80,19 @@ class ForkedProcess:
     """A command line in a forked copy of this process: a real process with real signals that has nothing left to import.
 
     It has what the tests use of subprocess.Popen, and is used in its place where starting an interpreter is not the point.
+    `pipe` holds both ends of a pipe that takes the place of standard output; the caller reads it.
     """
 
-    def __init__(self, main, *words, folder, environment=()):
+    def __init__(self, main, *words, folder, environment=(), pipe=()):
         self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # communicate closes them
 
         def target():
             for number, file in enumerate(self._files, 1):
                 os.dup2(file.fileno(), number)
+            if pipe:
+                os.dup2(pipe[1], 1)
+            for end in pipe:  # or it would be its own reader
+                os.close(end)
             run_as_command(main, ["wavebase", *words], folder, environment)
 
         self._process = multiprocessing.get_context("fork").Process(target=target)
@@ -128,24 +138,55 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _imports_are_not_garbage():
+    """What is imported stays: the collector need not look at it again, neither here nor in forked copies."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _working_directory(tmp_path_factory):
+    """Tests run in an empty folder, so that a command without one of its own writes nothing into the sources."""
+    folder = tmp_path_factory.mktemp("working_directory")
+    with contextlib.chdir(folder):
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(_working_directory):
+    yield
+    left = sorted(os.listdir(_working_directory))
+    for name in left:
+        path = _working_directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not left, f"a test must write below tmp_path, got {left} in the working directory"
+
+
 @contextlib.contextmanager
 def conf_parsed_once():
-    """Let Hydra keep each parsed file of conf/. It parses each twice a command, half of what refusing a wrong one costs."""
-    plain, parsed = ConfigRepository.load_config, {}
+    """Let Hydra keep each parsed file of conf/, and its choice of a mode. It parses each file twice a command, and composes
+    the whole configuration once more to read its mode: most of what refusing a wrong one costs."""
+    load, mode, parsed = ConfigRepository.load_config, Hydra.get_mode, {}
 
     def load_config(self, config_path):
         if "WAVEBASE_CONF" in os.environ:
-            return plain(self, config_path)
+            return load(self, config_path)
         key = (config_path, *(source.full_path() for source in self.sources))
         if key not in parsed:
-            parsed[key] = plain(self, config_path)
-        return copy.deepcopy(parsed[key])
+            parsed[key] = pickle.dumps(load(self, config_path))
+        return pickle.loads(parsed[key])
 
-    ConfigRepository.load_config = load_config
+    def get_mode(self, config_name, overrides):
+        if config_name != "config" or any(word.startswith(MODAL) for word in overrides):
+            return mode(self, config_name, overrides)
+        return None  # as the command line says
+
+    ConfigRepository.load_config, Hydra.get_mode = load_config, get_mode
     try:
         yield
     finally:
-        ConfigRepository.load_config = plain
+        ConfigRepository.load_config, Hydra.get_mode = load, mode
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import FEW, HANG, ForkedProcess, run_as_command, wait_until
+from conftest import FEW, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as entry
 from wavebase import __version__, console
 from wavebase.cli import names, probe, run
@@ -171,10 +171,11 @@ def test_nothing_and_version(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command,module", [("report", report_command), ("probe", probe)])
-def test_interruption_of_a_reader_is_status_130(command, module, monkeypatch, capsys):
+def test_interruption_of_a_reader_is_status_130(command, module, monkeypatch, capsys, tmp_path):
     def interrupted(*words):
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, {"report": "write", "probe": "probe"}[command], interrupted)
     monkeypatch.setattr(sys, "argv", ["wavebase", command, "."])
     with pytest.raises(SystemExit) as stop:
@@ -219,16 +220,22 @@ class TestFitting:
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
 def test_a_reader_that_goes_fails_no_sweep(launcher, tmp_path):
     """`wavebase run -m ... | head -1`: each log line left a traceback, and the sweep's status was 1."""
-    command = [sys.executable, "-m", "wavebase", "run", "-m", *(word for word in RUN if not word.startswith("hydra")), "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline()
-        process.stdout.close()
-        err = process.stderr.read()
-        assert process.wait(HANG) == 0 and "Traceback" not in err and "Broken" not in err, err
+    words = ["run", "-m", *(word for word in RUN if not word.startswith("hydra")), "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s"]  # fmt: skip
+    pipe = os.pipe()
+    process = ForkedProcess(entry.main, *words, folder=tmp_path, pipe=pipe)
+    os.close(pipe[1])
+    with open(pipe[0]) as stdout:
+        assert stdout.readline()
+    _, err = process.communicate()
+    assert process.returncode == 0 and "Traceback" not in err and "Broken" not in err, err
     assert len(list(tmp_path.glob("s/*/summary.json"))) == 2 and (tmp_path / "s" / "report.html").exists()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["run", "--cfg", "job"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["run", "--help"], ["run", "--cfg", "job"], ["nonsense"]],
+    ids=" ".join,
+)
 def test_a_reader_that_is_gone_changes_no_status(words, tmp_path):
     """Standard output and error are a pipe that nobody reads."""
     read, write = os.pipe()

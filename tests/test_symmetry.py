@@ -8,7 +8,7 @@ import torch
 from conftest import FULL
 from test_construction import generator, noise, relative_error
 from test_rivals import RIVALS, output_of
-from wavebase.constructions.alignment import align, distance, natural_units
+from wavebase.constructions.alignment import align, distance, least_size, natural_units
 from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
@@ -267,6 +267,25 @@ class TestAlignment:
         for rival in RIVALS.values():
             other = pad(rival(4, preset=preset), start.hidden_size)
             assert align(other.weights, start, self.probe(4)).distance > 0.5
+
+    @every_construction
+    def test_no_element_makes_weights_smaller_than_the_bound(self, construct):
+        start = construct(4)
+        zero = {name: torch.zeros_like(weight) for name, weight in start.weights.items()}
+        assert least_size(zero, start) == 0 and least_size(start.weights, start) <= 1
+        unrelated = random_weights(start, generator(7))
+        assert least_size(unrelated, start) > 2, "a search would be run for nothing"
+        for seed in range(4):
+            element = random_element(start.hidden_size, generator(seed))
+            for weights in (noisy(start, seed=5).weights, unrelated):
+                moved = act(element, weights)
+                assert least_size(moved, start) == pytest.approx(least_size(weights, start), rel=1e-9)
+                away = distance(moved, start)  # at most the size of the moved weights and 1
+                assert least_size(weights, start) <= (away + 1) * (1 + 1e-9)
+                doubled = {name: 2 * weight for name, weight in weights.items()}
+                assert least_size(doubled, start) == pytest.approx(2 * least_size(weights, start), rel=1e-9)
+        near = align(unrelated, start, self.probe(4))
+        assert least_size(unrelated, start) <= (near.distance + 1) * (1 + 1e-9)
 
     def test_the_distance_weighs_every_row_alike_and_ignores_the_split_of_biases(self):
         start = spectral_construction(8)

@@ -82,7 +82,28 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
 def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
     """Return ||weights - start|| / ||start|| in unit-scaled coordinates: 1 for zero weights, 1 or more for unrelated ones."""
     units, origin = natural_units(start), _rows(start.weights)
-    return (_norm(_rows(weights), origin, units) / _norm(origin, Rows(*(0 * part for part in origin)), units)).item()
+    return (_norm(_rows(weights), origin, units) / _size(origin, units)).item()
+
+
+def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
+    """Bound from below ||act(g, weights)|| / ||start|| over all elements g, in unit-scaled coordinates.
+
+    Above 2, no element brings the weights nearer to the start than zero weights are (triangle inequality), and no search
+    is needed. A row's units meet another row's entries in the order in which they add up to least (rearrangement
+    inequality), and rows are assigned to each other by least sum.
+    """
+    units, now, origin = natural_units(start), _rows(weights), _rows(start.weights)
+    unit, entry, H = units.gates.square(), now.gates.square(), start.hidden_size
+    i, f, g, o = range(4)
+
+    def least(gate: int, other: int) -> Tensor:
+        recurrent = unit[gate, :, :H].sort().values @ entry[other, :, :H].sort(descending=True).values.mT
+        return recurrent + unit[gate, :, H:] @ entry[other, :, H:].mT
+
+    rows = least(f, f) + least(o, o) + torch.minimum(least(i, i) + least(g, g), least(i, g) + least(g, i))
+    column, read = (torch.cat([part.readout[:, :H], part.state]).square().mT for part in (units, now))
+    cost = rows + column @ read.mT
+    return cost[linear_sum_assignment(cost.numpy())].sum().sqrt().item() / _size(origin, units).item()
 
 
 def changed_units(element: Element, start: Construction) -> Tensor:
@@ -123,6 +144,10 @@ def _rows(weights: Mapping[str, Tensor]) -> Rows:
 
 def _norm(one: Rows, other: Rows, units: Rows) -> Tensor:
     return torch.stack([((a - b) * u).norm() for a, b, u in zip(one, other, units, strict=True)]).norm()
+
+
+def _size(rows: Rows, units: Rows) -> Tensor:
+    return _norm(rows, Rows(*(0 * part for part in rows)), units)
 
 
 def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> tuple[Tensor, Tensor]:
