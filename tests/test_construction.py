@@ -38,20 +38,35 @@ def noise(batch, samples, dtype=torch.float64, seed=0):
     return WhiteNoise().sample(batch, samples, generator(seed)).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", BOUND, ids=str)
-@pytest.mark.parametrize("T", WINDOWS)
+def outputs(net, signals):
+    """The net's answer to each signal. Signals of equal length go through it together: long windows cost by the step."""
+    found = {}
+    for length in {signal.shape[1] for signal in signals.values()}:
+        alike = {name: signal for name, signal in signals.items() if signal.shape[1] == length}
+        with torch.no_grad():
+            output = net(torch.cat([*alike.values()]))
+        found |= dict(zip(alike, output.split([len(signal) for signal in alike.values()]), strict=True))
+    return found
+
+
+# of the two longest windows, one in each dtype
+EXACT = [(T, dtype) for T in WINDOWS for dtype in BOUND if FULL or (T, dtype) not in ((100, torch.float64), (128, torch.float32))]  # fmt: skip
+
+
+@pytest.mark.parametrize("T,dtype", EXACT, ids=str)
 def test_exact_on_every_probe_signal(T, dtype):
     count = 32 if FULL or T <= 32 else 4
     task = PowerSpectrum(
         WhiteNoise(), T, dtype, torch.device("cpu"), generator(), normalisation="power", held_out_count=count
     )
     signals = {name: batch.input for name, batch in task.held_out.items()} | {"windows": noise(8 * count, T, dtype)}
+    if not FULL and T > 64:
+        signals["tones"] = signals["tones"][::8]
+        del signals["stream"]  # longer ones are below
     net = exact_net(T, dtype)
     assert net.construction.hidden_size == 7 * T
-    for name, signal in signals.items():
-        target = power_spectrum(signal, T)
-        with torch.no_grad():
-            output = net(signal)
+    for name, output in outputs(net, signals).items():
+        target = power_spectrum(signals[name], T)
         bound = BOUND[dtype] * max(1, target.shape[1] // 2)  # rounding of the rotations adds up, window by window
         assert relative_error(output, target) <= bound, name
         worst = ((output.double() - target).norm(dim=-1) / target.norm(dim=-1)).max().item()
@@ -59,7 +74,7 @@ def test_exact_on_every_probe_signal(T, dtype):
         assert relative_error(torch.zeros_like(output), target) == 1.0, "the zero predictor must fail"
 
 
-@pytest.mark.parametrize("T", WINDOWS)
+@pytest.mark.parametrize("T", WINDOWS if FULL else WINDOWS[:-1])
 def test_ten_windows_in_a_stream(T):
     net, signal = exact_net(T, torch.float64), noise(256 if FULL else 64 if T <= 16 else 8, 10 * T)
     target = power_spectrum(signal, T)
