@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t SPAN_BYTES = 4096;  // of steps and lanes at a time: the rows of a tile are about the first-level cache,
 constexpr int64_t STRIP = 48;         // and those of a strip of deltas fit the second (measured)
-constexpr int ROWS = 4, COLUMNS = TILE_VECTORS == 2 ? 6 : 2;
+constexpr int ROWS = 4, COLUMNS = TILE_VECTORS == 2 ? 6 : 3;  // sums, a column each and a row fill the registers
 
 template <class T> struct WeightsTile {  // pointers to the tile's first row
   const T *deltas, *states;
@@ -20,14 +20,14 @@ template <class T, int C> __attribute__((noinline)) void weights_tile(const Weig
   for (int64_t n = 0; n < t.steps; ++n) {
     const T *deltas = t.deltas + n * t.deltas_step, *states = t.states + n * t.states_step;
     for (int64_t lane = 0; lane < t.padded; lane += LANES<T>) {
-      Vec<T> left[ROWS];
-#pragma GCC unroll 4
-      for (int r = 0; r < ROWS; ++r) left[r] = load<T>(deltas + r * t.padded + lane);
+      Vec<T> right[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) {
-        const Vec<T> right = load<T>(states + c * t.padded + lane);
+      for (int c = 0; c < C; ++c) right[c] = load<T>(states + c * t.padded + lane);
 #pragma GCC unroll 4
-        for (int r = 0; r < ROWS; ++r) acc[c][r] += left[r] * right;
+      for (int r = 0; r < ROWS; ++r) {
+        const Vec<T> left = load<T>(deltas + r * t.padded + lane);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) acc[c][r] += left * right[c];
       }
     }
   }
