@@ -29,6 +29,7 @@ from wavebase.training.stacking import stack_key, unstackable_reason
 from wavebase.training.trainer import TrainState
 
 log = logging.getLogger("wavebase")
+EXAMPLES = 4  # held-out signals whose outputs a checkpoint and examples.npz keep
 
 
 class Session:
@@ -238,16 +239,19 @@ class Session:
                 "ended": ended,
                 "parts": self.parts,
                 "recording_sha256": built.recording,
+                "example": None if hasattr(built.task, "examples") else self._example(EXAMPLES),  # what `look` shows
             },
             self.cfg.train.keep_checkpoints,
         )
 
     def _save_examples(self) -> None:
-        """Store four rows of the held-out set, or what the task chooses, for the figures."""
+        """Store the first rows of the held-out set, or what the task chooses, for the figures."""
         task = self.components.task
         signal, target = task.held_out["training"]
         rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
-        kept = task.examples(rows) if hasattr(task, "examples") else {name: part[:4] for name, part in rows.items()}
+        kept = (
+            task.examples(rows) if hasattr(task, "examples") else {name: part[:EXAMPLES] for name, part in rows.items()}
+        )
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
 
     def _image(self, tag: str, step: int) -> None:
@@ -256,9 +260,10 @@ class Session:
             image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
             self.folder.events.image(tag, step, image)
 
-    def _example(self) -> Tensor:
+    def _example(self, most: int | None = None) -> Tensor:
+        """Return the outputs on the held-out training signals, or on the first `most` of them."""
         with torch.no_grad():
-            return self.components.net(self.components.task.held_out["training"][0])
+            return self.components.net(self.components.task.held_out["training"][0][:most])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

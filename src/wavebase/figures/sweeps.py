@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, Colormap
 from matplotlib.figure import Figure
 
@@ -112,28 +113,19 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
-    still = False
     for ax, (label, (cells, members)) in zip(axes.flat, found.items(), strict=False):
         picture = ax.imshow(cells, norm=norm, cmap=colours, aspect="auto", origin="lower")
-        for (row, column), runs in members.items():
-            grey = _still(runs)
-            still |= grey
-            has = np.isfinite(cells[row, column])
-            if grey or not has:
-                box = [column - 0.5, column + 0.5], row - 0.5, row + 0.5
-                look = {"facecolor": STILL} if has else {"facecolor": "#EEEEEE", "hatch": "///", "edgecolor": GREY}
-                ax.fill_between(*box, linewidth=0, **look)
-            if words:
-                dark = has and not grey and sum(colours(norm(cells[row, column]))[:3]) < 1.5
-                lead = f"{number(cells[row, column])}\n" if has else ""
-                text = ax.text(column, row, f"{lead}{_verdicts(runs)}", ha="center", va="center", fontsize=FONT)
-                text.set_color("white" if dark else "black")
+        for at, runs in members.items():
+            dark = np.isfinite(cells[at]) and sum(colours(norm(cells[at]))[:3]) < 1.5
+            _draw_cell(ax, at, cells[at], runs, words, "white" if dark else "black")
         ax.grid(False)
         ax.set_title(label)
         ax.set_xticks(range(len(xs)), [_word(level) for level in xs], rotation=45 if len(xs) > 3 else 0)
         ax.set_yticks(range(len(ys)), [_word(level) for level in ys])
         ax.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
-    notes = [what] * bool(what) + ["grey: nothing moved"] * still + ["hatched: no number"] * (not all(np.isfinite(cells[at]) for cells, members in found.values() for at in members))  # fmt: skip
+    every = [(cells[at], runs) for cells, members in found.values() for at, runs in members.items()]
+    notes = [what] * bool(what) + ["grey: nothing moved"] * any(_still(runs) for _, runs in every)
+    notes += ["hatched: no number"] * any(not np.isfinite(value) for value, _ in every)
     figure.suptitle(title + ("".join(f"\n{note}" for note in notes) if notes else ""))
     figure.supxlabel(literal(x), fontsize=10)
     figure.supylabel(literal(y), fontsize=10)
@@ -141,6 +133,19 @@ def heat_map(points: Sequence[Point], x: str, y: str, name: str) -> Figure:
     bar.ax.set_yticklabels([decade(float(f"{tick:.2g}")) for tick in bar.get_ticks()])
     bar.ax.minorticks_off()
     return figure
+
+
+def _draw_cell(ax: Axes, at: tuple[int, int], value: float, runs: Sequence[Point], words: bool, ink: str) -> None:
+    """Draw what a cell of the heat map says beside its colour: grey, hatching, its number and its verdict."""
+    (row, column), has = at, np.isfinite(value)
+    if _still(runs) or not has:
+        box = [column - 0.5, column + 0.5], row - 0.5, row + 0.5
+        look = {"facecolor": STILL} if has else {"facecolor": "#EEEEEE", "hatch": "///", "edgecolor": GREY}
+        ax.fill_between(*box, linewidth=0, **look)
+        ink = "black"
+    if words:
+        lead = f"{number(value)}\n" if has else ""
+        ax.text(column, row, f"{lead}{_verdicts(runs)}", ha="center", va="center", fontsize=FONT, color=ink)
 
 
 @styled
@@ -176,7 +181,9 @@ def by_setting(points: Sequence[Point], keys: Sequence[str], name: str) -> Figur
         for level, at in places.items():
             values = [p.value for p in points if str(p.settings.get(key)) == level and p.value is not None and p.verdict != "unmoved"]  # fmt: skip
             if values:
-                named["median of those that moved"] = ax.hlines(statistics.median(values), at - 0.35, at + 0.35, color="black", linewidth=2)
+                named["median of those that moved"] = ax.hlines(
+                    statistics.median(values), at - 0.35, at + 0.35, color="black", linewidth=2
+                )
         if error:
             named["zero output"] = ax.axhline(1, color=GREY, linestyle=":")
             if any(p.mean for p in points):
