@@ -21,8 +21,8 @@ import torch
 
 from wavebase import console, study
 from wavebase.experiment import build
-from wavebase.figures import style
 from wavebase.figures import forecast as pictures
+from wavebase.figures import style
 from wavebase.models import toeplitz
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder, find_runs

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from wavebase import study
 from wavebase.experiment import build
-from wavebase.figures import style, curves
+from wavebase.figures import curves, style
 from wavebase.probes import mechanism
 from wavebase.spectrum import power_spectrum
 from wavebase.theory import gauss_newton, slow_drift

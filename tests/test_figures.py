@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from conftest import SMALL
 from wavebase.analysis.analyze import analyze
-from wavebase.figures import style, curves, run, spectrum_sheet, sweeps, weights
+from wavebase.figures import curves, run, spectrum_sheet, style, sweeps, weights
 from wavebase.figures.movement import movement
 from wavebase.records.folder import RunFolder
 
@@ -158,8 +158,8 @@ class TestCurves:
     def test_curves_differ_for_every_common_colour_vision(self):
         looks = [style.look(n) for n in range(32)]
         assert len(set(looks)) == 32
-        for (colour, style), (other, another) in itertools.combinations(looks[:9], 2):
-            assert style != another or difference(colour, other) > 15, (colour, other)
+        for (colour, dashes), (other, another) in itertools.combinations(looks[:9], 2):
+            assert dashes != another or difference(colour, other) > 15, (colour, other)
         for one, two in itertools.combinations(style.COLOURS, 2):
             assert difference(one, two) > 15, (one, two)
 

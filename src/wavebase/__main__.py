@@ -16,6 +16,7 @@ USAGE = """usage: wavebase COMMAND [arguments]
 
 run       train one net, or many with -m: wavebase run model=spectral optim=sgd
 report    tables, figures and one page of any folder of runs
+look      a page to scroll through a run's steps: weights, output, verdict
 probe     judge a stored run, and read the spectrum of its weights
 compare   two nets of one architecture: distance modulo symmetry, paths, blocks, modes
 analyze   read the spectrum of any recurrent weights, and judge nothing
@@ -70,6 +71,7 @@ def _findings() -> None:
 COMMANDS: dict[str, Callable[[], None]] = {
     "run": _of("wavebase.cli.run"),
     "report": _of("wavebase.report.__main__"),
+    "look": _of("wavebase.cli.look"),
     "probe": _of("wavebase.cli.probe"),
     "compare": _of("wavebase.cli.compare"),
     "analyze": _of("wavebase.cli.probe", judge=False),

@@ -68,8 +68,8 @@ def _run(words: list[str]) -> None:
     from wavebase import registry
     from wavebase.experiment.compare import compare, load_net
     from wavebase.experiment.validation import call
-    from wavebase.figures.style import png
     from wavebase.figures.paths import paths
+    from wavebase.figures.style import png
     from wavebase.records.atomic import atomic_write
     from wavebase.records.strict_json import to_json
 

@@ -72,7 +72,7 @@ def prepare_job(cfg: DictConfig) -> Any:
     check_groups(cfg)
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     _trust(node)
-    given = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     optim = node.get("optim")
     rate, fraction = (optim.get(key) if isinstance(optim, dict) else None for key in ("lr", "lr_over_boundary"))
     if "optim.lr_over_boundary" in given and rate is not None and fraction is not None:
@@ -81,7 +81,7 @@ def prepare_job(cfg: DictConfig) -> Any:
                 f"optim.lr or optim.lr_over_boundary must be given, got {rate} and {fraction}; leave out one of them"
             )
         optim["lr"] = None
-    return Job(node, *current_job_folder())
+    return Job(node, *current_job_folder(), [key for key in given if not key.startswith(("hydra", "trust", "resume"))])
 
 
 def _trust(node: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def _write_spectra(
     save: Save,
 ) -> tuple[list[str], list[str]]:
     """Write spectrum.json, spectrum.txt and pictures of reports by checkpoint and layer; return lines and pictures' names."""
-    from wavebase.figures import style, spectrum_sheet
+    from wavebase.figures import spectrum_sheet, style
     from wavebase.figures.movement import READABLE, movement, movement_table
     from wavebase.records.strict_json import dump_json
 

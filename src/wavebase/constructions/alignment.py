@@ -106,6 +106,22 @@ def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
     return cost[linear_sum_assignment(cost.numpy())].sum().sqrt().item() / _size(origin, units).item()
 
 
+def block_distances(weights: Mapping[str, Tensor], start: Construction) -> dict[str, float]:
+    """Return `distance` for the rows and states of each block's units, over that block's own size, and for the readout."""
+    units, now, origin = natural_units(start), _rows(weights), _rows(start.weights)
+    apart, size = ([(a * unit).square() for a, unit in zip(part, units, strict=True)] for part in (
+        [new - old for new, old in zip(now, origin, strict=True)], origin))  # fmt: skip
+
+    def of(part: list[Tensor], block: slice) -> Tensor:
+        return part[0][:, block].sum() + part[1][:, block].sum()
+
+    found = {name: (of(apart, block), of(size, block)) for name, block in start.blocks.items()}
+    found["readout"] = apart[2].sum(), size[2].sum()
+    return {
+        name: ((moved / whole).sqrt() if whole > 0 else moved.sqrt()).item() for name, (moved, whole) in found.items()
+    }
+
+
 def changed_units(element: Element, start: Construction) -> Tensor:
     """Return which units' weights (rows, state, readout column) the element changes in the start: booleans [H]."""
     origin, moved, units = _rows(start.weights), _rows(act(element, start.weights)), natural_units(start)

@@ -39,6 +39,8 @@ class ProbeSettings:
         every: Steps between measurements.
         measure: The probes, functions of `wavebase.probes` by path.
         figures: Functions of `wavebase.figures` by name; each draws one picture at the end.
+        draw: Whether to draw them; None: a single run draws, and the runs of a sweep leave it to `wavebase report`.
+        dashboard: "main" writes about twenty tags to TensorBoard, "all" every recorded number.
         figure_format: "svg" or "pdf" is written beside the PNG.
         curvature: Whether to measure lambda_max at the start, on `curvature_batch` sequences. It is always measured if
             the learning rate depends on it.
@@ -48,6 +50,8 @@ class ProbeSettings:
     every: int = 100
     measure: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
+    draw: bool | None = None
+    dashboard: Literal["main", "all"] = "main"
     figure_format: Literal["png", "svg", "pdf"] = "png"
     curvature: bool = True
     curvature_batch: int = 256
@@ -193,7 +197,7 @@ def parse_stored(node: Mapping[str, Any]) -> RunConfig:
 NOT_IN_IDENTITY = {
     "": ("resume", "threads", "device"),
     "train": ("checkpoint_every", "keep_checkpoints"),
-    "probe": ("figures",),
+    "probe": ("figures", "draw", "dashboard"),
 }
 
 

@@ -50,28 +50,52 @@ class Pace:
 def steps_shown(
     steps: range, name: str, single: bool, values: Callable[[], Mapping[str, float]]
 ) -> Iterator[Iterator[int] | Any]:
-    """Yield an iterator over the steps that shows how far it is.
+    """Yield an iterator over the steps that shows how far it is, with the loss and the error of the last probing.
 
     Args:
         steps: The steps to take.
-        name: What log lines call the run or the stack.
+        name: What log lines call the run or the stack; "" for a run on its own.
         single: Whether a bar may be drawn; the runs of a sweep write lines.
         values: Returns the newest values of the probes.
     """
     if single and sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(steps, unit="step", leave=False, ncols=min(79, console.width(sys.stderr) - 1)) as bar:
-            yield bar
+        columns = min(79, console.width(sys.stderr) - 1)
+        with tqdm(steps, unit="step", leave=False, ncols=columns, bar_format=BAR) as bar:
+            yield _with_numbers(bar, values)
     else:
         yield _logged(steps, name, values)
+
+
+# as tqdm's own, but with the numbers before the rate, which a narrow terminal loses first
+BAR = "{n_fmt}/{total_fmt} |{bar}| {postfix}, {remaining} left"
+
+
+def _with_numbers(bar: Any, values: Callable[[], Mapping[str, float]]) -> Iterator[int]:
+    for step in bar:
+        bar.set_postfix_str(numbers(values()), refresh=False)
+        yield step
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """Return the held-out loss and error of the last probing: "loss 1.8e-32, error 2.8e-16"."""
+    loss, error = (values.get(name, math.nan) for name in ("loss/held_out", "error/training"))
+    return f"loss {number(loss)}, error {number(error)}"
+
+
+def line(name: str, step: int, last: int, values: Mapping[str, float], pace: Pace) -> str:
+    """Return a log line of at most 79 columns: the name is cut where it is too long."""
+    rest = f"step {step} of {last}, {numbers(values)}, {pace.text('steps')}"
+    room = 79 - len(rest) - 2
+    if not name or room < 4:
+        return rest[:79]
+    return f"{name if len(name) <= room else name[: room - 1] + '…'}: {rest}"
 
 
 def _logged(steps: range, name: str, values: Callable[[], Mapping[str, float]]) -> Iterator[int]:
     pace = Pace(len(steps))
     for pace.done, step in enumerate(steps):
         if pace.due():
-            error = values().get("error/training", math.nan)
-            rate = pace.text("steps")
-            log.info("%s step %d of %d, %s, relative error %s", name, step, steps.stop - 1, rate, number(error))
+            log.info("%s", line(name, step, steps.stop - 1, values(), pace))
         yield step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +25,19 @@ log = logging.getLogger("wavebase")
 
 
 class Job(NamedTuple):
-    """A resolved configuration, the folder for its records, and the option chosen in each config group."""
+    """One run to do.
+
+    Attributes:
+        node: The resolved configuration.
+        path: The folder for its records.
+        choices: The option chosen in each config group.
+        given: The groups and keys that the command line or a sweep sets.
+    """
 
     node: dict[str, Any]
     path: Path
     choices: Mapping[str, str]
+    given: Sequence[str] = ()
 
 
 def run(job: Job, single: bool = True) -> float | None:
@@ -87,11 +95,16 @@ def prepare(
         components = build_components(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
         components = build_components(cfg, measured=measured)
-    return Session(cfg, components, folder, state, text, job.choices, single)
+    return Session(cfg, components, folder, state, text, job.choices, single, given(job))
 
 
-def train_and_finish(sessions: list[Session], interruption: Interruption) -> list[float | None]:
+def train_and_finish(
+    sessions: list[Session], interruption: Interruption, name: str | None = None
+) -> list[float | None]:
     """Train opened sessions, which agree in their settings, as one program; write their results; close their folders.
+
+    Args:
+        name: What progress lines call them; by default the first one's folder.
 
     Returns:
         Each session's final relative error, infinity where it diverged.
@@ -106,7 +119,7 @@ def train_and_finish(sessions: list[Session], interruption: Interruption) -> lis
         if first.ended is not None:
             outcomes = [(first.ended, session.first_step) for session in sessions]
         else:
-            with first.progress(len(sessions)) as steps:
+            with first.progress(len(sessions), name) as steps:
                 states = [session.train_state() for session in sessions]
                 outcomes = train(states, first.cfg.train, first.cfg.probe.every, steps, interruption)
         seconds = time.monotonic() - began
@@ -140,6 +153,17 @@ def config_text(node: Mapping[str, Any]) -> str:
     """Return what config.yaml holds: the resolved configuration without `resume`, which is about the folder, and without an empty `trust`."""
     kept = {key: value for key, value in node.items() if key != "resume" and (key != "trust" or value)}
     return OmegaConf.to_yaml(OmegaConf.create(kept))
+
+
+def given(job: Job) -> dict[str, Any]:
+    """Return what the command line or a sweep sets: the option of a group, or the value at a key; and always the model."""
+    values: dict[str, Any] = {"model": job.choices.get("model", "")}
+    for key in job.given:
+        node: Any = job.node
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        values[key] = job.choices.get(key, node)
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _unused(path: Path) -> Path:

@@ -15,7 +15,7 @@ from wavebase.experiment import parts
 from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.progress import steps_shown
-from wavebase.experiment.summary import describe, hparams, objective, summarize
+from wavebase.experiment.summary import describe, objective, summarize
 from wavebase.figures.style import png, vector
 from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
@@ -29,6 +29,7 @@ from wavebase.training.stacking import stack_key, unstackable_reason
 from wavebase.training.trainer import TrainState
 
 log = logging.getLogger("wavebase")
+EXAMPLES = 4  # held-out signals whose outputs a checkpoint and examples.npz keep
 
 
 class Session:
@@ -41,6 +42,7 @@ class Session:
         state: The checkpoint to continue from, or None.
         choices: The option chosen in each config group.
         single: Whether to show progress and a full summary on the console.
+        settings: What the command line or a sweep sets, by key: the run's row in TensorBoard's HParams.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Session:
         text: str,
         choices: Mapping[str, str],
         single: bool,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.cfg, self.components, self.folder, self.choices, self.single = cfg, components, folder, choices, single
+        self.settings = dict(settings or {})
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.start_weights = {name: weight.clone() for name, weight in components.net.named_weights().items()}
         self.before = self._example()
@@ -78,9 +82,11 @@ class Session:
             log.warning("%s: %s", folder.path.name, change)
         self.probes = cfg.probe.functions("measure")
         self.figures = cfg.probe.functions("figures")
+        self.draws = single if cfg.probe.draw is None else cfg.probe.draw
         self.text, self.kept = text, kept
         construction = components.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
+        folder.dashboard = None if cfg.probe.dashboard == "all" else self._main_tags()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -110,7 +116,9 @@ class Session:
         """Lock the folder and start writing records."""
         self.folder.start(self.text, self.kept)
         try:
-            self.folder.events.text("parameters", self.first_step, parameter_table(self.components.net))
+            self.folder.events.start_session(self.settings)
+            # after the tag "verdict" in the alphabet, in which TensorBoard lists texts
+            self.folder.events.text("weights/parameters", self.first_step, parameter_table(self.components.net))
             self._image("weights/weight_hh_cell", self.first_step)
             if self.start_values:
                 self._lay_out()
@@ -128,15 +136,18 @@ class Session:
             save=self._save,
         )  # fmt: skip
 
-    def progress(self, members: int = 1) -> Any:
+    def progress(self, members: int = 1, name: str | None = None) -> Any:
         """Return the steps to take, as a context that shows how far they are.
 
         Args:
             members: Runs that are trained together with this one, itself included.
+            name: What progress lines call them; the folder's name by default, and nothing for a single run.
         """
         steps = range(self.first_step, self.cfg.train.steps + 1)
-        others = f" and {members - 1} more" if members > 1 else ""
-        return steps_shown(steps, f"{self.folder.path.name}{others}", self.single, lambda: self.values)
+        if name is None:
+            name = "" if self.single else self.folder.path.name
+            name += f" and {members - 1} more" if members > 1 else ""
+        return steps_shown(steps, name, self.single, lambda: self.values)
 
     def interrupt(self, step: int) -> None:
         """Record that the run is not finished; its checkpoint is written."""
@@ -167,9 +178,9 @@ class Session:
             self.cfg, self.components, self.choices, status, judgement, self.start_values, self.values, step,
             seconds, self._seconds(), self.parts,
         )  # fmt: skip
-        self.folder.events.hparams(*hparams(self.cfg, self.components, self.choices, self.values))
+        self.folder.events.end_session(status == "done")
         self.folder.close()
-        for draw in self.figures:
+        for draw in self.figures if self.draws else ():
             if (figure := draw(self.folder, summary)) is not None:
                 self.folder.save_figure(draw.__name__, png(figure))
                 if (kind := self.cfg.probe.figure_format) != "png":
@@ -177,6 +188,15 @@ class Session:
         self.folder.finish(summary)
         log.info("%s", describe(summary, self.folder.path, short=not self.single))
         return objective(summary)
+
+    def _main_tags(self) -> list[str]:
+        """Return the tags that TensorBoard shows of this run beside those of `events.MAIN`: drift, whole and of intended blocks."""
+        weight = self.cfg.probe.verdict.weight
+        construction = self.components.net.construction
+        mask = construction.mask.get(weight) if construction else None
+        pairs = [(a, b) for a in self.blocks for b in self.blocks] if mask is not None else []
+        wanted = [(a, b) for a, b in pairs if mask[self.blocks[a], self.blocks[b]].any()]  # type: ignore[index]
+        return [f"drift/{weight}", *(f"drift/{weight}/{to}_from_{source}" for to, source in wanted)]
 
     def _observe(self, step: int) -> None:
         """Give a snapshot to every probe and record their values."""
@@ -198,7 +218,8 @@ class Session:
         return references
 
     def _lay_out(self) -> None:
-        self.folder.events.charts([*self.start_values, *self._references()])
+        tags = [*self.start_values, *self._references(), "loss/train", "optim/lr"]
+        self.folder.events.charts(tags, self.cfg.probe.verdict.weight)
 
     def _save(self, step: int, ended: Status | None = None) -> None:
         built = self.components
@@ -218,27 +239,31 @@ class Session:
                 "ended": ended,
                 "parts": self.parts,
                 "recording_sha256": built.recording,
+                "example": None if hasattr(built.task, "examples") else self._example(EXAMPLES),  # what `look` shows
             },
             self.cfg.train.keep_checkpoints,
         )
 
     def _save_examples(self) -> None:
-        """Store four rows of the held-out set, or what the task chooses, for the figures."""
+        """Store the first rows of the held-out set, or what the task chooses, for the figures."""
         task = self.components.task
         signal, target = task.held_out["training"]
         rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
-        kept = task.examples(rows) if hasattr(task, "examples") else {name: part[:4] for name, part in rows.items()}
+        kept = (
+            task.examples(rows) if hasattr(task, "examples") else {name: part[:EXAMPLES] for name, part in rows.items()}
+        )
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
 
     def _image(self, tag: str, step: int) -> None:
         weights = self.components.net.named_weights()
-        if "weight_hh_cell" in weights and self.figures:
+        if "weight_hh_cell" in weights and self.figures and self.draws:
             image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
             self.folder.events.image(tag, step, image)
 
-    def _example(self) -> Tensor:
+    def _example(self, most: int | None = None) -> Tensor:
+        """Return the outputs on the held-out training signals, or on the first `most` of them."""
         with torch.no_grad():
-            return self.components.net(self.components.task.held_out["training"][0])
+            return self.components.net(self.components.task.held_out["training"][0][:most])
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began

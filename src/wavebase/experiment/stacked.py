@@ -102,7 +102,7 @@ class _Part:
         for n, job in enumerate(self.jobs):
             self.pace.done = n
             if self.pace.due():
-                log.info("prepared %d of %d jobs, %d done, %s", n, len(self.jobs), self.done, self.pace.text("jobs"))
+                log.info("%d of %d jobs prepared, %d done, %s", n, len(self.jobs), self.done, self.pace.text("jobs"))
             try:
                 session = prepare(job, measured=self.measured)
                 if isinstance(session, dict):
@@ -139,10 +139,11 @@ class _Part:
 
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
-        mine = f" of this process's {len(self.jobs)}" if self.sharing > 1 else f" of {len(self.jobs)}"
-        log.info("training %d jobs as one program, %d%s done", len(stack), self.done, mine)
+        mine = " of this process" if self.sharing > 1 else ""
+        log.info("training %d jobs as one program, %d of %d jobs%s done", len(stack), self.done, len(self.jobs), mine)
+        name = f"{self.done}/{len(self.jobs)} jobs"
         try:
-            finals = train_and_finish([session for _, session in stack], self.interruption)
+            finals = train_and_finish([session for _, session in stack], self.interruption, name)
         except Exception as error:
             if len(stack) == 1:
                 self._fail(stack[0][0], error)

@@ -14,7 +14,7 @@ from wavebase.experiment.build import Components
 from wavebase.experiment.config import RunConfig, identity
 from wavebase.experiment.parts import Part, changes
 from wavebase.formatting import number
-from wavebase.probes.verdict import Verdict
+from wavebase.probes.verdict import Verdict, is_defined
 from wavebase.records import provenance
 
 
@@ -63,6 +63,7 @@ def summarize(
         "relative_error": error,
         "baseline": dict(components.task.baselines),
         "drift": {name: value for name, value in _below("drift/", end).items() if "/" not in name},
+        "distance": _distance(start, end),
         "watched_weight": verdict.weight,
         "optim": {"lr": components.learning_rate, **components.boundary.summary(components.learning_rate)},
         "probes": {"initial": dict(start), "final": dict(end)},
@@ -77,30 +78,21 @@ def summarize(
     }
 
 
-def hparams(
-    cfg: RunConfig, components: Components, choices: Mapping[str, str], end: Mapping[str, float]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return what TensorBoard's HParams tab shows of a run: its settings, and its final numbers."""
-    over = components.boundary.summary(components.learning_rate)["lr_over_boundary"]
-    settings = {
-        **{group: choices.get(group, "") for group in ("model", "signal", "task", "optim")},
-        "preset": cfg.model.get("preset", ""),
-        "T": cfg.T,
-        "seed": cfg.seed,
-        "dtype": cfg.dtype,
-        "lr": components.learning_rate,
-        "lr_over_boundary": math.nan if over is None else over,
-        "steps": cfg.train.steps,
-    }
-    numbers = {
-        "final/relative_error": end.get("error/training", math.nan),
-        "final/drift_weight_hh_cell": end.get("drift/weight_hh_cell", math.nan),
-    }
-    return settings, numbers
-
-
 def _below(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _distance(start: Mapping[str, float], end: Mapping[str, float]) -> dict[str, Any] | None:
+    """Return the distances from the exact weights at both ends, of all and by block; None without a known algorithm."""
+    name, prefix = "position/distance", "position/block_"
+    if name not in end:
+        return None
+    blocks = [tag.removeprefix(prefix) for tag in end if tag.startswith(prefix)]
+    ends = {"initial": start, "final": end}
+    return {
+        **{when: values.get(name) for when, values in ends.items()},
+        "blocks": {b: {when: values.get(prefix + b) for when, values in ends.items()} for b in blocks},
+    }
 
 
 def _label_noise(expected: float | None, error: float | None) -> dict[str, float] | None:
@@ -121,16 +113,10 @@ def objective(summary: Mapping[str, Any]) -> float | None:
     return error
 
 
-def algorithm_in_question(summary: Mapping[str, Any]) -> bool:
-    """Return whether a verdict says anything about a run: not if its net had no known algorithm and reached none."""
-    conditions = summary.get("conditions") or {}
-    return summary["verdict"] != "no algorithm" or any(c.get("kind") == "mechanism" for c in conditions.values())
-
-
 def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str:
     """Return a finished run in a few lines of at most 80 columns (a path may be longer), or in one line if `short`."""
     error, loss, baseline = summary["relative_error"], summary["relative_loss"], summary["baseline"]
-    judged = algorithm_in_question(summary)
+    judged = is_defined(summary)
     if short:
         verdict = f"{summary['verdict']}, " if judged else ""
         return f"{path.name}: {verdict}relative error {number(error['initial'])} -> {number(error['final'])}"
@@ -160,11 +146,23 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
             f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
             f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
+            *_entry("distance", _distance_words(summary.get("distance"))),
             *_entry("learning rate", rate),
             f"records         {path}",
             "",
         ]
     )
+
+
+def _distance_words(distance: Mapping[str, Any] | None) -> str:
+    """Return the distances from the exact weights in words; nothing without a known algorithm."""
+    if distance is None:
+        return ""
+    blocks = ", ".join(
+        f"{name} {number(ends['initial'])} -> {number(ends['final'])}" for name, ends in distance["blocks"].items()
+    )
+    whole = f"{number(distance['initial'])} -> {number(distance['final'])} from the exact weights, modulo symmetry"
+    return f"{whole} (zero weights: 1){'; by block: ' + blocks if blocks else ''}"
 
 
 def _judgement_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -33,13 +33,13 @@ VERDICTS = {
     "diverged": ("#D55E00", "^"),
     "failed": ("#D55E00", "^"),
     "unmoved": ("#666666", "_"),
-    "no algorithm": ("#666666", "."),
+    "no algorithm": ("#666666", "v"),
 }
 # A figure is this wide, in inches, and its smallest text is FONT points: 6 points where it is printed at 8 cm.
 WIDTH, FONT = 5.0, 9.6
 UNMOVED = "no weight moved by more than rounding: this run tests nothing"
 # A logarithmic axis leaves room beyond its data, and no float beyond these would be left for it.
-SMALLEST, LARGEST = 1e-290, 1e290
+SMALLEST, LARGEST = 1e-150, 1e150
 SHEET: dict[str, Any] = {
     "font.size": 10,
     "figure.titlesize": 10.5,
@@ -59,7 +59,8 @@ SHEET: dict[str, Any] = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "lines.linewidth": 1.6,
 }
-Parameters, Drawn = ParamSpec("Parameters"), TypeVar("Drawn")
+Parameters = ParamSpec("Parameters")
+Drawn = TypeVar("Drawn")
 
 
 def styled(draw: Callable[Parameters, Drawn]) -> Callable[Parameters, Drawn]:
@@ -67,7 +68,7 @@ def styled(draw: Callable[Parameters, Drawn]) -> Callable[Parameters, Drawn]:
 
     @functools.wraps(draw)
     def drawing(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Drawn:
-        with rc_context(SHEET):
+        with rc_context(SHEET):  # type: ignore[arg-type]  # its keys are literals
             return draw(*args, **kwargs)
 
     return drawing

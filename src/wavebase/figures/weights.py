@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from wavebase.constructions.construction import unit_scales
-from wavebase.figures.style import COLOURS, FONT, GREY, UNMOVED, WIDTH, after, png
+from wavebase.figures.style import COLOURS, GREY, UNMOVED, WIDTH, after, decade, png, styled, titled
+from wavebase.formatting import number
 from wavebase.probes import dynamics
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence.cells import GATES, lstm_trace
@@ -26,6 +27,7 @@ NOT_FINITE = "#39FF14"  # a colour that the scale of weights, red to blue, does 
 
 
 @registered
+@styled
 def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Draw the four recurrent matrices [H, H] at the start, each on its own logarithmic scale, with its block lines.
 
@@ -35,14 +37,15 @@ def weight_hh_init(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | No
     start = folder.load_checkpoint(folder.checkpoint_steps()[0])
     if not all(name in start["weights"] for name in NAMES):
         return None
-    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
-    figure.suptitle("Recurrent weights at the start (row: to, column: from)")
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    figure.suptitle("Recurrent weights at the start, by gate\n(row: to, column: from; each on a scale of its own)")
     for ax, name in zip(figure.subplots(2, 2).flat, NAMES, strict=True):
         _matrix(ax, start["weights"][name].numpy(), _blocks(start), name.removeprefix("weight_hh_"))
     return figure
 
 
 @registered
+@styled
 def weight_hh_change(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Draw end minus start of the four recurrent matrices on one symmetric logarithmic scale, entries that are not finite marked.
 
@@ -62,30 +65,32 @@ def weight_hh_change(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | 
     }
     sizes = np.abs(np.concatenate([change[np.isfinite(change)] for change in changes.values()]))
     top = sizes.max(initial=0.0)
-    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
     unit = "natural units" if units else "plain numbers"
     moved = top and summary["verdict"] != "unmoved"
-    size = f"white: 0, full colour: {top:.2g}" if moved else UNMOVED
+    size = f"white: 0, full colour: {number(top)}" if moved else UNMOVED
     figure.suptitle(f"Change of the recurrent weights, {unit}\n({size})")
     norm = SymLogNorm(linthresh=top * 1e-4, vmin=-top, vmax=top) if moved else Normalize(-1, 1)
     for ax, (name, change) in zip(figure.subplots(2, 2).flat, changes.items(), strict=True):
-        picture = _image(ax, change, norm, _blocks(start), name.removeprefix("weight_hh_"))
+        picture = _image(ax, change, norm, _blocks(start), name.removeprefix("weight_hh_") + ("" if change.any() else " (no change)"))  # fmt: skip
     if moved:
         ticks = [-top, -top / 100, 0, top / 100, top]
         bar = figure.colorbar(picture, ax=figure.axes, shrink=0.75, ticks=ticks)
-        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
+        bar.ax.set_yticklabels([number(tick) for tick in ticks])
         bar.ax.minorticks_off()
     return figure
 
 
+@styled
 def weight_image(weight: np.ndarray, blocks: Mapping[str, slice], title: str) -> bytes:
     """Draw one recurrent matrix with its block lines, as PNG for the dashboard."""
-    figure = Figure(figsize=(5.6, 5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     _matrix(figure.subplots(), weight, blocks, title)
     return png(figure)
 
 
 @registered
+@styled
 def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | None:
     """Draw how far the eigenvalues of the gen block are from those of exact oscillators, exp(2 pi i k / T), by bin k.
 
@@ -102,23 +107,27 @@ def gen_eigenvalues(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | N
     if "gen" not in blocks or any(weight is None or not weight.isfinite().all() for weight in weights):
         return None
     T = int(folder.config()["T"])
-    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     names = ("net at the start", after(summary))
     for weight, mark, colour, label in zip(weights, "ox", COLOURS, names, strict=False):
         bins, modulus, angle = oscillator_errors(dynamics.gen_eigenvalues(weight, blocks["gen"]), T)
         for ax, error in zip(axes, (100 * modulus, angle), strict=True):
             ax.plot(bins, error, mark, markersize=8, fillstyle="none", color=colour, label=label)
-    axes[0].set(ylabel="modulus - 1, percent", title="Oscillators (gen block) against exact ones")
+    axes[0].set(ylabel="modulus - 1, percent", title=titled("Oscillators (gen block) against exact ones", summary))
     axes[1].set(ylabel="angle error, bins", xlabel="bin k")
     axes[1].xaxis.get_major_locator().set_params(integer=True)
     for ax, linear in zip(axes, (1.0, 0.01), strict=True):
         reach = max(3 * linear, 1.5 * max(np.abs(line.get_ydata()).max(initial=0) for line in ax.lines))
         ax.set_yscale("symlog", linthresh=linear)
+        ticks = [size for size in linear * 10.0 ** np.arange(0, 12) if size < reach]
+        step = -(-len(ticks) // 3)
+        ticks = ticks[::step]
+        ax.set_yticks([*(-size for size in reversed(ticks)), 0, *ticks])
+        ax.yaxis.set_major_formatter(lambda value, _: decade(value))
         ax.set_ylim(-reach, reach)
         ax.axhline(0, color=GREY, linewidth=0.8)
-        ax.grid(alpha=0.25)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=FONT, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
     return figure
 
 
@@ -150,7 +159,7 @@ def _matrix(ax: Axes, weight: np.ndarray, blocks: Mapping[str, slice], title: st
     picture = _image(ax, weight, norm, blocks, title + ("" if size.size else " (all zero)"))
     ticks = [-top, 0, top] if size.size else [0]
     bar = ax.figure.colorbar(picture, ax=ax, shrink=0.75, ticks=ticks)
-    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
+    bar.ax.set_yticklabels([number(tick) for tick in ticks])
     bar.ax.minorticks_off()
 
 
@@ -158,15 +167,17 @@ def _image(ax: Axes, matrix: np.ndarray, norm: Normalize, blocks: Mapping[str, s
     """Draw a matrix with its block lines. Entries that are not finite have a colour of their own and are counted."""
     picture = ax.imshow(matrix, norm=norm, cmap=colormaps["RdBu_r"].with_extremes(bad=NOT_FINITE), interpolation="nearest")  # fmt: skip
     picture.set_data(np.ma.masked_invalid(matrix))
+    ax.grid(False)
+    ax.spines[:].set_visible(True)
     lost = int((~np.isfinite(matrix)).sum())
-    ax.set_title(title + (f"\n({lost} of {matrix.size} not finite: green)" if lost else ""), fontsize=FONT + 1)
+    ax.set_title(title + (f"\n({lost} of {matrix.size} not finite: green)" if lost else ""))
     for units in blocks.values():
         if units.start:
             ax.axhline(units.start - 0.5, color=GREY, linewidth=0.7)
             ax.axvline(units.start - 0.5, color=GREY, linewidth=0.7)
     if blocks:
         centres = [(units.start + units.stop - 1) / 2 for units in blocks.values()]
-        ax.set_xticks(centres, list(blocks), rotation=45)
+        ax.set_xticks(centres, list(blocks), rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(centres, list(blocks))
         ax.tick_params(length=0)
     return picture

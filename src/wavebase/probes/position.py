@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wavebase.constructions import symmetry
-from wavebase.constructions.alignment import changed_units
+from wavebase.constructions.alignment import block_distances, changed_units
 from wavebase.constructions.construction import Construction
 from wavebase.probes.mechanism import outputs
 from wavebase.probes.norms import TINY, relative_norm
@@ -25,7 +25,8 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
 
     Returns:
         position/distance: relative, every weight measured by its effect on its row's argument (`alignment.distance`);
-        infinite where a weight is not finite. position/permuted: the fraction of units whose weights the aligning
+        infinite where a weight is not finite. position/block_<name>: that of the rows and states of each block's units,
+        and of the readout, over the block's own size. position/permuted: the fraction of units whose weights the aligning
         element would change in the exact net; a symmetry of that net counts for nothing, because elements that differ by
         one are equally near and rounding chooses. Empty without a construction.
     """
@@ -35,7 +36,12 @@ def distance(snapshot: Snapshot) -> dict[str, float]:
     if found is None:
         return {"position/distance": math.inf}
     changed = changed_units(found.element, snapshot.construction)
-    return {"position/distance": found.distance, "position/permuted": changed.double().mean().item()}
+    blocks = block_distances(found.weights, snapshot.construction)
+    return {
+        "position/distance": found.distance,
+        "position/permuted": changed.double().mean().item(),
+        **{f"position/block_{name}": apart for name, apart in blocks.items()},
+    }
 
 
 class Subspaces(NamedTuple):

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["function", "off_support", "mechanism", "position"]
 KINDS: tuple[Kind, ...] = ("function", "off_support", "mechanism", "position")
@@ -220,6 +220,13 @@ def stopped(verdict: Verdict) -> Verdict:
         return verdict
     reasons = ["the training loss is not finite", *verdict.reasons]
     return replace(verdict, name="diverged", reasons=reasons, precision=None)
+
+
+def is_defined(summary: Mapping[str, Any]) -> bool:
+    """Return whether a run's summary holds a verdict that says anything: not if its net had no known algorithm and reached none."""
+    known = summary.get("conditions")
+    kinds = [c.get("kind") for c in known.values() if isinstance(c, Mapping)] if isinstance(known, Mapping) else []
+    return summary.get("verdict") != "no algorithm" or "mechanism" in kinds
 
 
 def conditions(now: Mapping[str, float], thresholds: Thresholds, weight: str) -> list[Condition]:

@@ -15,7 +15,7 @@ Every file except metrics.jsonl and the events is complete or absent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 
 from wavebase.records import checkpoints, metrics, untrusted
 from wavebase.records.atomic import FolderLocked, Lock, RecordsError, atomic_write, remove_parts
-from wavebase.records.events import Events
+from wavebase.records.events import Events, logarithms
 from wavebase.records.reader import RunReader, sha256
 from wavebase.records.strict_json import dump_json
 
@@ -37,6 +37,7 @@ class RunFolder(RunReader):
         self._metrics: metrics.MetricsWriter | None = None
         self._events: Events | None = None
         self._lock: Lock | None = None
+        self.dashboard: Collection[str] | None = ()  # tags of the events beside the main ones; None for all
 
     def start(self, config_yaml: str, bytes_kept: int = 0) -> None:
         """Lock the folder and open its records for writing.
@@ -66,9 +67,9 @@ class RunFolder(RunReader):
             for old in self.path.glob("events.out.tfevents.*"):
                 old.unlink()
             self._metrics = metrics.MetricsWriter(self.path / "metrics.jsonl", bytes_kept)
-            self._events = Events(self.path)
+            self._events = Events(self.path, self.dashboard)
             for line in metrics.read_lines(self.path / "metrics.jsonl"):
-                self._events.scalars(line["step"], metrics.tags(line), line.get("seconds") or 0.0)
+                self._to_events(line["step"], metrics.tags(line), line.get("seconds") or 0.0)
         except BaseException:
             self.abandon()
             raise
@@ -82,7 +83,17 @@ class RunFolder(RunReader):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record named numbers of one step. Raises RecordsError if the folder was removed meanwhile."""
         assert self._metrics is not None
-        self.events.scalars(step, values, self._metrics.write(step, values))
+        self._to_events(step, values, self._metrics.write(step, values))
+
+    def _to_events(self, step: int, values: Mapping[str, float | None], seconds: float) -> None:
+        """Write numbers as events. When one first leaves float32's range, its earlier steps get their logarithms."""
+        assert self._metrics is not None
+        if new := self.events.scalars(step, values, seconds):
+            self._metrics.flush()
+            for line in metrics.read_lines(self.path / "metrics.jsonl"):
+                if line["step"] >= step:
+                    break
+                self.events.scalars(line["step"], logarithms(metrics.tags(line), new), line.get("seconds") or 0.0)
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any], keep: int | None = None) -> None:
         """Write checkpoints/step_<step>.pt, after everything logged so far has reached the disk.

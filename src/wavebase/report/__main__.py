@@ -17,6 +17,7 @@ value=   the number of summary.json that is compared (relative_error.final); sma
 x= y=    the two keys of the heat map; by default the two with the most values
 tag=     the series of the learning curves (the training loss)
 out=     the folder to write to (FOLDER)
+figures=true   also draw each finished run's own figures (probe.figures) into its folder; a sweep leaves them out
 
 exit status  0 written, whatever the runs came to; 1 nothing to report or an unknown argument, and one line on standard error says why; 130 interrupted"""
 

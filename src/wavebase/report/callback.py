@@ -1,4 +1,7 @@
-"""The Hydra callback that remembers a sweep's folder. Light to import: Hydra loads it first."""
+"""The Hydra callback that remembers a sweep's folder and names the columns of its table in TensorBoard.
+
+Light to import: Hydra loads it first.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+# Scalars that the HParams tab shows, in order: what became of the algorithm first.
+RESULTS = ("drift/{weight}", "error/training", "position/distance", "moved/changed", "loss/train")
 
 
 class SweepReport(Callback):
@@ -21,5 +27,47 @@ class SweepReport(Callback):
         SweepReport.new_folders = tuple(path for path in (folder, *folder.parents) if not path.exists())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the folder. Hydra calls this once, in the launching process."""
-        SweepReport.folder = Path(config.hydra.sweep.dir)
+        """Remember the folder, and name the columns of its table. Hydra calls this once, in the launching process."""
+        SweepReport.folder = folder = Path(config.hydra.sweep.dir)
+        if columns := swept(config):
+            weight = OmegaConf.select(config, "probe.verdict.weight") or "weight_hh_cell"
+            _name_columns(folder, columns, [result.replace("{weight}", str(weight)) for result in RESULTS])
+
+
+def swept(config: DictConfig) -> dict[str, bool]:
+    """Return the keys that a sweep gives several values, by its command line and its sweeper, and whether all are numbers."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    columns: dict[str, bool] = {}
+    for override in OverridesParser.create().parse_overrides(words):
+        key = override.get_key_element().lstrip("+~")
+        columns.pop(key, None)  # the command line's word counts, which is the later one
+        if override.is_discrete_sweep():
+            values = set(override.sweep_string_iterator())
+            if len(values) > 1:
+                columns[key] = all(map(_is_number, values))
+        elif override.is_sweep_override():
+            columns[key] = True  # an interval
+    return columns
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_columns(folder: Path, columns: dict[str, bool], results: list[str]) -> None:
+    """Write the table's columns into the sweep's folder, instead of those that an earlier command left."""
+    from wavebase.records.events import Events
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    events = Events(folder)
+    events.columns(columns, results)
+    events.close()

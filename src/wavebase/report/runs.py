@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
 from wavebase.records.reader import FINISHED, STATUSES
+
+if TYPE_CHECKING:
+    from wavebase.figures.sweeps import Point
 
 # numbers of summary.json that cannot be negative, by their first key
 NOT_NEGATIVE = ("relative_error", "loss", "relative_loss", "drift", "moved", "seconds", "steps")
@@ -31,6 +34,7 @@ class Run:
     Attributes:
         status: The summary's; "unfinished" without a summary, "unreadable" if it or config.yaml is broken.
         verdict: The summary's; the status without one, "unknown" for one that wavebase does not give.
+        shown_verdict: The same; "-" where no verdict is defined, as for a forecaster without a known algorithm.
         problems: One line for each file that could not be read, or that holds an impossible value.
         summary, config: The files' content, the configuration flat; empty if unreadable.
         choices: The option chosen in each config group.
@@ -60,6 +64,7 @@ class Run:
             self._problem(f"hold a verdict that wavebase gives, got {self.verdict[:40]!r}")
             self.verdict = "unknown"
         self.ended = self.status in ("done", "diverged", "failed")
+        self.shown_verdict = self.verdict if verdict.is_defined(self.summary) else "-"
 
     def value(self, *path: str) -> float | None:
         """Return the number at a path of keys in the summary; None if it is missing, no number or out of range."""
@@ -90,6 +95,20 @@ class Run:
             self._problem(f"hold losses as baseline, that of the mean among them, got {str(node)[:40]!r}")
             return None
         return losses
+
+    def point(self, keys: Iterable[str], value: str) -> Point:
+        """Return the run as figures of sweeps take it: the values of some keys, and the number of summary.json at `value`."""
+        from wavebase.figures.sweeps import Point  # matplotlib, which no run needs to start
+
+        losses = self.baselines()
+        mean = (losses["mean"] / losses["zero"]) ** 0.5 if losses and losses.get("zero") else None
+        named = self.shown_verdict if self.status in FINISHED and self.shown_verdict != "-" else ""
+        return Point({key: self.setting(key) for key in keys}, self.value(*value.split(".")), self.status, named, mean)
+
+    def reasons(self) -> list[str]:
+        """Return the measurements behind the verdict as sentences; none where no verdict is defined."""
+        found = self.summary.get("reasons")
+        return [str(line) for line in found] if isinstance(found, list) and self.shown_verdict != "-" else []
 
     def _problem(self, wanted: str) -> None:
         """Record the first fault of summary.json."""

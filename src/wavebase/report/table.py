@@ -19,6 +19,8 @@ COLUMNS = {
     "error_end": ERROR,
     "relative_loss_end": "relative_loss.final",
     "drift_weight_hh_cell": "drift.weight_hh_cell",
+    "distance_start": "distance.initial",
+    "distance_end": "distance.final",
     "lr": "optim.lr",
     "lr_over_boundary": "optim.lr_over_boundary",
     "seconds": "seconds",
@@ -36,8 +38,8 @@ def row(label: str, runs: list[Run], value: str = ERROR) -> dict[str, Any]:
         Counts, the most frequent verdict, and for each quantity the median over the runs that have it, the median's
         interval (low, high) and the range (min, max); None for a quantity that no run has.
     """
-    verdicts = statistics.multimode(run.verdict for run in runs)
-    share = sum(run.verdict == verdicts[0] for run in runs)
+    verdicts = statistics.multimode(run.shown_verdict for run in runs)
+    share = sum(run.shown_verdict == verdicts[0] for run in runs)
     line: dict[str, Any] = {
         "group": console.one_line(label),
         "runs": len(runs),
