@@ -47,11 +47,14 @@ def main() -> None:
     failures.clear()
     callback.SweepReport.folder = None
     try:
-        with raise_on_signal():
+        with raise_on_signal() as stop:
             status = run_reporting_errors(_start, verbose)
             folder = callback.SweepReport.folder
             if folder is not None and folder.is_dir() and find_runs(folder):
                 status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
+        if stop.pending is not None and status != STATUS:  # raised where Python ignores exceptions, after the last run
+            console.print_error(str(stop.pending))
+            status = STATUS
     finally:
         os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)
