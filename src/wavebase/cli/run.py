@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
 from wavebase import console
-from wavebase.cli.errors import is_expected, one_line
+from wavebase.cli.errors import check_choices, is_expected, one_line
 from wavebase.cli.jobs import failures, job
 from wavebase.cli.names import conf_folder, short_hash, trust_words
 from wavebase.cli.signals import STATUS, raise_on_signal
@@ -66,6 +66,7 @@ def _start() -> int:
     if arguments.help:
         console.print_help(USAGE.format(groups=_groups()))
         return 0
+    check_choices(arguments.overrides)
     if arguments.cfg == "job" and arguments.package is None:
         from wavebase.cli import config_sources
 
