@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import multiprocessing
@@ -10,15 +11,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import HANG, run_as_command
 from wavebase.cli import run
-from wavebase.cli.signals import STATUS
+from wavebase.cli.signals import NAMES, STATUS
 from wavebase.experiment import runner, stacked
 from wavebase.records.atomic import FolderLocked
 
@@ -56,7 +61,11 @@ class Sweep:
             with (self.root / name).open("wb") as file:
                 os.dup2(file.fileno(), number)
         if self.act is None:
-            run_as_command(run.main, ["wavebase", *words], self.root)
+            fork_workers()
+            try:
+                run_as_command(run.main, ["wavebase", *words], self.root)
+            finally:
+                threading._shutdown()  # what a forked process leaves out; joblib ends its workers there
         else:
             self.act(self.root)
 
@@ -106,6 +115,84 @@ class Sweep:
         )
 
 
+def fork_workers():
+    """Let joblib's and submitit's workers be forked copies of this process, where theirs would import torch anew."""
+    with contextlib.suppress(ImportError):
+        from joblib.externals.loky import process_executor
+        from joblib.externals.loky.backend.context import set_start_method
+
+        work = process_executor._process_worker
+        process_executor._process_worker = lambda *args: (_default_signals(), work(*args))
+        set_start_method("fork", force=True)
+        warnings.filterwarnings("ignore", message=".*fork.*")
+    with contextlib.suppress(ImportError):
+        from submitit.local import local
+
+        local.subprocess = SimpleNamespace(Popen=ForkedPython)
+
+
+def _default_signals():
+    for name in NAMES:
+        signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+
+
+class ForkedPython:
+    """What submitit needs of subprocess.Popen for `python -m module folder`, in a forked copy of this process.
+
+    Args:
+        command: The module is submitit's controller of a job, or its task.
+        env: All variables of the environment.
+        stdout, stderr: Open files; None for this process's.
+    """
+
+    def __init__(self, command, env, stdout=None, stderr=None, **ignored):
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        status = 1
+        try:
+            _default_signals()
+            os.environ.clear()
+            os.environ.update(env)
+            for number, file in ((1, stdout), (2, stderr)):
+                if file is not None:
+                    os.dup2(file.fileno(), number)
+            self._main(command[command.index("-m") + 1], command[-1])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    @staticmethod
+    def _main(module, folder):
+        from submitit.core.submission import process_job
+        from submitit.local.local import Controller
+
+        if module == "submitit.local._local":
+            time.sleep(0.3)  # as an interpreter needs to start: the parent makes the folder meanwhile
+            Controller(Path(folder)).run()
+        else:
+            process_job(folder)
+
+    def poll(self):
+        """Return the exit status, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number):
+        """Send a signal, if the process still runs."""
+        if self.poll() is None:
+            send(self.pid, number)
+
+
 def run_directly(nodes, processes, root):
     """Do what a launcher does after Hydra, whose part costs most of a short sweep. It ends the process with its status.
 
@@ -134,6 +221,9 @@ def run_directly(nodes, processes, root):
 def warm(root, words):
     """Run a sweep in this process, so that whatever is imported late is imported before the first fork."""
     root.mkdir()
+    for name in ("hydra_plugins.hydra_joblib_launcher._core", "submitit.local.local", "submitit.core.submission"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     streams = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with streams[0], streams[1], contextlib.chdir(root), mock.patch.object(sys, "argv", ["wavebase", *words]):
         GlobalHydra.instance().clear()

@@ -243,7 +243,7 @@ def test_a_net_stays_below_and_leaves_above(optim, ran):
     [
         (["optim=adam", "optim._target_=torch.optim.NAdam", "optim.lr_over_boundary=0.5"], "got NAdam; give optim.lr instead"),
         (["+optim.maximize=true"], "got SGD; give optim.lr instead"),
-        (["optim=adam", "optim.lr=0.1", "optim.lr_over_boundary=0.5"], "got 0.1 and 0.5; leave out one"),
+        (["optim=adam", "optim.lr=0.1", "optim.lr_over_boundary=0.5"], "got 0.1 and 0.5 from the command line; set one"),
         (["optim.momentum=1.5"], "optim.momentum must lie in 0 <= momentum < 1, got 1.5"),
         (["optim=momentum", "+optim.dampening=2"], "optim.dampening must lie in"),
         (["optim=adam", "optim.betas=[0.9,1]"], "optim.betas must lie in"),

@@ -11,11 +11,12 @@ from conftest import SMALL
 from test_console import on_terminal, overlong
 from wavebase import console
 from wavebase.cli import errors, names
-from wavebase.experiment import summary
+from wavebase.experiment import runner, summary
 from wavebase.records.folder import RunFolder
 from wavebase.tasks.power_spectrum import PowerSpectrum
 
 LBFGS = ("model=random", "optim=lbfgs")
+ODD = ("[1,2]", "[random]", "{a:1}", "1", "null", "true", "0.5")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ LBFGS = ("model=random", "optim=lbfgs")
         ([*LBFGS, "optim.line_search_fn=wolfe"], "optim.line_search_fn must be strong_wolfe or null, got 'wolfe'"),
         ([*LBFGS, "optim.history_size=0"], "optim.history_size must be at least 1, got 0"),
         ([*LBFGS, "optim.max_iter=0"], "optim.max_iter must be at least 1, got 0"),
+        *[([f"model={odd}"], f"model must be the name of an option, got {odd}; see conf/model") for odd in ODD],
+        (["-m", "model=spectral,[1,2]"], "model must be the name of an option, got spectral,[1,2]; see conf/model"),
+        (["optim="], "optim must be the name of an option, got nothing; see conf/optim"),
         (["optim=adagrad", "optim.lr=null", "optim.lr_over_boundary=0.5"], "got Adagrad; give optim.lr instead"),
     ],
 )
@@ -51,6 +55,40 @@ def test_a_group_that_is_a_list(words, cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WAVEBASE_CONF", str(conf))
     status, _, err = cli(*words)
     assert status == 1 and "model must be a mapping of keys, got ['spectral', 'random']; see conf/model" in err
+
+
+SLOW = "optim: {lr: 1.0e-5}"
+HALF = "optim: {lr_over_boundary: 0.5}"
+
+
+@pytest.mark.parametrize(
+    "default,experiment,words,rate",
+    [
+        ("adam", HALF, [], None),
+        ("sgd", SLOW, [], 1e-5),
+        ("adam", HALF, ["optim.lr=2e-5"], 2e-5),
+        ("sgd", SLOW, ["optim.lr_over_boundary=0.5"], None),
+        ("adam", f"{HALF[:-1]}, lr: 1.0e-5}}", [], "got 1e-05 and 0.5 from conf/experiment/mine.yaml; set one"),
+        ("both", "seed: 0", [], "got 0.1 and 0.5 from conf/optim/both.yaml; set one of them to null"),
+        ("both", "seed: 0", ["optim.lr_over_boundary=null"], 0.1),
+    ],
+)
+def test_a_rate_or_a_fraction_in_a_file(default, experiment, words, rate, cli, tmp_path, monkeypatch):
+    """The last one that was asked for is obeyed; a default is no request."""
+    conf = tmp_path / "conf"
+    shutil.copytree(names.conf_folder(), conf)
+    (conf / "optim" / "both.yaml").write_text("defaults: [sgd, _self_]\nlr: 0.1\n")
+    (conf / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /optim: {default}\n{experiment}\n"
+    )
+    monkeypatch.setenv("WAVEBASE_CONF", str(conf))
+    node = []
+    monkeypatch.setattr(runner, "run", lambda job, single: node.append(job.node))
+    status, _, err = cli("experiment=mine", *words)
+    if isinstance(rate, str):
+        assert status == 1 and not node and rate in err and err.count("\n") == 1, err
+    else:
+        assert status == 0 and node[0]["optim"]["lr"] == rate, err
 
 
 @pytest.mark.parametrize(

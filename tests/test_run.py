@@ -288,7 +288,10 @@ def test_a_weight_in_which_the_loss_is_flat_has_no_boundary(ran):
         (["train.parameters=[weight_hh_sell]"], "did you mean weight_hh_cell"),
         (["optim.lr=-1"], "optim.lr must be positive"),
         (["optim.lr_over_boundary=null"], "optim.lr or optim.lr_over_boundary must be given"),
-        (["optim=adam", "optim.lr=0.1", "optim.lr_over_boundary=0.5"], "leave out one of them"),
+        (
+            ["optim=adam", "optim.lr=0.1", "optim.lr_over_boundary=0.5"],
+            "from the command line; set one of them to null",
+        ),
         (["T=[4"], "what Hydra understands"),
         (["optim.momentum=-3"], "optim.momentum must lie in"),
         (["optim._target_=os.system"], "must name what is registered for it, got 'os.system'; see conf/optim"),

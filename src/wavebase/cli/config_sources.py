@@ -34,17 +34,21 @@ def show(folder: str, overrides: list[str], added: Sequence[str] = ()) -> str:
     with initialize_config_dir(folder, version_base="1.3"):
         cfg = compose("config", overrides)
         check_groups(cfg)
-        sources = _sources(overrides, added)
+        written = sources(overrides, added)
     raw: Any = OmegaConf.to_container(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return "\n".join(_lines(resolved, raw, sources))
+    return "\n".join(_lines(resolved, raw, written))
 
 
-def _sources(overrides: list[str], added: Sequence[str]) -> dict[str, str]:
-    """Return, for the dotted key of each value and mapping that was written somewhere, the last place that wrote it."""
+def sources(overrides: list[str], added: Sequence[str] = ()) -> dict[str, str]:
+    """Return, for the dotted key of each value and mapping that was written somewhere, the last place that wrote it.
+
+    Args:
+        overrides, added: As in `show`. Hydra must have been started.
+    """
     loader: Any = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list("config", overrides, RunMode.RUN)
-    sources: dict[str, str] = {}
+    found: dict[str, str] = {}
     for default in defaults.defaults:
         if default.config_path is None or default.config_path.startswith("hydra"):
             continue
@@ -55,14 +59,14 @@ def _sources(overrides: list[str], added: Sequence[str]) -> dict[str, str]:
         node = OmegaConf.load(own) if own is not None else loaded and loaded.config
         if isinstance(node, DictConfig):
             package = "" if default.package in (None, "", "_global_") else f"{default.package}."
-            sources |= dict.fromkeys(_names(OmegaConf.to_container(node), package), place)
+            found |= dict.fromkeys(_names(OmegaConf.to_container(node), package), place)
     for override in defaults.config_overrides:
         key = override.key_or_group.replace("@", ".")
         place = f"command line, {override.input_line}"
-        for name in [name for name in sources if name.startswith(f"{key}.")]:
-            sources[name] = place
-        sources[key] = place
-    return sources
+        for name in [name for name in found if name.startswith(f"{key}.")]:
+            found[name] = place
+        found[key] = place
+    return found
 
 
 def _names(node: Any, prefix: str) -> Iterator[str]:

@@ -95,6 +95,24 @@ def one_line(error: BaseException) -> str:
     return text
 
 
+def check_choices(overrides: Iterable[str]) -> None:
+    """Check that each group of conf/ is given a name, or names to sweep over, before Hydra looks for it.
+
+    Raises:
+        HydraException: For a list, a mapping, a number, true, false or null.
+    """
+    for word in overrides:
+        group, equals, choice = word.lstrip("+").partition("=")
+        if not equals or not group.isidentifier() or not (conf_folder() / group).is_dir():
+            continue
+        try:
+            names = yaml.safe_load(f"[{choice}]")
+        except yaml.YAMLError:
+            continue  # Hydra's own grammar
+        if not names or not all(isinstance(name, str) for name in names):
+            raise HydraException(f"{group} must be the name of an option, got {choice or 'nothing'}; see conf/{group}")
+
+
 def check_groups(cfg: DictConfig) -> None:
     """Check that each group's option is a mapping of keys, before others refer to these keys.
 

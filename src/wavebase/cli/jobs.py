@@ -59,29 +59,47 @@ def job(cfg: DictConfig) -> float | None:
 def prepare_job(cfg: DictConfig) -> Any:
     """Return the `runner.Job` that Hydra is about to run.
 
-    A default learning rate yields to a fraction of the boundary that the command line asks for: only here are the two
-    told apart.
-
     Raises:
         HydraException: If the option of a group is not a mapping.
-        ConfigError: If the command line gives both.
+        ConfigError: If a learning rate and a fraction of the boundary are both asked for.
     """
     from wavebase.experiment.runner import Job
-    from wavebase.experiment.validation import ConfigError
 
     check_groups(cfg)
     node: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     _trust(node)
-    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     optim = node.get("optim")
-    rate, fraction = (optim.get(key) if isinstance(optim, dict) else None for key in ("lr", "lr_over_boundary"))
-    if "optim.lr_over_boundary" in given and rate is not None and fraction is not None:
-        if "optim.lr" in given:
-            raise ConfigError(
-                f"optim.lr or optim.lr_over_boundary must be given, got {rate} and {fraction}; leave out one of them"
-            )
-        optim["lr"] = None
+    if isinstance(optim, dict) and optim.get("lr") is not None and optim.get("lr_over_boundary") is not None:
+        _choose_rate(optim)
+    given = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(node, *current_job_folder(), [key for key in given if not key.startswith(("hydra", "trust", "resume"))])
+
+
+def _choose_rate(optim: dict[str, Any]) -> None:
+    """Drop the learning rate if a fraction of the boundary was asked for: a default of conf/optim yields to another
+    file, and that to the command line. Only here can they be told apart.
+
+    Raises:
+        ConfigError: If both come from equal places.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    ranks = [2 * (f"optim.{key}" in given) for key in ("lr", "lr_over_boundary")]
+    places = ["the command line"] * 2
+    if ranks == [0, 0]:
+        from wavebase.cli.config_sources import sources
+
+        places = [sources(overrides)[f"optim.{key}"] for key in ("lr", "lr_over_boundary")]
+        ranks = [int(not place.startswith("conf/optim/")) for place in places]
+    if ranks[0] == ranks[1]:
+        from wavebase.experiment.validation import ConfigError
+
+        both = " and ".join(dict.fromkeys(places))
+        raise ConfigError(
+            f"optim.lr or optim.lr_over_boundary must be given, got {optim['lr']} and {optim['lr_over_boundary']} from {both}; set one of them to null"
+        )
+    if ranks[1] > ranks[0]:
+        optim["lr"] = None
 
 
 def _trust(node: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
 from wavebase import console
-from wavebase.cli.errors import is_expected, one_line
+from wavebase.cli.errors import check_choices, is_expected, one_line
 from wavebase.cli.jobs import failures, job
 from wavebase.cli.names import conf_folder, short_hash, trust_words
 from wavebase.cli.signals import STATUS, raise_on_signal
@@ -47,11 +47,14 @@ def main() -> None:
     failures.clear()
     callback.SweepReport.folder = None
     try:
-        with raise_on_signal():
+        with raise_on_signal() as stop:
             status = run_reporting_errors(_start, verbose)
             folder = callback.SweepReport.folder
             if folder is not None and folder.is_dir() and find_runs(folder):
                 status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
+        if stop.pending is not None and status != STATUS:  # raised where Python ignores exceptions, after the last run
+            console.print_error(str(stop.pending))
+            status = STATUS
     finally:
         os.environ["HYDRA_FULL_ERROR"] = verbose or "0"
     sys.exit(status)
@@ -63,6 +66,7 @@ def _start() -> int:
     if arguments.help:
         console.print_help(USAGE.format(groups=_groups()))
         return 0
+    check_choices(arguments.overrides)
     if arguments.cfg == "job" and arguments.package is None:
         from wavebase.cli import config_sources
 

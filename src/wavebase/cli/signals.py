@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -29,16 +30,43 @@ def exit_on_signal() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def raise_on_signal() -> Iterator[None]:
-    """Raise KeyboardInterrupt, with a message, if a signal comes. Training has its own handlers (`Interruption`)."""
+class StopOnSignal:
+    """A handler that raises KeyboardInterrupt, with a message.
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    Python ignores an exception that is raised in a weakref callback, in `__del__` or in a callback of C code. So the
+    handler keeps it, and `Interruption` raises it again before the next training.
+
+    Attributes:
+        pending: What was raised, None before a signal.
+    """
+
+    pending: KeyboardInterrupt | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if frame is not None:  # without one, `Interruption` passes on a SIGUSR2 that has ended a training
-            raise KeyboardInterrupt(message(number))
+            self.pending = KeyboardInterrupt(message(number))
+            raise self.pending
 
-    with _handled_by(stop):
-        yield
+    def report_unraisable(self, unraisable: Any) -> None:
+        """Replace `sys.unraisablehook`, which prints a traceback of what is ignored: this one is not lost."""
+        if self.pending is None or unraisable.exc_value is not self.pending:
+            sys.__unraisablehook__(unraisable)
+
+
+@contextmanager
+def raise_on_signal() -> Iterator[StopOnSignal]:
+    """Raise KeyboardInterrupt, with a message, if a signal comes. Training has its own handlers (`Interruption`).
+
+    Yields:
+        The handler. The caller must look at its `pending` at the end.
+    """
+    stop, hook = StopOnSignal(), sys.unraisablehook
+    sys.unraisablehook = stop.report_unraisable
+    try:
+        with _handled_by(stop):
+            yield stop
+    finally:
+        sys.unraisablehook = hook
 
 
 def message(number: int) -> str:

@@ -15,7 +15,7 @@ class Interruption:
     """Calling it returns whether SIGINT, SIGTERM, SIGUSR2 or SIGHUP has arrived. Use as a context manager.
 
     On exit the previous handlers are restored, and SIGUSR2's is called if that signal arrived. A second SIGINT raises
-    KeyboardInterrupt at once.
+    KeyboardInterrupt at once. So does entering, if a previous handler has a `pending` exception that Python ignored.
     """
 
     SIGNALS = tuple(
@@ -27,6 +27,9 @@ class Interruption:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
+        for number in self.SIGNALS:
+            if (pending := getattr(signal.getsignal(number), "pending", None)) is not None:
+                raise pending
         try:
             for number in self.SIGNALS:
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
