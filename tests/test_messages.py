@@ -69,7 +69,7 @@ HALF = "optim: {lr_over_boundary: 0.5}"
         ("adam", HALF, ["optim.lr=2e-5"], 2e-5),
         ("sgd", SLOW, ["optim.lr_over_boundary=0.5"], None),
         ("adam", f"{HALF[:-1]}, lr: 1.0e-5}}", [], "got 1e-05 and 0.5 from conf/experiment/mine.yaml; set one"),
-        ("both", "seed: 0", [], "got 0.1 and 0.5 from conf/optim/both.yaml; set one of them to null"),
+        ("both", "seed: 0", [], "got 0.1 and 0.5 from conf/optim/both.yaml and conf/optim/sgd.yaml; set"),
         ("both", "seed: 0", ["optim.lr_over_boundary=null"], 0.1),
     ],
 )
