@@ -1,6 +1,6 @@
 """What do unit-scaled coordinates cost? Whole training steps of the exact net in both parametrisations, by turns in one process.
 
-    python bench/parametrization.py [--out bench/results]
+    python bench/parametrization.py [--rounds 40] [--out bench/results]
 
 A step is forward, backward and plain SGD on a fixed batch of 64, on one thread; a stack of 16 goes through torch.func.vmap as
 a sweep's does. Times are processor seconds; the ratio is the median over rounds of the ratio of neighbouring timings.
@@ -18,9 +18,6 @@ import torch
 import wavebase
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.models.spectral import SpectralLSTM
-
-ROUNDS = 40
-
 
 def step_of(T: int, dtype: torch.dtype, unit_scaled: bool, members: int) -> Callable[[], None]:
     """One training step of an exact net, or of a stack of them."""
@@ -68,14 +65,16 @@ def main() -> None:
     """Measure, print, and write parametrization.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    out = parser.parse_args().out
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    out = options.out
     torch.set_num_threads(1)
     rows = ["| T | dtype | members | raw, ms | unit-scaled, ms | ratio |", "|---:|---|---:|---:|---:|---:|"]
     for T, dtype, members in ((5, torch.float32, 1), (8, torch.float32, 1), (8, torch.float64, 1), (16, torch.float64, 1), (8, torch.float64, 16)):  # fmt: skip
         raw, scaled = (step_of(T, dtype, scaled, members) for scaled in (False, True))
         timed(raw, 5), timed(scaled, 5)
         repeats = max(1, int(0.03 / timed(raw, 3)))
-        pairs = [(timed(raw, repeats), timed(scaled, repeats)) for _ in range(ROUNDS)]
+        pairs = [(timed(raw, repeats), timed(scaled, repeats)) for _ in range(options.rounds)]
         ratio = statistics.median(b / a for a, b in pairs)
         before, after = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
         name = str(dtype).removeprefix("torch.")

@@ -29,6 +29,7 @@ MEMBERS = {  # name: the words that make it
     "attention": "experiment=in_context_regression task.held_out_count=4096",
     "modular addition": "experiment=modular_addition",
 }
+TINY = {"counter": "task.longest=4 task.held_out_count=16"}  # more words of a test
 PROBES = "[function.held_out_error,algorithm.distance,algorithm.questions,drift.weight_drift,gradient.movement]"
 OWN_PROBES = {  # of a member that is judged in another way
     "spectral LSTM": "[function.held_out_error,function.centred_error,function.quadratic_forms,mechanism.oscillators,mechanism.masked_error,mechanism.interchange,position.distance,drift.weight_drift,gradient.movement]"
@@ -111,6 +112,7 @@ def member(size: study.Size, name: str) -> tuple[dict[str, list[study.Run]], lis
     seeds = size.pick(tiny=1, fast=4, full=20)
     shared = (
         *MEMBERS[name].split(),
+        *size.pick(tiny=TINY.get(name, ""), fast="", full="").split(),
         f"probe.measure={OWN_PROBES.get(name, PROBES)}",
         f"seed=range(0,{seeds})",
         f"train.steps={steps}",
@@ -146,7 +148,11 @@ def member(size: study.Size, name: str) -> tuple[dict[str, list[study.Run]], lis
 
 
 def measure(size: study.Size) -> study.Finding:
-    names = size.pick(tiny=["counter", "attention", "modular addition"], fast=list(MEMBERS), full=list(MEMBERS))
+    names = size.pick(
+        tiny=["counter", "modular addition"],  # a whole Hessian, and a Gauss-Newton matrix
+        fast=list(MEMBERS),
+        full=list(MEMBERS),
+    )
     batches = size.pick(tiny=4, fast=200, full=1000)
     rows: list[dict[str, Any]] = []
     grid: dict[str, dict[str, tuple[float, str]]] = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -27,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wavebase import console
+from wavebase import console, study
 from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
@@ -201,11 +200,8 @@ SYSTEMS = (
 
 def execute(words: list[str]) -> None:
     """`wavebase ...` in a forked process, which spares it the start of torch. Raises RuntimeError if it fails."""
-    process = multiprocessing.get_context("fork").Process(target=_launch, args=(words,))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"every command of the gallery must finish, got exit status {process.exitcode} of wavebase {shlex.join(words)}")  # fmt: skip
+    if status := study.run_forked(_launch, words):
+        raise RuntimeError(f"every command of the gallery must finish, got exit status {status} of wavebase {shlex.join(words)}")  # fmt: skip
 
 
 def _launch(words: list[str]) -> None:

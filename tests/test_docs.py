@@ -31,12 +31,14 @@ def test_doctests(name):
 
 
 def test_importing_the_library_brings_nothing_with_it():
-    """And the net and its oracle need torch alone: no plots, no dashboard, no command line."""
-    code = "import sys, wavebase; first = {*sys.modules}; wavebase.spectral_lstm(4), wavebase.power_spectrum; print(sorted(first)); print(sorted(sys.modules))"
+    """Nor do its commands; and the net and its oracle need torch alone: no plots, no dashboard, no command line."""
+    parts = ("import wavebase", "import wavebase.probe", "wavebase.spectral_lstm(4), wavebase.power_spectrum")
+    code = "; ".join(["import sys", *(f"{part}; print(sorted(sys.modules))" for part in parts)])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    alone, used = ({name.split(".")[0] for name in ast.literal_eval(line)} for line in done.stdout.splitlines())
+    alone, command, used = ({name.split(".")[0] for name in ast.literal_eval(line)} for line in done.stdout.splitlines())
     plots_and_command_line = {"scipy", "matplotlib", "PIL", "tensorboard", "hydra", "omegaconf", "antlr4"}
-    assert "wavebase" in alone and not alone & {*plots_and_command_line, "torch", "numpy", "yaml", "tqdm"}
+    for light in (alone, command):
+        assert "wavebase" in light and not light & {*plots_and_command_line, "torch", "numpy", "yaml", "tqdm"}
     assert "torch" in used and not used & plots_and_command_line
 
 

@@ -8,11 +8,14 @@ from unittest import mock
 
 import pytest
 
-from conftest import FEW
+from conftest import FEW, FULL, run_here
 from wavebase import formatting, study
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted(file for file in EXPERIMENTS.glob("*.py") if "study.main(" in file.read_text())
+
+# tests/test_forking.py deals sweeps to several
+ONE_PROCESS = () if FULL else ("hydra.launcher.processes=1",)
 
 
 def load(file):
@@ -27,7 +30,8 @@ def load(file):
 def test_two_steps_leave_a_finding(file, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [file.name, "--tiny"])
-    monkeypatch.setattr(study, "FAST_OVERRIDES", (*study.FAST_OVERRIDES, FEW))
+    monkeypatch.setattr(study, "FAST_OVERRIDES", (*study.FAST_OVERRIDES, FEW, *ONE_PROCESS))
+    monkeypatch.setattr(study, "run_forked", run_here)
     module = load(file)
     study.main(str(file), module.__doc__, module.measure)
     folder = tmp_path / study.Size("tiny", file.stem).folder

@@ -59,16 +59,16 @@ def writers(folder):
 
 
 def test_processes_change_no_number(cli, tmp_path):
-    words = ("-m", *SMALL, "model=perturbed", "seed=0,1,2,3,4", "hydra/launcher=stacked")
-    for count in (1, 3):
+    words = ("-m", *SMALL, "model=perturbed", "seed=0,1,2", "hydra/launcher=stacked")
+    for count in (1, 2):
         status, out, _ = cli(*words, f"hydra.launcher.processes={count}", f"hydra.sweep.dir={count}")
-        assert status == 0 and "5 runs, 0 failed" in out
-    one, three = ({run.path.name: numbers(run) for run in find_runs(tmp_path / name)} for name in "13")
-    assert one.keys() == three.keys() and len({json.dumps(lines) for lines in one.values()}) == 5
+        assert status == 0 and "3 runs, 0 failed" in out
+    one, two = ({run.path.name: numbers(run) for run in find_runs(tmp_path / name)} for name in "12")
+    assert one.keys() == two.keys() and len({json.dumps(lines) for lines in one.values()}) == 3
     for name, lines in one.items():  # a stack's last bits may depend on who is in it
-        for ours, theirs in zip(lines, three[name], strict=True):
+        for ours, theirs in zip(lines, two[name], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-12, nan_ok=True)
-    assert all(run.summary()["relative_error"]["final"] < 0.2 for run in find_runs(tmp_path / "3")), (
+    assert all(run.summary()["relative_error"]["final"] < 0.2 for run in find_runs(tmp_path / "2")), (
         "a zero output has 1"
     )
 
@@ -156,6 +156,7 @@ def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
         raise error
 
     words = [word for word in SMALL if word != "probe.curvature=false"]
+    words = [*words, "probe.measure=[function.held_out_error]"]
     settings = [
         (*words, f"optim.lr_over_boundary={rate}", f"seed={seed}", "model=random", f"probe.curvature={known}")
         for rate in (0.1, 0.2) for seed in (0, 1) for known in ("true", "false")

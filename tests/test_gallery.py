@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, run_here
 from test_experiments import EXPERIMENTS, load
+from wavebase import study
 
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
@@ -31,6 +32,7 @@ def outside(gallery, page):
 def test_tiny_fills_a_copy_from_the_records(gallery, monkeypatch, tmp_path, capsys):
     real = (ROOT / "README.md").read_bytes()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "run_forked", run_here)
     monkeypatch.setattr(sys, "argv", ["gallery.py", "--tiny"])
     gallery.main()
     here = tmp_path / "outputs" / "gallery_tiny"

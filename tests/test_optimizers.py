@@ -271,6 +271,7 @@ def test_residuals_add_up_to_the_loss(task, composed):
         "probe.curvature=false",
         "optim.lr=0.1",
         "train.batch=4",
+        "task.held_out_count=4",
         *([f"experiment={experiment[task]}"] if task in experiment else []),
     ]
     cfg = config.parse(composed(*words))

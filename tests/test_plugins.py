@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import ForkedProcess, wait_until
+from test_forking import held_run
 from wavebase.cli import names, probe, run
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import __main__ as report
@@ -188,9 +189,9 @@ def test_a_path_to_the_file_does_as_well(outside):
 def test_a_stacked_sweep_is_killed_resumed_probed_and_reported(outside):
     words = (
         "-m", CONF, *WORDS, TRUST, "seed=0,1,2,3", "hydra/launcher=stacked", "hydra.launcher.processes=1",
-        "hydra.sweep.dir=sweep", "train.steps=3000",
+        "hydra.sweep.dir=sweep", "train.steps=60",
     )  # fmt: skip
-    process = started(with_path(run.main), outside, *words)
+    process = started(with_path(held_run), outside, *words)
     wait_until(lambda: len(list(outside.glob("sweep/*/checkpoints/step_00000020.pt"))) == 4, process)
     process.kill()
     process.communicate()
@@ -203,7 +204,7 @@ def test_a_stacked_sweep_is_killed_resumed_probed_and_reported(outside):
     status, out, err = finished(report.main, outside, "sweep")
     assert status == 0 and "4 runs, 0 failed" in out
     status, out, err = finished(probe.main, outside, str(runs[0].path), TRUST)
-    assert status == 0 and "verdict at step 3000" in out, err
+    assert status == 0 and "verdict at step 60" in out, err
 
 
 def test_without_trust_nothing_of_it_is_imported(outside):

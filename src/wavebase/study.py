@@ -157,14 +157,18 @@ def sweep(name: str, *overrides: str) -> list[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     # a study reads the runs itself: no report of each sweep
     words = ("-m", "hydra/launcher=stacked", "~hydra.callbacks.sweep_report", f"hydra.sweep.dir={folder}", *overrides)
-    process = multiprocessing.get_context("fork").Process(target=_launch, args=(words, folder / "sweep.log"))
+    status = run_forked(_launch, words, folder / "sweep.log")
+    if status:
+        raise RuntimeError(f"every run of the sweep must finish, got exit status {status}; see {folder}/sweep.log")
+    return [Run(found) for found in find_runs(folder)]
+
+
+def run_forked(target: Callable[..., None], *args: Any) -> int | None:
+    """Call a function in a forked process, which saves it the start of torch. Returns its exit status."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=args)
     process.start()
     process.join()
-    if process.exitcode:
-        raise RuntimeError(
-            f"every run of the sweep must finish, got exit status {process.exitcode}; see {folder}/sweep.log"
-        )
-    return [Run(found) for found in find_runs(folder)]
+    return process.exitcode
 
 
 def _launch(words: Sequence[str], log: Path) -> None:
