@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wavebase import console, study
+from wavebase import console, registry, study
 from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import find_runs
@@ -42,14 +42,14 @@ class System(NamedTuple):
     """One section of the gallery.
 
     page: the name of its page in docs/; its picture is gallery_<page>.png. commands: each with the overrides that make it
-    tiny. result: Markdown made from the records. picture: a file below outputs/gallery, or a figure drawn from the records.
+    tiny. result: Markdown made from the records. picture: a figure drawn from the records.
     """
 
     title: str
     page: str
     commands: dict[str, str]
     result: Callable[[], str]
-    picture: Callable[[], Path | Figure]
+    picture: Callable[[], Figure]
 
 
 def run(name: str, **settings: Any) -> Run:
@@ -170,23 +170,26 @@ with an accuracy of {net.value("metrics", "accuracy"):.2f} (chance {1 / net.sett
 Of {len(read)} quantities {len(layer["flagged"])} have p <= 0.05."""
 
 
-def inside(name: str, figure: str, **settings: Any) -> Path:
-    """A picture that a run left."""
-    return run(name, **settings).folder.path / "figures" / f"{figure}.png"
+def inside(name: str, figure: str, **settings: Any) -> Figure:
+    """A figure of one run, from its records: the runs of a sweep draw none."""
+    found = run(name, **settings)
+    draw = registry.lookup("probe.figures", f"wavebase.figures.{figure}")
+    assert draw is not None
+    return draw(found.folder, found.summary)
 
 
 SMALL = "train.steps=2 train.batch=4 task.held_out_count=8 probe.curvature_batch=16 "
 MIX = "T=100 signal.samples=1000 signal.duration=9.99 "  # a window of whole periods of its tones
 SYSTEMS = (
     System("The exact spectral LSTM", "mathematics", {
-        f"run -m model=spectral,perturbed,random task.label_noise=0.1 hydra.sweep.dir={HOME}/spectral": SMALL + "T=4 probe.figures=[spectrum]",
-    }, spectral, lambda: inside("spectral", "spectrum", model="spectral")),
+        f"run -m model=spectral,perturbed,random task.label_noise=0.1 hydra.sweep.dir={HOME}/spectral": SMALL + "T=4 probe.figures=[]",
+    }, spectral, lambda: inside("spectral", "run.spectrum", model="spectral")),
     System("A trainable cosine transform", "cosine_transform", {
-        f"run -m experiment=cosine_reconstruction T=64 model.start=perturbed model.frequency_scale=0,0.5 hydra.sweep.dir={HOME}/cosine": SMALL + "T=16 probe.figures=[cosine.frequencies]",
-    }, cosine, lambda: inside("cosine", "frequencies", model__frequency_scale=0.5)),
+        f"run -m experiment=cosine_reconstruction T=64 model.start=perturbed model.frequency_scale=0,0.5 hydra.sweep.dir={HOME}/cosine": SMALL + "T=16 probe.figures=[]",
+    }, cosine, lambda: inside("cosine", "cosine.frequencies", model__frequency_scale=0.5)),
     System("One tone out of a noisy mix", "frequency_extraction", {
-        f"run experiment=frequency_extraction_any_phase hydra.run.dir={HOME}/extraction": SMALL + MIX + "probe.figures=[extraction.error_over_time]",
-    }, extraction, lambda: inside("extraction", "error_over_time")),
+        f"run experiment=frequency_extraction_any_phase hydra.run.dir={HOME}/extraction": SMALL + MIX + "probe.figures=[]",
+    }, extraction, lambda: inside("extraction", "extraction.error_over_time")),
     System("Forecasting sums of harmonics", "harmonic_forecast", {
         f"run -m experiment=harmonic_forecast task=forecast_b signal.noise=0.1 model={','.join(FORECASTERS).removesuffix(',mlp_gru')} hydra.sweep.dir={HOME}/forecast": "task.held_out_count=8 probe.figures=[]",
         f"run experiment=forecast_mlp_gru train.steps=1500 hydra.run.dir={HOME}/forecast/mlp_gru": SMALL + "probe.figures=[]",
@@ -211,9 +214,10 @@ def _launch(words: list[str]) -> None:
 
 def picture(system: System) -> tuple[Path, bytes]:
     """Where a system's picture belongs, and what it must be."""
-    made = system.picture()
-    content = made.read_bytes() if isinstance(made, Path) else style.png(made)
-    small, file = Image.open(io.BytesIO(content)).convert("RGB").quantize(128), io.BytesIO()  # half the size
+    small, file = (
+        Image.open(io.BytesIO(style.png(system.picture()))).convert("RGB").quantize(128),
+        io.BytesIO(),
+    )  # half the size
     small.save(file, "png")
     return Path(f"docs/pictures/gallery_{system.page}.png"), file.getvalue()
 

@@ -1,7 +1,9 @@
 """The report on trees of records written here by hand: known numbers, broken records, and the page in a browser."""
 
+import base64
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -11,6 +13,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from conftest import HANG
 from wavebase.figures import sweeps
 from wavebase.records import atomic
 from wavebase.records.folder import RunFolder, find_runs
-from wavebase.report import __main__, write
+from wavebase.report import __main__, page, write
 from wavebase.report.runs import Run
 from wavebase.statistics import median
 
@@ -52,7 +55,15 @@ def made(root, model, rate, seed, status="done"):
     folder.start(text)
     final = end(model, rate, seed)
     for step in STEPS:
-        folder.log(step, {"loss/train": final * (1 + 10 * math.exp(-step / 20)), "error/tones": final})
+        drift = 0.25 * step / 100
+        folder.log(
+            step,
+            {
+                "loss/train": final * (1 + 10 * math.exp(-step / 20)),
+                "error/tones": final,
+                "drift/weight_hh_cell": drift,
+            },
+        )
     if status == "unfinished":
         folder.save_checkpoint(40, {})
         folder.abandon()
@@ -62,7 +73,8 @@ def made(root, model, rate, seed, status="done"):
             "status": status, "verdict": "preserved" if model == "exact" else "broken", "choices": choices, "seconds": 1.0,
             "relative_error": {"initial": 1e-7, "final": final}, "relative_loss": {"final": final**2}, "seed": seed,
             "baseline": {"zero": 2.0, "mean": 1.0}, "drift": {"weight_hh_cell": 0.25}, "watched_weight": "weight_hh_cell",
-            "optim": {"lr": rate / 7, "lr_over_boundary": rate},
+            "optim": {"lr": rate / 7, "lr_over_boundary": rate}, "distance": {"initial": 0.0, "final": 0.125, "blocks": {}},
+            "reasons": [f"centred/loss is {0.1 + seed / 100:.3g}, within 0.25", "<i>second</i>"], "moved": {"changed": 30, "live": 60},
         }
     )  # fmt: skip
 
@@ -140,11 +152,8 @@ def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
 
 
 def test_pictures_show_the_numbers(tree):
-    points = [
-        sweeps.Point({key: run.setting(key) for key in ("model", "optim.lr_over_boundary")}, run.value("relative_error", "final"), run.status)
-        for run in map(Run, find_runs(tree))
-        if run.ended
-    ]  # fmt: skip
+    keys = ("model", "optim.lr_over_boundary")
+    points = [run.point(keys, "relative_error.final") for run in map(Run, find_runs(tree)) if run.ended]
     assert sweeps.widest_pair(points) == ("optim.lr_over_boundary", "model")
     figure = sweeps.heat_map(points, "optim.lr_over_boundary", "model", "error")
     image = figure.axes[0].get_images()[0].get_array()
@@ -157,10 +166,12 @@ def test_pictures_show_the_numbers(tree):
         for x, rate in enumerate(RATES):
             expected = statistics.median(end(model, rate, seed) for seed in seeds.get((model, rate), SEEDS))
             assert image[y, x] == pytest.approx(expected)
-    assert {text.get_text() for text in figure.axes[0].texts} >= {"6.5e-07", "1.01"}
-    lines = sweeps.parallel_coordinates(points, ["model", "optim.lr_over_boundary"], "error").axes[0].lines
-    assert sum(line.get_linestyle() == ":" for line in lines) == 2, "the failed ones"
-    assert sum(len(line.get_xdata()) == 3 for line in lines) == 39
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"6.5e-07\npreserved", "1.01\nbroken 6/7"}
+    lines = sweeps.by_setting(points, ["model", "optim.lr_over_boundary"], "error").axes[0].lines
+    drawn = sorted(line.get_ydata()[0] for line in lines if len(line.get_xdata()) == 1)
+    ended = sorted(point.value for point in points if point.value is not None)
+    assert drawn[: len(ended)] == ended and len(drawn) == len(ended) + 2, "the failed ones stand above all others"
+    assert min(drawn[len(ended) :]) > max(ended)
     curves = {"a": [run.series() for run in map(Run, find_runs(tree / "exact"))]}
     (line,) = (line for line in sweeps.learning_curves(curves, "loss/train").axes[0].lines if len(line.get_xdata()) > 1)
     assert list(line.get_xdata()) == list(STEPS)
@@ -272,24 +283,144 @@ def browsed(page, folder, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
 
 
-def test_the_page_holds_everything_it_shows(tree, tmp_path):
+class Page(HTMLParser):
+    """What a browser would run, fetch and open of a page, and what its tables say."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.scripts, self.data, self.links, self.pictures, self.policy, self.odd = [], {}, [], [], "", []
+        self.inside, self.tables, self.cell = None, {}, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, pairs):
+        attributes = dict(pairs)
+        self.odd += [name for name in attributes if name.startswith("on") or name in ("srcdoc", "action", "formaction")]
+        if tag == "script":
+            self.inside = attributes.get("id") if attributes.get("type") == "application/json" else "script"
+            assert "src" not in attributes
+        elif tag == "a":
+            self.links.append(attributes["href"])
+        elif tag == "img":
+            self.pictures.append(attributes["src"])
+        elif tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attributes["content"]
+        elif tag in ("iframe", "object", "embed", "form", "base", "svg", "b", "i"):
+            self.odd.append(tag)
+        elif tag == "table":
+            self.tables[attributes["id"]] = self.rows = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        self.inside = None if tag == "script" else self.inside
+        self.cell = None if tag in ("td", "th") else self.cell
+
+    def handle_data(self, text):
+        if self.inside == "script":
+            self.scripts.append(text)
+        elif self.inside:
+            self.data[self.inside] = json.loads(text)
+        elif self.cell:
+            self.rows[-1][-1] += text
+
+
+def test_the_page_holds_everything_it_shows_and_runs_one_script(tree, tmp_path):
     write.write(tree, write.Options(out=str(tmp_path)))
     html = (tmp_path / "report.html").read_text()
-    assert html.count('src="data:image/png;base64,') == 3 and not re.search(
-        r'(src|href)="(?!data:)|url\(|@import|<script', html
-    )
+    found = Page(html)
+    assert len(found.pictures) == 4 and all(src.startswith("data:image/png;base64,") for src in found.pictures)
+    assert found.odd == [] and not re.search(r"url\(|@import", html)
+    (script,) = found.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in found.policy and "default-src 'none'" in found.policy
     assert "&lt;b&gt;rate 1.5 &amp; seed 2&lt;/b&gt; broke" in html and "random-0.5-6" in html and "<b>rate" not in html
+    assert "<i>second" not in html
+
+
+def test_the_tables_of_the_page_tell_reasons_distances_and_lead_to_the_runs(tree, tmp_path):
+    write.write(tree, write.Options(out=str(tmp_path)))
+    found = Page((tmp_path / "report.html").read_text())
+    head, *groups = found.tables["groups"]
+    rows = {row[0]: dict(zip(head, row, strict=True)) for row in groups}
+    assert rows["exact optim.lr_over_boundary=0.5"] | {"error, end": "", "its interval": ""} == {
+        "group": "exact optim.lr_over_boundary=0.5", "runs": "7", "failed": "0", "verdict": "preserved", "decided by": "centred/loss within 0.25",
+        "error, start": "1.0e-07", "error, end": "", "its interval": "", "drift": "0.25", "changed": "50 %", "distance, start": "0", "distance, end": "0.125",
+    }  # fmt: skip
+    head, *runs = found.tables["runs"]
+    assert len(runs) == 42 == len(found.links) and head[-1] == "why"
+    places = {(tmp_path / link).resolve() for link in found.links}
+    assert places == {folder.path.resolve() for folder in find_runs(tree)}
+    assert any("<b>rate 1.5 & seed 2</b> broke" in row[-1] for row in runs), "as text"
+    names, values = found.data["details"]["names"], found.data["details"]["rows"]
+    assert len(values) == 42 and {"folder", "seed", "result.relative_error.final"} <= set(names) and "T" not in names
+
+
+def test_a_name_that_would_be_script_stays_text(tmp_path):
+    """A folder's name, a setting and a reason, none of which wavebase wrote."""
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    for seed in range(2):
+        made(tmp_path, "exact", 0.1, seed)
+    folder = (tmp_path / "exact-0.1-0").rename(tmp_path / "javascript:alert(1) %22 onclick=alert(1)")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"reasons": [evil], "choices": {"model": evil}, "result": evil}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    write.write(tmp_path)
+    found = Page((tmp_path / "report.html").read_text())
+    assert len(found.scripts) == 1 and found.odd == [] and len(found.links) == 2
+    assert all(link.startswith("./") for link in found.links)
+    assert any(evil[:40] in str(value) for row in found.data["details"]["rows"] for value in row)
+
+
+def test_a_page_of_a_thousand_runs_is_small(tmp_path, monkeypatch):
+    """Its size is what a browser has to read; how long that takes is in docs/sweeps.md."""
+    for seed in range(3):
+        made(tmp_path, "exact", 0.1, seed)
+    runs = [Run(folder) for folder in find_runs(tmp_path)]
+    sizes = [
+        len(
+            page.html(
+                tmp_path,
+                runs * count,
+                [],
+                ["model"],
+                "relative_error.final",
+                {},
+                {kind: [] for kind in page.TROUBLES},
+                tmp_path,
+            )
+        )
+        for count in (1, 2)
+    ]
+    assert (sizes[1] - sizes[0]) / 3 < 3000, "bytes a run"
+
+
+def test_no_verdict_is_shown_where_none_is_defined(tmp_path, capsys):
+    made(tmp_path, "random", 0.1, 0)
+    file = tmp_path / "random-0.1-0" / "summary.json"
+    for conditions, shown in (({}, "-"), ({"mechanism/masked_error": {"kind": "mechanism"}}, "no algorithm")):
+        file.write_text(
+            json.dumps({**json.loads(file.read_text()), "verdict": "no algorithm", "conditions": conditions})
+        )
+        write.write(tmp_path)
+        found = Page((tmp_path / "report.html").read_text())
+        assert (found.tables["groups"][1][3], rows(tmp_path / "summary.csv")[0]["verdict"]) == (shown, shown)
+        assert ("no algorithm" in capsys.readouterr().out) == (shown != "-")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 def test_a_browser_paints_the_plots(tree, tmp_path):
     write.write(tree, write.Options(out=str(tmp_path)))
-    page = tmp_path / "report.html"
-    html = page.read_text()
+    file = tmp_path / "report.html"
+    html = file.read_text()
     measure = "<script>onload = () => document.title = [...document.images].map(i => i.complete * i.naturalWidth).join()</script>"
     pages = {"whole": html, "broken": re.sub('base64,[^"]*', "base64,AAAA", html)}
     painted = {}
     for name, text in pages.items():
+        text = re.sub("<meta http-equiv[^>]*>", "", text)  # our measure is no script of the page
+        text = text.replace("</style>", "a, td { color: #222 !important; }</style>")  # and the plots have all the colour
         copy = tmp_path / f"{name}.html"
         copy.write_text(text.replace("</body>", f"{measure}</body>"))
         title = re.search("<title>(.*?)</title>", browsed(copy, tmp_path, "--dump-dom"))[1]
@@ -298,7 +429,7 @@ def test_a_browser_paints_the_plots(tree, tmp_path):
         pixels = np.asarray(Image.open(shot).convert("RGB"), dtype=int)
         colourful = (pixels.max(2) - pixels.min(2) > 60).sum()
         painted[name] = [int(width) for width in title.split(",")], colourful
-    assert len(painted["whole"][0]) == 3 and min(painted["whole"][0]) > 400, painted
-    assert painted["broken"][0] == [0, 0, 0], "the measure must see a picture that is not there"
+    assert len(painted["whole"][0]) == 4 and min(painted["whole"][0]) > 400, painted
+    assert painted["broken"][0] == [0, 0, 0, 0], "the measure must see a picture that is not there"
     assert painted["whole"][1] > 20_000 > 20 * painted["broken"][1], painted
     assert json.dumps(painted["whole"][0])

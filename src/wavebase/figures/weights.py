@@ -72,7 +72,7 @@ def weight_hh_change(folder: RunFolder, summary: Mapping[str, Any]) -> Figure | 
     figure.suptitle(f"Change of the recurrent weights, {unit}\n({size})")
     norm = SymLogNorm(linthresh=top * 1e-4, vmin=-top, vmax=top) if moved else Normalize(-1, 1)
     for ax, (name, change) in zip(figure.subplots(2, 2).flat, changes.items(), strict=True):
-        picture = _image(ax, change, norm, _blocks(start), name.removeprefix("weight_hh_") + ("" if change.any() else " (no change)"))  # fmt: skip
+        picture = _image(ax, change, norm, _blocks(start), name.removeprefix("weight_hh_") + ("" if change.any() else "\n(no change)"))  # fmt: skip
     if moved:
         ticks = [-top, -top / 100, 0, top / 100, top]
         bar = figure.colorbar(picture, ax=figure.axes, shrink=0.75, ticks=ticks)

@@ -50,7 +50,6 @@ def run_columns(keys: Sequence[str], value: str) -> list[Column]:
         Column("changed"),
         Column("distance, start"),
         Column("distance, end"),
-        Column("seconds"),
         Column("why", "text"),
     ]
 
@@ -74,7 +73,6 @@ def run_rows(runs: Sequence[Run], keys: Sequence[str], value: str) -> list[list[
                 min(1.0, changed / live) if changed is not None and live else None,
                 run.value("distance", "initial"),
                 run.value("distance", "final"),
-                run.value("seconds"),
                 console.one_line("; ".join(run.reasons()[:2]) or _trouble(run))[:200],
             ]
         )

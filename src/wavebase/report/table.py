@@ -121,7 +121,7 @@ def _csv_cell(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     text = console.visible(str(value))[:LONGEST_CELL]
-    if not text.lstrip().startswith(("=", "+", "-", "@")):
+    if text == "-" or not text.lstrip().startswith(("=", "+", "-", "@")):
         return text
     try:
         float(text)
