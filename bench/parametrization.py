@@ -19,6 +19,7 @@ import wavebase
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.models.spectral import SpectralLSTM
 
+
 def step_of(T: int, dtype: torch.dtype, unit_scaled: bool, members: int) -> Callable[[], None]:
     """One training step of an exact net, or of a stack of them."""
     construction = wavebase.spectral_construction(T, dtype=dtype)

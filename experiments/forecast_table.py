@@ -23,26 +23,13 @@ from wavebase import console, study
 from wavebase.experiment import build
 from wavebase.figures import forecast as pictures
 from wavebase.figures import style
-from wavebase.models import toeplitz
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder, find_runs
-from wavebase.signals.harmonics import Drawn, sinusoids
+from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse, paired_difference
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
-
-
-def oracle(drawn: Drawn, lookback: int) -> torch.Tensor:
-    """The posterior mean for known periods and noise: amplitudes Gaussian, of the variance that the lookback has."""
-    longest = int(drawn.periods.max())
-    count = torch.zeros(len(drawn.periods), longest + 1, dtype=torch.float64)
-    count.scatter_add_(1, drawn.periods, torch.ones_like(drawn.periods, dtype=torch.float64))
-    power = drawn.clean[:, :lookback].square().mean(1, keepdim=True) / drawn.components[:, None]
-    correlation = power * count[:, 2:] @ sinusoids((2, longest), drawn.signal.shape[1])[0]
-    column = correlation[:, :lookback].clone()
-    column[:, 0] += drawn.noise.square().clamp_min(1e-12)
-    return toeplitz.forecast(correlation, toeplitz.solve(column, drawn.signal[:, :lookback]))
 
 
 def setting(folder: RunFolder) -> str | None:
@@ -69,7 +56,7 @@ def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
         "errors": (forecast.double() - future).square(),
         "sizes": future.square(),
         "drawn": drawn,
-        "oracle": (oracle(drawn, task.lookback) - future).square(),
+        "oracle": (oracle(drawn, task.lookback, task.signal.periods) - future).square(),
         "microseconds": 1e6 * seconds,
         "parameters": sum(p.numel() for p in components.net.parameters()),
     }

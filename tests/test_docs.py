@@ -35,7 +35,9 @@ def test_importing_the_library_brings_nothing_with_it():
     parts = ("import wavebase", "import wavebase.probe", "wavebase.spectral_lstm(4), wavebase.power_spectrum")
     code = "; ".join(["import sys", *(f"{part}; print(sorted(sys.modules))" for part in parts)])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    alone, command, used = ({name.split(".")[0] for name in ast.literal_eval(line)} for line in done.stdout.splitlines())
+    alone, command, used = (
+        {name.split(".")[0] for name in ast.literal_eval(line)} for line in done.stdout.splitlines()
+    )
     plots_and_command_line = {"scipy", "matplotlib", "PIL", "tensorboard", "hydra", "omegaconf", "antlr4"}
     for light in (alone, command):
         assert "wavebase" in light and not light & {*plots_and_command_line, "torch", "numpy", "yaml", "tqdm"}

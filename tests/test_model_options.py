@@ -275,7 +275,7 @@ FORECASTERS = {
 
 @pytest.mark.parametrize("make", FORECASTERS.values(), ids=FORECASTERS)
 def test_no_offset_does_harm_and_without_one_little_is_lost(make):
-    """Without remove_mean, and in version 0.1, matching pursuit is off by 20 times the signal.
+    """Without `robust`, and in version 0.1, matching pursuit is off by 20 times the signal.
 
     Only a mean that stands out is removed, so that a signal without an offset loses less than one with it, and any two
     offsets that stand out cost the same.
@@ -288,20 +288,20 @@ def test_no_offset_does_harm_and_without_one_little_is_lost(make):
             forecast = make(100, 5, F64, noise=0.1, **options)(past + offset) - offset
         return ((forecast - future).square().sum() / future.square().sum()).item()
 
-    plain, removed = error(0.0), error(0.0, remove_mean=True)
+    plain, removed = error(0.0), error(0.0, robust=True)
     assert 0 < removed < 1.5 * plain < 1.2
-    large = error(5.0, remove_mean=True)
+    large = error(5.0, robust=True)
     assert removed * (1 - 1e-6) <= large < 1.5 * plain
-    assert error(-100.0, remove_mean=True) == pytest.approx(large, rel=1e-6)
+    assert error(-100.0, robust=True) == pytest.approx(large, rel=1e-6)
     assert error(5.0) > 3 * plain
-    assert plain == error(0.0, remove_mean=False), "configurations of version 0.1 lack the key"
+    assert plain == error(0.0, robust=False), "configurations of version 0.1 lack the key"
 
 
 def test_the_mean_is_removed_by_default_in_conf_and_by_no_means_in_the_library(composed):
     for model in ("linear_prediction", "omp", "sparse_bayes", "esprit", "dictionary_ridge"):
         node = composed("experiment=harmonic_forecast", f"model={model}", *SMALL)
-        assert node["model"]["remove_mean"] is True
-    del node["model"]["remove_mean"]
+        assert node["model"]["robust"] is True
+    del node["model"]["robust"]
     old = build.build_components(config.parse(node), learning_rate=1e-3).net
     assert not torch.allclose(old.weight.sum(1), torch.ones((), dtype=F64), atol=1e-3)
 

@@ -1,7 +1,6 @@
 """Every model config: one contract; and the recurrence against torch.nn.LSTM."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -149,7 +148,6 @@ def test_inputs_of_another_shape_are_refused():
 
 
 def test_public_names_are_documented_and_light():
-    import sys
 
     import wavebase
 

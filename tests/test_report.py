@@ -420,7 +420,9 @@ def test_a_browser_paints_the_plots(tree, tmp_path):
     painted = {}
     for name, text in pages.items():
         text = re.sub("<meta http-equiv[^>]*>", "", text)  # our measure is no script of the page
-        text = text.replace("</style>", "a, td { color: #222 !important; }</style>")  # and the plots have all the colour
+        text = text.replace(
+            "</style>", "a, td { color: #222 !important; }</style>"
+        )  # and the plots have all the colour
         copy = tmp_path / f"{name}.html"
         copy.write_text(text.replace("</body>", f"{measure}</body>"))
         title = re.search("<title>(.*?)</title>", browsed(copy, tmp_path, "--dump-dom"))[1]

@@ -69,6 +69,23 @@ def _by_signal(*squares: Tensor) -> list[Tensor]:
     return [one / largest for one in sums] if largest > 0 else sums
 
 
+def split_rhat(series: Tensor) -> Tensor:
+    """Compare the variance between Markov chains with that within them: 1 where the chains agree.
+
+    Args:
+        series: [draws, chains, ...].
+
+    Returns:
+        R-hat of the chains' halves, [...] (Gelman et al., Bayesian Data Analysis, 2013).
+    """
+    import torch
+
+    half = len(series) // 2
+    parts = torch.cat([series[:half], series[half : 2 * half]], 1)
+    within, between = parts.var(0).mean(0), parts.mean(0).var(0)
+    return ((within * (half - 1) / half + between) / within.clamp_min(1e-30)).sqrt()
+
+
 def median(values: Sequence[float]) -> Interval:
     """Find the median of independent values; the interval follows from their order and assumes no distribution.
 

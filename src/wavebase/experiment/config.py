@@ -20,6 +20,8 @@ from wavebase.probes.verdict import Thresholds
 from wavebase.records.strict_json import to_json
 from wavebase.training.loop import TrainSettings
 
+Purpose = Literal["data", "init", "perturbation", "probe"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
@@ -104,6 +106,15 @@ class OptimSettings:
             raise ValueError(f"optim.warmup must be at least 0 steps, got {self.warmup}; use 0")
 
 
+def seeded_generator(seed: int, purpose: Purpose) -> torch.Generator:
+    """Return the generator that a run with this seed uses for this purpose."""
+    import numpy as np
+
+    order = ("data", "init", "perturbation", "probe").index(purpose)
+    words = np.random.SeedSequence([seed, order]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The top level of a configuration. Groups that are built later stay mappings."""
@@ -134,14 +145,10 @@ class RunConfig:
             if value is not None and not 0 <= value < 2**63:
                 raise ValueError(f"{name} must lie in 0..2^63-1, got {value}; use 0")
 
-    def generator(self, purpose: Literal["data", "init", "perturbation", "probe"]) -> torch.Generator:
+    def generator(self, purpose: Purpose) -> torch.Generator:
         """Return a fresh generator for one purpose. Streams of different purposes are unrelated even for equal seeds."""
-        import numpy as np
-
         seed = getattr(self.seeds, purpose)
-        order = ("data", "init", "perturbation", "probe").index(purpose)
-        words = np.random.SeedSequence([self.seed if seed is None else seed, order]).generate_state(2, np.uint32)
-        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        return seeded_generator(self.seed if seed is None else seed, purpose)
 
     def torch_device(self) -> torch.device:
         """Return the device; auto takes CUDA where there is one.

@@ -140,7 +140,9 @@ def _draw_cell(ax: Axes, at: tuple[int, int], value: float, runs: Sequence[Point
     (row, column), has = at, np.isfinite(value)
     if _still(runs) or not has:
         box = [column - 0.5, column + 0.5], row - 0.5, row + 0.5
-        look: dict[str, Any] = {"facecolor": STILL} if has else {"facecolor": "#EEEEEE", "hatch": "///", "edgecolor": GREY}
+        look: dict[str, Any] = (
+            {"facecolor": STILL} if has else {"facecolor": "#EEEEEE", "hatch": "///", "edgecolor": GREY}
+        )
         ax.fill_between(*box, linewidth=0, **look)
         ink = "black"
     if words:

@@ -40,9 +40,9 @@ class Esprit(HarmonicForecaster):
         order: int,
         threshold: float,
         ridge: float,
-        remove_mean: bool = False,
+        robust: bool = False,
     ):
-        super().__init__(lookback, horizon, dtype, ridge, remove_mean)
+        super().__init__(lookback, horizon, dtype, ridge, robust)
         self.order, self.threshold = order, threshold
 
     def forecast(self, past: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def build(
     noise: float = 0.0,
     threshold: float | None = None,
     ridge: float | None = None,
-    remove_mean: bool = False,
+    robust: bool = False,
 ) -> Esprit:
     """Build the forecaster of a run.
 
@@ -89,10 +89,10 @@ def build(
         noise: Standard deviation of the signal's noise, which sets the defaults of `threshold` and `ridge`.
         threshold: See `Esprit`; None for `noise`, at least 1e-10, 1.2e-5 in float32.
         ridge: None for 300 noise^2. At least 1e-13, 5.4e-5 in float32.
-        remove_mean: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
+        robust: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
     """
     order = max(lookback // 2, 1) if order is None else order
     threshold = max(noise, 1e-10, product_rounding(dtype)) if threshold is None else threshold
     check_above("threshold", threshold, 0)
     ridge = choose_ridge(ridge, 300 * noise**2, 1e-13, dtype)
-    return Esprit(lookback, horizon, dtype, check_order(order, lookback), threshold, ridge, remove_mean)
+    return Esprit(lookback, horizon, dtype, check_order(order, lookback), threshold, ridge, robust)

@@ -11,13 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wavebase.models.base import NamedModel
+from wavebase.models.preparation import RobustForecaster
 from wavebase.signals.harmonics import sinusoids
 
-STANDS_OUT = 0.5  # standard deviations of the past about its mean
 
-
-class HarmonicForecaster(NamedModel):
+class HarmonicForecaster(RobustForecaster):
     """A forecaster whose only parameter is the logarithm of its ridge or of its noise variance.
 
     Args:
@@ -25,36 +23,20 @@ class HarmonicForecaster(NamedModel):
         horizon: Samples to predict, H.
         dtype: Of the parameter and of all arithmetic.
         regularisation: The ridge or the noise variance at the start, positive.
-        remove_mean: Take the mean out of a past from which it stands out (over half of the deviation about it), and add it
-            to the forecast, so that a constant offset does no harm. The mean of a signal without an offset stays: of
-            long periods a window holds no whole number, and removing its mean would cost more than it saves.
+        robust: Fill gaps (nan), remove an offset and a trend that stand out, and scale a signal of an unusual size; undone
+            in the forecast. See `models.preparation`.
     """
 
-    def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, regularisation: float, remove_mean: bool):
-        super().__init__()
-        self.lookback, self.horizon, self.remove_mean = lookback, horizon, remove_mean
+    def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, regularisation: float, robust: bool):
+        super().__init__(robust)
+        self.lookback, self.horizon = lookback, horizon
         self.logarithm = nn.Parameter(torch.tensor(math.log(regularisation), dtype=dtype))
-
-    def forward(self, past: Tensor) -> Tensor:
-        """Return the forecast [B, H] of a past [B, N]."""
-        past = past.to(self.logarithm.dtype)
-        if not self.remove_mean:
-            return self.forecast(past)
-        mean = past.mean(-1, keepdim=True)
-        deviation = past.var(-1, keepdim=True, correction=0)
-        offset = torch.where(mean.square() > STANDS_OUT**2 * deviation, mean, torch.zeros_like(mean))
-        return self.forecast(past - offset) + offset
-
-    def forecast(self, past: Tensor) -> Tensor:
-        """Return the forecast [B, H] of a past [B, N] in the net's dtype."""
-        raise NotImplementedError
 
 
 def dictionary(periods: tuple[int, int], samples: int, constant: bool) -> Tensor:
     """Return the cosines and sines of all whole periods, float64 [2, P, samples].
 
-    constant: Add a last period, an infinite one: cosine 1, sine 0. The mean of a sinusoid over a window is not zero, so
-    a signal whose mean was removed still has a small offset, which this atom fits.
+    constant: Add a last period, an infinite one: cosine 1, sine 0. It fits what is left of an offset that was removed.
     """
     atoms = sinusoids(periods, samples)
     offset = torch.stack([torch.ones(1, samples, dtype=atoms.dtype), torch.zeros(1, samples, dtype=atoms.dtype)])

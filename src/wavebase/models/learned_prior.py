@@ -1,6 +1,6 @@
 """A forecaster that learns the prior and leaves the inference exact: a Gaussian process with a spectrum for each signal.
 
-Letters: B signals, N lookback, H horizon, P periods, W width.
+Letters: B signals, N lookback, H horizon, P periods, n dimensions that the sinusoids span (`signals.subspace`), W width.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wavebase.models import toeplitz
-from wavebase.models.base import NamedModel, build_within_memory, draw_uniform
+from wavebase.models.base import build_within_memory, draw_uniform
 from wavebase.models.harmonics import check_periods
+from wavebase.models.preparation import RobustForecaster, gaussian_quantiles
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
-from wavebase.signals.harmonics import sinusoids
+from wavebase.signals.subspace import Subspace, subspace
 
-LEAST_NOISE = 1e-4  # of the signal's variance: enough to solve 100 samples in float32; longer signals need more
+LEAST_NOISE = 1e-4  # of the signal's variance: enough to solve in float32
 
 
-class LearnedPrior(NamedModel):
+class LearnedPrior(RobustForecaster):
     """Sparse Bayes, unrolled and learned.
 
     Every stage has a power gamma_p for each period and one for the noise. It computes the exact solution C^-1 x under
@@ -33,27 +33,29 @@ class LearnedPrior(NamedModel):
     dictionary. With the right powers it would be the forecaster that knows the true periods.
     """
 
-    past_atoms: Tensor
-    cosines: Tensor
+    basis: Tensor
+    reduced: Tensor
+    squares: Tensor
+    future: Tensor
 
     def __init__(
         self,
-        lookback: int,
-        horizon: int,
-        periods: tuple[int, int],
+        space: Subspace,
         stages: int,
         width: int,
         dtype: torch.dtype = torch.float32,
+        robust: bool = False,
     ):
-        super().__init__()
+        super().__init__(robust)
         self.stages = stages
-        atoms = sinusoids(periods, lookback + horizon)
-        P = atoms.shape[1]
-        self.register_buffer("past_atoms", atoms[..., :lookback].flatten(0, 1).to(dtype))  # [2P, N]
-        self.register_buffer("cosines", atoms[0].to(dtype))  # [P, N + H]
+        P, n = space.reduced.shape[1:]
+        self.register_buffer("basis", space.basis.flatten(0, 1).mT.to(dtype).contiguous())  # [N, 2n]
+        self.register_buffer("reduced", space.reduced.to(dtype))  # [2, P, n]
+        self.register_buffer("squares", space.squares.to(dtype))  # [2, P, n n]
+        self.register_buffer("future", space.atoms[..., space.basis.shape[2] :].to(dtype))  # [2, P, H]
         self.log_power = nn.Parameter(torch.full((P,), math.log(0.2 / P), dtype=dtype))
         self.log_noise = nn.Parameter(torch.tensor(math.log(0.02), dtype=dtype))
-        self.embed = nn.Linear(lookback, width, dtype=dtype)
+        self.embed = nn.Linear(2 * n + 3, width, dtype=dtype)
         self.read = nn.ModuleList(nn.Linear(2 * P, width, dtype=dtype) for _ in range(stages))
         self.block = nn.ModuleList(
             nn.Sequential(
@@ -67,19 +69,37 @@ class LearnedPrior(NamedModel):
         self.correct = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width, dtype=dtype), nn.Linear(width, P + 1, dtype=dtype)) for _ in range(stages)
         )
-        self.readout = nn.Linear(width, horizon, dtype=dtype)
+        self.readout = nn.Linear(width, self.future.shape[2], dtype=dtype)
 
-    def forward(self, past: Tensor) -> Tensor:
-        """Return the forecast [B, H] of a past [B, N]."""
-        past = past.to(self.log_power.dtype)
-        log_power, log_noise = (
-            self.log_power,
-            self.log_noise[None],
-        )  # the same for all signals; later stages have one of each
-        state = self.embed(past)
+    def forecast(self, past: Tensor) -> Tensor:
+        """Return the forecast [B, H] of a past [B, N] without gaps, offset or trend, of the generator's size."""
+        log_power, log_noise, x, state = self._powers(past)
+        response = log_power.exp() * self._matched(log_power, log_noise, x)
+        return (response @ self.future).sum(0) + self.readout(state)
+
+    def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
+        """Return quantiles of the Gaussian process with the chosen powers, whose common scale is the past's most likely one.
+
+        Training does not see that scale: the forecast is the same for all.
+        """
+        log_power, log_noise, x, state = self._powers(past)
+        power, C = log_power.exp(), self._covariance(log_power, log_noise, x.shape[-1])
+        mean = ((power * (torch.linalg.solve(C, x) @ self.reduced.mT)) @ self.future).sum(0) + self.readout(state)
+        across = torch.einsum("bp,iph,ipn->ibhn", power, self.future, self.reduced)  # between future and past
+        explained = (across * torch.linalg.solve(C, across.mT).mT).sum((0, -1))
+        rest = past.square().sum(-1) - x.square().sum((0, -1))
+        scale = ((x * torch.linalg.solve(C, x)).sum((0, -1)) + rest / log_noise[:, 0].exp()) / past.shape[-1]
+        variance = power.sum(-1, keepdim=True) - explained + log_noise.exp()
+        return gaussian_quantiles(mean, scale[:, None] * variance, levels)
+
+    def _powers(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return log powers [B, P], log noise [B, 1], coordinates [2, B, n] and the last block's state [B, W]."""
+        log_power, log_noise = self.log_power, self.log_noise[None]  # the same for all signals in the first stage
+        coordinates = past @ self.basis
+        x = coordinates.unflatten(-1, (2, -1)).movedim(-2, 0)  # [2, B, n]
+        state = self.embed(torch.cat([coordinates, self._sizes(past, coordinates)], -1))
         for read, block, correct in zip(self.read, self.block, self.correct, strict=True):
-            solved, _ = self._solved(log_power, log_noise, past)
-            matched = (solved @ self.past_atoms.mT).unflatten(-1, (2, -1)).square().sum(-2)
+            matched = self._matched(log_power, log_noise, x).square().sum(0)
             amplitude = (2 * log_power).exp() * matched
             seen = torch.cat([(0.01 * matched + 1e-3).log(), (amplitude + 1e-6).log()], -1)
             state = state + read(0.3 * seen)
@@ -87,20 +107,30 @@ class LearnedPrior(NamedModel):
             change = correct(state)
             log_power = (log_power + change[..., :-1]).clamp(-14, 2)
             log_noise = (log_noise + change[..., -1:]).clamp(-8, 0)
-        solved, correlation = self._solved(log_power, log_noise, past)
-        return toeplitz.forecast(correlation, solved) + self.readout(state)
+        return log_power, log_noise, x, state
 
-    def _solved(self, log_power: Tensor, log_noise: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Return C^-1 x [B, N], and the correlations of the signal without noise at lags 0..N+H-1, [..., N + H]."""
-        correlation = log_power.exp() @ self.cosines
+    def _sizes(self, past: Tensor, coordinates: Tensor) -> Tensor:
+        """Return three numbers that a linear layer cannot compute: the energy outside of the sinusoids' space, which is
+        noise; all energy; and how far the largest |x| is from 1. About 1 in size, [B, 3]."""
+        energy = past.square().sum(-1, keepdim=True)
+        rest = (energy - coordinates.square().sum(-1, keepdim=True)).clamp_min(1e-6)
         N = past.shape[-1]
-        power = correlation[..., :1]
-        least = max(LEAST_NOISE, toeplitz.least_noise(N, past.dtype))
-        column = torch.cat([power * (1 + least) + log_noise.exp(), correlation[..., 1:N]], -1)
-        if log_power.ndim == 1:  # one covariance for all signals is factorised once
-            factor = torch.linalg.cholesky(toeplitz.covariance(column))
-            return torch.cholesky_solve(past.mT, factor).mT, correlation.expand(len(past), -1)
-        return toeplitz.solve(column, past), correlation
+        return torch.cat(
+            [(200 * rest / N).log(), (5 * energy / N + 1e-6).log(), 20 * (past.abs().amax(-1, keepdim=True) - 1)], -1
+        )
+
+    def _matched(self, log_power: Tensor, log_noise: Tensor, x: Tensor) -> Tensor:
+        """Return d_p^T C^-1 x for all periods, [2, B, P], where C is the covariance under these powers."""
+        C = self._covariance(log_power, log_noise, x.shape[-1])
+        # one covariance for all signals is factorised once
+        solved = torch.linalg.solve(C, x.mT).mT if log_power.ndim == 1 else torch.linalg.solve(C, x)
+        return solved @ self.reduced.mT
+
+    def _covariance(self, log_power: Tensor, log_noise: Tensor, n: int) -> Tensor:
+        """Return the past's covariance in the sinusoids' space, [2, B, n, n], or [2, n, n] for one set of powers."""
+        power = log_power.exp()
+        noise = log_noise.exp() + LEAST_NOISE * power.sum(-1, keepdim=True)
+        return (power @ self.squares).unflatten(-1, (n, n)) + torch.diag_embed(noise.expand(*noise.shape[:-1], n))
 
 
 @registered
@@ -114,6 +144,7 @@ def build(
     stages: int = 2,
     width: int = 512,
     weights: str | None = None,
+    robust: bool = False,
 ) -> LearnedPrior:
     """Build the net of a run. At the start it is ridge regression on the dictionary; all dtypes start alike.
 
@@ -122,6 +153,7 @@ def build(
         stages: Corrections of the powers.
         width: Units of each stage's residual block, W.
         weights: A run's folder whose last checkpoint is the start.
+        robust: See `models.harmonics.HarmonicForecaster`.
 
     Raises:
         ValueError: For sizes below 1, and for a folder without checkpoints of a net of these sizes.
@@ -130,8 +162,9 @@ def build(
     for name, value in (("stages", stages), ("width", width)):
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
+    space = subspace(periods, lookback, horizon)
     net = build_within_memory(
-        lambda: LearnedPrior(lookback, horizon, periods, stages, width, dtype), "use a smaller T or model.width"
+        lambda: LearnedPrior(space, stages, width, dtype, robust), "use a smaller T or model.width"
     )
     zero_at_start = [net.readout]
     for part in (*net.block, *net.correct):

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.limits import check_memory
-from wavebase.models.base import NamedModel
 from wavebase.models.harmonics import check_periods, dictionary
+from wavebase.models.preparation import RobustForecaster
 from wavebase.registry import registered
 
 
-class LinearForecaster(NamedModel):
+class LinearForecaster(RobustForecaster):
     """y = W x. W, the parameter `weight` [horizon, lookback], starts at a known forecaster and may be trained."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float64):
-        super().__init__()
+    def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float64, robust: bool = False):
+        super().__init__(robust)
         self.weight = nn.Parameter(weight.to(dtype).clone(memory_format=torch.contiguous_format))
 
-    def forward(self, past: Tensor) -> Tensor:
+    def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [batch, horizon] of a past [batch, lookback]."""
-        return past.to(self.weight.dtype) @ self.weight.mT
+        return past @ self.weight.mT
 
 
 @registered
@@ -81,7 +81,7 @@ def dictionary_ridge(
     periods: tuple[int, int] = (2, 99),
     noise: float = 0.0,
     ridge: float | None = None,
-    remove_mean: bool = False,
+    robust: bool = False,
 ) -> LinearForecaster:
     """Build the fit of all whole periods' cosines and sines by ridge regression, continued.
 
@@ -92,13 +92,12 @@ def dictionary_ridge(
         periods: Shortest and longest of the dictionary, samples.
         noise: Standard deviation of the signal's noise, which sets the default of `ridge`.
         ridge: None for noise^2 / v, where v gives a signal of variance 0.2, and at least 1e-11.
-        remove_mean: Take the mean out of the past, fit a constant too, and add the mean to the forecast. Configurations
-            of version 0.1 lack it.
+        robust: See `HarmonicForecaster`; also fit a constant. Configurations of version 0.1 lack it.
     """
     check_periods(periods)
     _check_size(max(lookback, periods[1] - periods[0]))
     count = 2 * (periods[1] - periods[0] + 1)
-    atoms = dictionary(periods, lookback + horizon, remove_mean).flatten(0, 1)
+    atoms = dictionary(periods, lookback + horizon, robust).flatten(0, 1)
     past, future = atoms[:, :lookback], atoms[:, lookback:]
     if ridge is None:
         ridge = max(noise**2 * (count / 2) / 0.2, 1e-11)
@@ -106,9 +105,7 @@ def dictionary_ridge(
         raise ValueError(f"model.ridge must be positive, got {ridge}; use null")
     gram = past.mT @ past + ridge * torch.eye(lookback, dtype=torch.float64)
     weight = torch.linalg.solve(gram, past.mT @ future).mT
-    if remove_mean:  # W (I - J) + J, where J takes the mean
-        weight = weight - weight.mean(1, keepdim=True) + 1 / lookback
-    return LinearForecaster(weight, dtype)
+    return LinearForecaster(weight, dtype, robust)
 
 
 def _check_size(N: int) -> None:

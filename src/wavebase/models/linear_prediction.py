@@ -16,10 +16,8 @@ class LinearPrediction(HarmonicForecaster):
     of K sinusoids without noise obeys an order of 2K exactly. Other arguments: `HarmonicForecaster`.
     """
 
-    def __init__(
-        self, lookback: int, horizon: int, dtype: torch.dtype, order: int, ridge: float, remove_mean: bool = False
-    ):
-        super().__init__(lookback, horizon, dtype, ridge, remove_mean)
+    def __init__(self, lookback: int, horizon: int, dtype: torch.dtype, order: int, ridge: float, robust: bool = False):
+        super().__init__(lookback, horizon, dtype, ridge, robust)
         self.order = order
 
     def forecast(self, past: Tensor) -> Tensor:
@@ -48,7 +46,7 @@ def build(
     order: int | None = None,
     noise: float = 0.0,
     ridge: float | None = None,
-    remove_mean: bool = False,
+    robust: bool = False,
 ) -> LinearPrediction:
     """Build the forecaster of a run.
 
@@ -56,8 +54,8 @@ def build(
         order: Samples that each prediction reads; None for 3/5 of the lookback, a third of it with noise.
         noise: Standard deviation of the signal's noise, which sets the defaults of `order` and `ridge`.
         ridge: Relative to the energy of a coefficient's samples; None for 3 noise^2. At least 1e-14, 5.4e-6 in float32.
-        remove_mean: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
+        robust: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
     """
     order = max(lookback // 3 if noise else 3 * lookback // 5, 1) if order is None else order
     ridge = choose_ridge(ridge, 3 * noise**2, 1e-14, dtype)
-    return LinearPrediction(lookback, horizon, dtype, check_order(order, lookback), ridge, remove_mean)
+    return LinearPrediction(lookback, horizon, dtype, check_order(order, lookback), ridge, robust)

@@ -21,7 +21,7 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
     """Group orthogonal matching pursuit on the sinusoids of all whole periods.
 
     Each round adds the period whose cosine and sine together remove most energy from the residual, then fits all
-    chosen periods again by ridge regression. With `remove_mean` the fit has a constant too (`harmonics.dictionary`).
+    chosen periods again by ridge regression. With `robust` the fit has a constant too (`harmonics.dictionary`).
 
     Args:
         periods: Shortest and longest of the dictionary, samples.
@@ -45,9 +45,9 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
         atoms: int,
         ridge: float,
         tolerance: float,
-        remove_mean: bool = False,
+        robust: bool = False,
     ):
-        super().__init__(lookback, horizon, dtype, ridge, remove_mean)
+        super().__init__(lookback, horizon, dtype, ridge, robust)
         self.atoms, self.tolerance = atoms, tolerance
         pairs = sinusoids(periods, lookback + horizon).permute(1, 2, 0).to(dtype)  # [P, N + H, 2]
         self.register_buffer("pairs", pairs)
@@ -59,7 +59,7 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
         chosen = past.new_zeros(B, 0, dtype=torch.long)
         running = torch.ones(B, dtype=torch.bool, device=past.device)
         used = past.new_zeros(B, 0)
-        constant = past.new_ones(B, N + self.horizon, 1 if self.remove_mean else 0)
+        constant = past.new_ones(B, N + self.horizon, 1 if self.robust else 0)
         fitted = past.new_zeros(B, N + self.horizon)
         for _ in range(min(self.atoms, len(self.pairs))):
             residual = (past - fitted[:, :N]).detach()
@@ -86,7 +86,7 @@ def build(
     noise: float = 0.0,
     atoms: int | None = None,
     ridge: float | None = None,
-    remove_mean: bool = False,
+    robust: bool = False,
 ) -> OrthogonalMatchingPursuit:
     """Build the forecaster of a run.
 
@@ -96,7 +96,7 @@ def build(
             0.9 noise, or 1e-7, 1.2e-5 in float32.
         atoms: Most periods of a signal; None for half the lookback.
         ridge: None for 300 noise^2. At least 1e-12, 5.4e-4 in float32.
-        remove_mean: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
+        robust: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
     """
     check_periods(periods)
     most = max(lookback // 2, 1) if atoms is None else atoms
@@ -105,6 +105,6 @@ def build(
     chosen = choose_ridge(ridge, 300 * noise**2, 1e-12, dtype)
     tolerance = max(0.9 * noise, 1e-7, product_rounding(dtype))
     return build_within_memory(
-        lambda: OrthogonalMatchingPursuit(lookback, horizon, dtype, periods, most, chosen, tolerance, remove_mean),
+        lambda: OrthogonalMatchingPursuit(lookback, horizon, dtype, periods, most, chosen, tolerance, robust),
         "use a smaller T or fewer model.periods",
     )

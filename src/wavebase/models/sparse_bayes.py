@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from wavebase.models import toeplitz
 from wavebase.models.base import build_within_memory
 from wavebase.models.harmonics import HarmonicForecaster, check_above, check_periods, dictionary
+from wavebase.models.preparation import gaussian_quantiles
 from wavebase.registry import registered
 
 
@@ -21,7 +22,7 @@ class SparseBayes(HarmonicForecaster):
     noise, few steps are better than many: the most likely gamma is sparser than the signals are.
 
     Args:
-        periods: Shortest and longest of the dictionary, samples. With `remove_mean` it has a constant too.
+        periods: Shortest and longest of the dictionary, samples. With `robust` it has a constant too.
         noise: Floor of the noise's standard deviation at the start; its variance is trainable.
         steps: Updates of gamma.
 
@@ -38,14 +39,27 @@ class SparseBayes(HarmonicForecaster):
         periods: tuple[int, int],
         noise: float,
         steps: int,
-        remove_mean: bool = False,
+        robust: bool = False,
     ):
-        super().__init__(lookback, horizon, dtype, noise**2, remove_mean)
+        super().__init__(lookback, horizon, dtype, noise**2, robust)
         self.steps = steps
-        self.register_buffer("atoms", dictionary(periods, lookback + horizon, remove_mean).to(dtype))  # [2, P, N + H]
+        self.register_buffer("atoms", dictionary(periods, lookback + horizon, robust).to(dtype))  # [2, P, N + H]
 
     def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [B, H] of a past [B, N]."""
+        correlation, column = self._fit(past)
+        return toeplitz.forecast(correlation, toeplitz.solve(column, past))
+
+    def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
+        """Return quantiles of the Gaussian process with the variances found: their own uncertainty is left out."""
+        correlation, column = self._fit(past)
+        mean = toeplitz.forecast(correlation, toeplitz.solve(column, past))
+        across = correlation.unfold(-1, self.lookback, 1)[..., 1:, :].flip(-1)  # of each future sample with the past
+        solved = torch.linalg.solve(toeplitz.covariance(column), across.mT).mT
+        return gaussian_quantiles(mean, column[..., :1] - (across * solved).sum(-1), levels)
+
+    def _fit(self, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return correlations without noise at lags 0..N+H-1, and with it at 0..N-1."""
         N, (_, P, _) = self.lookback, self.atoms.shape
         gamma = past.square().mean(-1, keepdim=True).expand(*past.shape[:-1], P) / P
         noise = floor = self.logarithm.exp().expand_as(gamma[..., :1])
@@ -59,8 +73,7 @@ class SparseBayes(HarmonicForecaster):
                 gamma = gamma * (q / (sums @ self.atoms[0, :, :N].mT)).sqrt()
                 noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / sums[..., :1]).sqrt(), floor)
         correlation = gamma @ self.atoms[0]
-        solved = toeplitz.solve(self._with_noise(correlation, torch.maximum(noise, floor)), past)
-        return toeplitz.forecast(correlation, solved)
+        return correlation, self._with_noise(correlation, torch.maximum(noise, floor))
 
     def _with_noise(self, correlation: Tensor, noise: Tensor) -> Tensor:
         """Return correlations at lags 0..N-1 with the noise variance added at lag 0, where it is large enough."""
@@ -86,7 +99,7 @@ def build(
     periods: tuple[int, int] = (2, 99),
     noise: float = 0.0,
     steps: int | None = None,
-    remove_mean: bool = False,
+    robust: bool = False,
 ) -> SparseBayes:
     """Build the forecaster of a run.
 
@@ -95,13 +108,13 @@ def build(
         noise: Standard deviation of the signal's noise before it is scaled: the floor of the noise that is found. At
             least 1e-6, or 1e-2 for a lookback of 100 in float32.
         steps: Updates of the variances; None for 6 with noise, 30 without.
-        remove_mean: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
+        robust: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
     """
     check_periods(periods)
     count = (6 if noise else 30) if steps is None else steps
     check_above("steps", count, -1)
     floor = max(noise, 1e-6, toeplitz.least_noise(lookback, dtype) ** 0.5)
     return build_within_memory(
-        lambda: SparseBayes(lookback, horizon, dtype, periods, floor, count, remove_mean),
+        lambda: SparseBayes(lookback, horizon, dtype, periods, floor, count, robust),
         "use a smaller T or fewer model.periods",
     )

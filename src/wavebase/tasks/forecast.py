@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wavebase.registry import registered
 from wavebase.signals import Signal
+from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse
 from wavebase.tasks.base import Batch, require_at_least, require_signal
 
@@ -28,8 +29,9 @@ class Forecast:
         lookback, horizon: Samples.
         training: free_running, the input is the past alone; teacher_forced, the net also reads the true sample before each
             one that it predicts.
-        target: What training aims at: the samples as observed, or without their noise (both have the same expectation given
-            the past, up to the noise's part in the scaling). The held-out target is always observed.
+        target: What training aims at. The samples as observed; without their noise; or the forecast of an oracle that knows
+            the periods (`signals.subspace.oracle`). All have the same expectation given the past, up to the noise's part in
+            the scaling, and less and less variance. The held-out target is always observed.
         weights: Weights of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
         curriculum: Training steps over which the greatest number of components rises from the least to the signal's own.
         held_out_count: Number of held-out signals.
@@ -50,7 +52,7 @@ class Forecast:
         lookback: int = 100,
         horizon: int = 5,
         training: Literal["free_running", "teacher_forced"] = "free_running",
-        target: Literal["observed", "clean"] = "observed",
+        target: Literal["observed", "clean", "oracle"] = "observed",
         weights: Literal["equal", "falling"] = "equal",
         curriculum: int = 0,
         held_out_count: int = 2000,
@@ -59,13 +61,17 @@ class Forecast:
         require_at_least(
             least, lookback=lookback, horizon=horizon, curriculum=curriculum, held_out_count=held_out_count
         )
-        if (target == "clean" or curriculum) and not hasattr(signal, "draw"):
+        if (target != "observed" or curriculum) and not hasattr(signal, "draw"):
             raise ValueError(
-                "task.target=clean and task.curriculum need a signal that knows its components, got another; use signal=harmonics"
+                f"task.target={target} and task.curriculum={curriculum} need a signal that knows its components, got another; use signal=harmonics"
+            )
+        if target == "oracle" and training == "teacher_forced":
+            raise ValueError(
+                "task.target=oracle has no past to force, got task.training=teacher_forced; use target=clean"
             )
         self.signal, self.lookback, self.horizon = signal, lookback, horizon
         self.training, self.weights = training, weights
-        self.clean, self.curriculum, self.dtype, self.device = target == "clean", curriculum, dtype, device
+        self.target, self.curriculum, self.dtype, self.device = target, curriculum, dtype, device
         h = torch.arange(1, horizon + 1, dtype=torch.float64)
         step = torch.ones_like(h) if weights == "equal" else (1 / h) / (1 / h).mean()
         self.step_weight = step.to(device, dtype)
@@ -88,7 +94,11 @@ class Forecast:
                 signal, components=(fewest, fewest + (most - fewest) * step // self.curriculum)
             )
         samples = self.lookback + self.horizon
-        if self.clean:
+        if self.target == "oracle":
+            drawn = signal.draw(batch, samples, generator)
+            past = drawn.signal[:, : self.lookback].to(self.device, self.dtype)
+            return Batch(past, oracle(drawn, self.lookback, signal.periods).to(self.device, self.dtype))
+        if self.target == "clean":
             drawn = signal.draw(batch, samples, generator)
             x, aim = drawn.signal.to(self.device, self.dtype), drawn.clean.to(self.device, self.dtype)
         else:

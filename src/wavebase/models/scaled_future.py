@@ -1,0 +1,53 @@
+"""Future samples of a signal that was divided by its largest |x|: none exceeds 1, and where the past does not, one is 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TINY = 1e-30
+
+
+class ScaledFuture:
+    """Samples x_h = c_h + noise of which it is known whether all are below 1 in modulus, or the largest is 1.
+
+    Args:
+        centre: c_h, [R, H].
+        deviation: Standard deviation of the noise, [R, 1].
+    """
+
+    def __init__(self, centre: Tensor, deviation: Tensor):
+        self.centre, self.deviation = centre, deviation
+        wide = deviation * math.sqrt(2)
+        inside = 0.5 * (torch.erf((1 - centre) / wide) + torch.erf((1 + centre) / wide))
+        self.log_inside = inside.clamp_min(TINY).log()  # log P(|x_h| < 1)
+        size, variance = centre.abs(), deviation.square()
+        at_edge = -(1 - size).square() / (2 * variance) - (deviation * math.sqrt(math.tau)).log()
+        at_edge = at_edge + (-2 * size / variance).exp().log1p()  # log density of |x_h| at 1
+        self.odds = at_edge - self.log_inside
+
+    def log_chance(self, all_below: Tensor) -> Tensor:
+        """Return the logarithm of the probability that all |x_h| < 1 where `all_below`, else of the density of the largest
+        at 1, [R]."""
+        return self.log_inside.sum(1) + torch.where(all_below, 0.0, torch.logsumexp(self.odds, 1))
+
+    def mean(self, all_below: Tensor) -> Tensor:
+        """Return E[x_h] given what is known, [R, H]."""
+        c, s = self.centre, self.deviation
+        bell = [(-((end - c) / s).square() / 2).exp() / math.sqrt(math.tau) for end in (-1, 1)]
+        below = (c + s * (bell[0] - bell[1]) / self.log_inside.exp()).clamp(-1, 1)
+        weight = torch.where(all_below[:, None], 0.0, self.odds.softmax(1))
+        return weight * (c / s.square()).tanh() + (1 - weight) * below
+
+    def draw(self, all_below: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw x_h given what is known, [R, H]."""
+        c, s = self.centre, self.deviation
+        low, high = (torch.special.ndtr(((end - c) / s).double()) for end in (-1, 1))
+        uniform = torch.rand(c.shape, generator=generator, dtype=torch.float64)
+        below = c + s * torch.special.ndtri(low + (high - low) * uniform).clamp(-9, 9).to(c.dtype)
+        at = torch.multinomial(self.odds.softmax(1), 1, generator=generator)
+        edge = torch.where(uniform < (2 * c / s.square()).sigmoid(), 1.0, -1.0).to(c.dtype)
+        largest = (torch.arange(c.shape[1]) == at) & ~all_below[:, None]
+        return torch.where(largest, edge, below.clamp(-1, 1))
