@@ -82,15 +82,14 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
 def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
     """Return ||weights - start|| / ||start|| in unit-scaled coordinates: 1 for zero weights, 1 or more for unrelated ones."""
     units, origin = natural_units(start), _rows(start.weights)
-    return (_norm(_rows(weights), origin, units) / _size(origin, units)).item()
+    return (_norm(_rows(weights), units, origin) / _norm(origin, units)).item()
 
 
 def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
     """Bound from below ||act(g, weights)|| / ||start|| over all elements g, in unit-scaled coordinates.
 
-    Above 2, no element brings the weights nearer to the start than zero weights are (triangle inequality), and no search
-    is needed. A row's units meet another row's entries in the order in which they add up to least (rearrangement
-    inequality), and rows are assigned to each other by least sum.
+    Above 2, no element brings the weights nearer than zero weights are (triangle inequality): no search is needed. Rows
+    are assigned by least sum of what their entries in any order (rearrangement inequality) add up to.
     """
     units, now, origin = natural_units(start), _rows(weights), _rows(start.weights)
     unit, entry, H = units.gates.square(), now.gates.square(), start.hidden_size
@@ -103,7 +102,7 @@ def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
     rows = least(f, f) + least(o, o) + torch.minimum(least(i, i) + least(g, g), least(i, g) + least(g, i))
     column, read = (torch.cat([part.readout[:, :H], part.state]).square().mT for part in (units, now))
     cost = rows + column @ read.mT
-    return cost[linear_sum_assignment(cost.numpy())].sum().sqrt().item() / _size(origin, units).item()
+    return cost[linear_sum_assignment(cost.numpy())].sum().sqrt().item() / _norm(origin, units).item()
 
 
 def block_distances(weights: Mapping[str, Tensor], start: Construction) -> dict[str, float]:
@@ -158,12 +157,9 @@ def _rows(weights: Mapping[str, Tensor]) -> Rows:
     )
 
 
-def _norm(one: Rows, other: Rows, units: Rows) -> Tensor:
-    return torch.stack([((a - b) * u).norm() for a, b, u in zip(one, other, units, strict=True)]).norm()
-
-
-def _size(rows: Rows, units: Rows) -> Tensor:
-    return _norm(rows, Rows(*(0 * part for part in rows)), units)
+def _norm(rows: Rows, units: Rows, origin: Rows | None = None) -> Tensor:
+    apart = rows if origin is None else [a - b for a, b in zip(rows, origin, strict=True)]
+    return torch.stack([(part * unit).norm() for part, unit in zip(apart, units, strict=True)]).norm()
 
 
 def _behaviour(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +195,7 @@ class _Search:
 
     def reached(self, element: Element) -> float:
         """Return the distance to the start under an element, not divided by the start's norm."""
-        return _norm(_rows(act(element, self.weights)), self.origin, self.units).item()
+        return _norm(_rows(act(element, self.weights)), self.units, self.origin).item()
 
     def by_behaviour(self) -> Element:
         """Return the element of steps (1) to (3)."""
