@@ -16,9 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import omegaconf
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -180,9 +182,11 @@ def _nothing_is_left_behind(_working_directory):
 
 @contextlib.contextmanager
 def conf_parsed_once():
-    """Let Hydra keep each parsed file of conf/, and its choice of a mode. It parses each file twice a command, and composes
-    the whole configuration once more to read its mode: most of what refusing a wrong one costs."""
+    """Let Hydra keep what it has parsed. It parses each file of conf/ twice a command, each interpolation again, composes the
+    whole configuration once more to read its mode, and prepares for interpolated defaults in every list of defaults: most of
+    what refusing a wrong word costs."""
     load, mode, parsed = ConfigRepository.load_config, Hydra.get_mode, {}
+    choices, parse = defaults_list._create_interpolation_map, omegaconf.base.parse
 
     def load_config(self, config_path):
         if "WAVEBASE_CONF" in os.environ:
@@ -197,11 +201,17 @@ def conf_parsed_once():
             return mode(self, config_name, overrides)
         return None  # as the command line says
 
+    def known_choices(overrides, defaults, self_added):
+        interpolated = any(not default.is_self() and default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if interpolated else None
+
     ConfigRepository.load_config, Hydra.get_mode = load_config, get_mode
+    defaults_list._create_interpolation_map, omegaconf.base.parse = known_choices, functools.lru_cache(10000)(parse)
     try:
         yield
     finally:
         ConfigRepository.load_config, Hydra.get_mode = load, mode
+        defaults_list._create_interpolation_map, omegaconf.base.parse = choices, parse
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -158,7 +158,7 @@ RUN = (
     "train.checkpoint_every=10",
     "probe.every=10",
 )
-LOST = ("task.shuffle_targets=true", "optim=adam", "optim.lr=0.02", "train.steps=40")
+LOST = ("task.shuffle_targets=true", "optim=adam", "optim.lr=0.02", "train.steps=30")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_stored_run_is_judged_at_every_checkpoint(lost):
     judged = judge_folder(folder)
     summary, measured = folder.summary(), folder.metrics()
     assert judged.last.name == summary["verdict"] == "broken"
-    assert list(judged.verdicts) == [0, 10, 20, 30, 40] and judged.verdicts[0].name == "unmoved"
+    assert list(judged.verdicts) == [0, 10, 20, 30] and judged.verdicts[0].name == "unmoved"
     for condition in judged.last.conditions:
         assert condition.value == pytest.approx(summary["conditions"][condition.name]["value"], rel=1e-6), (
             condition.name
@@ -191,9 +191,9 @@ def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
     )
     probe.main()
     out = capsys.readouterr().out
-    assert "verdict at step 40: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
+    assert "verdict at step 30: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
     stored = json.loads((folder.path / "verdict.json").read_text())
-    assert stored["verdict"] == "broken" and stored["first_failed"]["centred/loss"] in (10, 20, 30, 40)
+    assert stored["verdict"] == "broken" and stored["first_failed"]["centred/loss"] in (10, 20, 30)
 
 
 def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):
@@ -227,7 +227,7 @@ def probed(monkeypatch, capsys, path, *words, judge=True):
     return " ".join(out.split())
 
 
-DIVERGED = ("model=random", "train.log_every=1", "optim.lr=1e300", "train.steps=6")
+DIVERGED = ("model=random", "train.log_every=1", "optim.lr=1e300", "train.steps=4")
 
 
 @pytest.mark.parametrize("rate", ["1e300", "1e60"])  # the second leaves weights whose products overflow

@@ -19,11 +19,28 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not i
 IN_GIT = (ROOT / ".git").exists() and shutil.which("git")
 
 
+TOP = {
+    ".ci", ".gitignore", "ARCHITECTURE.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
+    "SECURITY.md", "bench", "conf", "constraints.txt", "docs", "examples", "experiments", "outputs", "pyproject.toml", "src", "tests",
+}  # fmt: skip
+
+
+def tracked():
+    """The files that git tracks, as paths from the root."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if name]
+
+
+@pytest.mark.skipif(not IN_GIT, reason="not a clone")
+def test_the_top_level_holds_what_belongs_there():
+    """A report of a sweep, written where a command was started, was once committed with the sources."""
+    assert {name.split("/")[0] for name in tracked()} == TOP
+
+
 def texts(*kinds):
     """Path from the root to content, of all text files that git tracks; of an unpacked sdist, of all that there are."""
     if IN_GIT:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        names = [name for name in listed.split("\0") if (ROOT / name).is_file()]
+        names = [name for name in tracked() if (ROOT / name).is_file()]
     else:
         names = [
             str(file.relative_to(ROOT)) for file in ROOT.rglob("*") if file.is_file() and ".venv" not in file.parts
