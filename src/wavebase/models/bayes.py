@@ -10,7 +10,11 @@ from torch import Tensor
 from wavebase.models.harmonic_posterior import HarmonicPosterior
 from wavebase.models.harmonics import HarmonicForecaster, check_above, check_periods
 from wavebase.registry import registered
+from wavebase.signals.subspace import subspace
 from wavebase.statistics import split_rhat
+
+WRONG = 1.7  # factor by which a noise is taken for another one; among the generator's signals the estimate varies by 1.4
+LEAST_FREE = 10  # dimensions without sinusoids that an estimate needs
 
 
 class Posterior(NamedTuple):
@@ -19,12 +23,14 @@ class Posterior(NamedTuple):
     Attributes:
         mean: [signals, H].
         draws: [signals, draws, H].
+        error: Variance of `mean` about the exact posterior mean, from the differences between chains, [signals, H].
         rhat: Split R-hat of each signal's forecast over its chains, the largest over the horizon, [signals].
         accepted: Proportion of accepted proposals, [signals].
     """
 
     mean: Tensor
     draws: Tensor
+    error: Tensor
     rhat: Tensor
     accepted: Tensor
 
@@ -34,7 +40,7 @@ def sample_posterior(
     horizon: int,
     periods: tuple[int, int],
     components: tuple[int, int],
-    noise: float,
+    noise: float | Tensor,
     generator: torch.Generator,
     *,
     chains: int = 4,
@@ -64,9 +70,27 @@ def sample_posterior(
     return Posterior(
         series.mean((0, 2)),
         torch.stack(draws).double().unflatten(1, (-1, chains)).permute(1, 0, 2, 3).flatten(1, 2),
+        series.mean(0).var(1) / chains,
         split_rhat(series.transpose(1, 2)).amax(-1),
         accepted.unflatten(0, (-1, chains)).mean(1) / (updates - updates // 4),
     )
+
+
+def plausible_noise(past: Tensor, periods: tuple[int, int], assumed: float) -> Tensor:
+    """Return the noise of each signal: the assumed one, or where that is wrong by more than `WRONG`, an estimate, [B].
+
+    The estimate is what the sinusoids of all periods leave of the past, relative to the largest |x| of the rest.
+    """
+    space = subspace(periods, past.shape[1], 0)
+    x = space.coordinates(past)
+    free = past.shape[1] - 2 * x.shape[-1]
+    if free < LEAST_FREE:
+        return torch.full_like(past[:, 0], assumed)
+    deviation = ((past.square().sum(1) - x.square().sum((0, 2))).clamp_min(0) / free).sqrt()
+    largest = torch.einsum("ibn,int->bt", x, space.basis).abs().amax(1)
+    found = (deviation / largest.clamp_min(1e-30)).clamp_min(assumed / 100)
+    wrong = (found > WRONG * assumed) | (found < assumed / WRONG)
+    return torch.where(wrong, found, assumed)
 
 
 class Bayes(HarmonicForecaster):
@@ -74,7 +98,8 @@ class Bayes(HarmonicForecaster):
 
     Args:
         periods, components: Least and greatest of the prior.
-        noise: Standard deviation of the noise before the signal is scaled.
+        noise: Standard deviation of the noise before the signal is scaled. A robust forecaster replaces it for signals
+            that contradict it (`plausible_noise`).
         chains, updates, scaled: See `sample_posterior`.
 
     Other arguments: `HarmonicForecaster`.
@@ -104,10 +129,11 @@ class Bayes(HarmonicForecaster):
         """Sample the futures of signals [B, N]; the same numbers for the same signals."""
         found = [
             sample_posterior(
-                part.detach().double().cpu(), self.horizon, self.periods, self.components, self.noise,
+                part, self.horizon, self.periods, self.components,
+                plausible_noise(part, self.periods, self.noise) if self.robust else self.noise,
                 torch.Generator().manual_seed(0), chains=self.chains, updates=self.updates, scaled=self.scaled,
             )
-            for part in past.split(self.AT_ONCE)
+            for part in past.detach().double().cpu().split(self.AT_ONCE)
         ]  # fmt: skip
         return Posterior(*map(torch.cat, zip(*found, strict=True)))
 

@@ -71,7 +71,7 @@ class HarmonicPosterior:
         past: Signals, [signals, N].
         horizon: H, samples.
         periods, components: Their least and greatest.
-        noise: Standard deviation before the second scaling, positive.
+        noise: Standard deviation before the second scaling, positive; one for each signal, or for all.
         chains: Chains of each signal; consecutive rows.
         generator: Of all random numbers.
         scaled: Whether the largest |x| over the N + H samples is known to be 1. Otherwise the scale is unknown: its
@@ -87,7 +87,7 @@ class HarmonicPosterior:
         horizon: int,
         periods: tuple[int, int],
         components: tuple[int, int],
-        noise: float,
+        noise: float | Tensor,
         chains: int,
         generator: torch.Generator,
         scaled: bool = True,
@@ -95,7 +95,9 @@ class HarmonicPosterior:
         dtype: torch.dtype = torch.float64,
     ):
         N = past.shape[1]
-        self.lookback, self.components, self.noise, self.scaled, self.uniform = N, components, noise, scaled, uniform
+        noise = torch.as_tensor(noise, dtype=torch.float64).expand(len(past))
+        self.lookback, self.components, self.scaled, self.uniform = N, components, scaled, uniform
+        self.noise = noise.repeat_interleave(chains).to(dtype)  # [R]
         self.generator, self.dtype = generator, dtype
         self.full = (past.abs().amax(1) >= FULL).repeat_interleave(chains)
         space = subspace(periods, N, horizon)
@@ -296,4 +298,4 @@ class HarmonicPosterior:
         return centre + future.deviation * torch.randn(centre.shape, generator=self.generator, dtype=self.dtype)
 
     def _future(self, clean: Tensor) -> ScaledFuture:
-        return ScaledFuture(clean[:, self.lookback :], self.noise * clean.abs().amax(1, keepdim=True).clamp_min(TINY))
+        return ScaledFuture(clean[:, self.lookback :], (self.noise * clean.abs().amax(1))[:, None].clamp_min(TINY))

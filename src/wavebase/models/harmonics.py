@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.models.preparation import RobustForecaster
-from wavebase.signals.harmonics import sinusoids
 
 
 class HarmonicForecaster(RobustForecaster):
@@ -31,16 +30,6 @@ class HarmonicForecaster(RobustForecaster):
         super().__init__(robust)
         self.lookback, self.horizon = lookback, horizon
         self.logarithm = nn.Parameter(torch.tensor(math.log(regularisation), dtype=dtype))
-
-
-def dictionary(periods: tuple[int, int], samples: int, constant: bool) -> Tensor:
-    """Return the cosines and sines of all whole periods, float64 [2, P, samples].
-
-    constant: Add a last period, an infinite one: cosine 1, sine 0. It fits what is left of an offset that was removed.
-    """
-    atoms = sinusoids(periods, samples)
-    offset = torch.stack([torch.ones(1, samples, dtype=atoms.dtype), torch.zeros(1, samples, dtype=atoms.dtype)])
-    return torch.cat([atoms, offset], 1) if constant else atoms
 
 
 def ridge_fit(design: Tensor, target: Tensor, ridge: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.limits import check_memory
-from wavebase.models.harmonics import check_periods, dictionary
+from wavebase.models.harmonics import check_periods
 from wavebase.models.preparation import RobustForecaster
 from wavebase.registry import registered
+from wavebase.signals.harmonics import sinusoids
 
 
 class LinearForecaster(RobustForecaster):
@@ -92,12 +93,12 @@ def dictionary_ridge(
         periods: Shortest and longest of the dictionary, samples.
         noise: Standard deviation of the signal's noise, which sets the default of `ridge`.
         ridge: None for noise^2 / v, where v gives a signal of variance 0.2, and at least 1e-11.
-        robust: See `HarmonicForecaster`; also fit a constant. Configurations of version 0.1 lack it.
+        robust: See `HarmonicForecaster`. Configurations of version 0.1 lack it.
     """
     check_periods(periods)
     _check_size(max(lookback, periods[1] - periods[0]))
     count = 2 * (periods[1] - periods[0] + 1)
-    atoms = dictionary(periods, lookback + horizon, robust).flatten(0, 1)
+    atoms = sinusoids(periods, lookback + horizon).flatten(0, 1)
     past, future = atoms[:, :lookback], atoms[:, lookback:]
     if ridge is None:
         ridge = max(noise**2 * (count / 2) / 0.2, 1e-11)

@@ -21,7 +21,7 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
     """Group orthogonal matching pursuit on the sinusoids of all whole periods.
 
     Each round adds the period whose cosine and sine together remove most energy from the residual, then fits all
-    chosen periods again by ridge regression. With `robust` the fit has a constant too (`harmonics.dictionary`).
+    chosen periods again by ridge regression.
 
     Args:
         periods: Shortest and longest of the dictionary, samples.
@@ -59,7 +59,6 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
         chosen = past.new_zeros(B, 0, dtype=torch.long)
         running = torch.ones(B, dtype=torch.bool, device=past.device)
         used = past.new_zeros(B, 0)
-        constant = past.new_ones(B, N + self.horizon, 1 if self.robust else 0)
         fitted = past.new_zeros(B, N + self.horizon)
         for _ in range(min(self.atoms, len(self.pairs))):
             residual = (past - fitted[:, :N]).detach()
@@ -71,7 +70,7 @@ class OrthogonalMatchingPursuit(HarmonicForecaster):
             chosen = torch.cat([chosen, energy.argmax(1, keepdim=True)], 1)
             used = torch.cat([used, running[:, None].to(past.dtype)], 1)
             atoms = self.pairs[chosen] * used[..., None, None]  # [B, k, N + H, 2]
-            design = torch.cat([atoms.permute(0, 2, 1, 3).flatten(2), constant], 2)
+            design = atoms.permute(0, 2, 1, 3).flatten(2)
             fitted = (design @ ridge_fit(design[:, :N], past, self.logarithm.exp()))[..., 0]
         return fitted[:, N:]
 

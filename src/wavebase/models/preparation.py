@@ -31,13 +31,11 @@ class Prepared(NamedTuple):
         past: [..., N].
         line: Offset and slope of the signal, [..., 2], zero where nothing was removed.
         scale: Factor from `past` to the signal, [..., 1].
-        changed: Whether the line or the scale was changed, [...].
     """
 
     past: Tensor
     line: Tensor
     scale: Tensor
-    changed: Tensor
 
     def restore(self, forecast: Tensor) -> Tensor:
         """Return the signal's forecast [..., H] from that of the prepared past."""
@@ -94,7 +92,7 @@ def gaussian_quantiles(mean: Tensor, variance: Tensor, levels: Tensor) -> Tensor
 
 
 def prepare(past: Tensor) -> Prepared:
-    """Fill gaps (nan), remove a line that stands out, and scale a signal whose largest |x| is beyond 0.3..1 to 1.
+    """Fill gaps (nan), remove a line that stands out, and divide by the largest |x| where one was or it is beyond 0.3..1.
 
     Args:
         past: [..., N]. A gap between two samples is filled with a straight line, one at an end with the nearest sample.
@@ -116,9 +114,9 @@ def prepare(past: Tensor) -> Prepared:
     stands_out = (line != 0).any(-1)
     straight = filled - line @ shape.mT
     largest = straight.abs().amax(-1, keepdim=True)
-    usual = (largest >= SMALLEST) & (largest <= 1 + 1e-6) | (largest == 0)
+    usual = (largest >= SMALLEST) & (largest <= 1 + 1e-6) & ~stands_out[..., None] | (largest == 0)
     scale = torch.where(usual, 1.0, largest)
-    return Prepared(straight / scale, line, scale, stands_out | ~usual[..., 0])
+    return Prepared(straight / scale, line, scale)
 
 
 def fill(past: Tensor) -> Tensor:

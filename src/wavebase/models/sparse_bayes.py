@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from wavebase.models import toeplitz
 from wavebase.models.base import build_within_memory
-from wavebase.models.harmonics import HarmonicForecaster, check_above, check_periods, dictionary
+from wavebase.models.harmonics import HarmonicForecaster, check_above, check_periods
 from wavebase.models.preparation import gaussian_quantiles
 from wavebase.registry import registered
+from wavebase.signals.harmonics import sinusoids
 
 
 class SparseBayes(HarmonicForecaster):
@@ -22,7 +23,7 @@ class SparseBayes(HarmonicForecaster):
     noise, few steps are better than many: the most likely gamma is sparser than the signals are.
 
     Args:
-        periods: Shortest and longest of the dictionary, samples. With `robust` it has a constant too.
+        periods: Shortest and longest of the dictionary, samples.
         noise: Floor of the noise's standard deviation at the start; its variance is trainable.
         steps: Updates of gamma.
 
@@ -43,7 +44,7 @@ class SparseBayes(HarmonicForecaster):
     ):
         super().__init__(lookback, horizon, dtype, noise**2, robust)
         self.steps = steps
-        self.register_buffer("atoms", dictionary(periods, lookback + horizon, robust).to(dtype))  # [2, P, N + H]
+        self.register_buffer("atoms", sinusoids(periods, lookback + horizon).to(dtype))  # [2, P, N + H]
 
     def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [B, H] of a past [B, N]."""

@@ -69,12 +69,7 @@ def oracle(drawn: Drawn, lookback: int, periods: tuple[int, int]) -> Tensor:
 
     The posterior mean for Gaussian amplitudes. Its expectation given the lookback alone is that of the signal, so a net
     that is trained towards it learns the same forecast as from the signal itself, from less noise.
-
-    Raises:
-        ValueError: For signals without noise, whose covariance is singular.
     """
-    if not (drawn.noise > 0).all():
-        raise ValueError("signal.noise must be positive for an oracle's forecast, got 0; use 0.1")
     space = subspace(periods, lookback, drawn.signal.shape[1] - lookback)
     B, P = len(drawn.signal), space.atoms.shape[1]
     index = (drawn.periods - periods[0] + 1).clamp_min(0)  # 0 collects what is not there
@@ -83,7 +78,7 @@ def oracle(drawn: Drawn, lookback: int, periods: tuple[int, int]) -> Tensor:
     )
     power = drawn.clean[:, :lookback].square().mean(1, keepdim=True) / drawn.components[:, None] * count[:, 1:]
     C = (power @ space.squares).unflatten(-1, (space.basis.shape[1], -1))
-    C.diagonal(dim1=-2, dim2=-1).add_(drawn.noise.square()[:, None])
+    C.diagonal(dim1=-2, dim2=-1).add_(drawn.noise.square().clamp_min(1e-12)[:, None])
     solved = torch.linalg.solve(C, space.coordinates(drawn.signal[:, :lookback]))
     response = power * (solved @ space.reduced.mT)  # [2, B, P]
     return (response @ space.atoms[..., lookback:]).sum(0)
