@@ -36,7 +36,7 @@ NAVIGATION = {
     "Learn": "getting_started construction_to_verdict mathematics unit_scaled verdicts dashboard",
     "Use": "run_folder sweeps extending trust",
     "Systems": "cosine_transform reading_spectra frequency_extraction harmonic_forecast zoo",
-    "Results": "findings",
+    "Results": "findings before_and_after",
     "Reference": "reference/api reference/configuration architecture",
 }
 CONF = Path(__file__).parents[1] / "conf"

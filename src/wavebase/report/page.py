@@ -86,14 +86,16 @@ def html(
         out: The page's folder, which links start from.
     """
     title = root.resolve().name
-    counts = ", ".join(f"{len(troubles[kind])} {kind}" for kind in troubles if troubles[kind] or kind == "failed")
+    counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in troubles.items() if lines or kind == "failed")
     parts = [
         f"<h1>{escape(title)}</h1>\n<p class='note'>{len(runs)} runs, {counts}. Click a column's head to sort.</p>",
         _groups(rows, value),
+        '<div class="figures">',
         *(
             f'<figure><figcaption>{TITLES[name]}</figcaption>\n<img alt="{TITLES[name]}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
             for name, png in pictures.items()
         ),
+        "</div>",
         _runs(runs, keys, value, out),
     ]
     for kind, lines in troubles.items():
