@@ -161,6 +161,7 @@ class Campaign:
             [kind for kind in KINDS if launcher.workers or kind != "one worker"],
         )
         where = f"sweep {self.sweeps}, {name}, {'forked' if fork else 'fresh interpreter'}"
+        killed = []
         for _ in range(most):
             kind, longest = self.draw.choice(kinds), self.lasted[name, fork]
             moment = self.draw.uniform(0, min(1, longest) if self.draw.random() < 0.3 else longest)
@@ -171,6 +172,7 @@ class Campaign:
             if not strike(sweep, kind, self.draw):
                 sweep.wait(where)
                 break
+            killed.append(sweep)
             self.kills[name, kind] += 1
             self.fresh_kills += not fork
             self.places[self.left(root)] += 1
@@ -179,6 +181,8 @@ class Campaign:
             if self.draw.random() < 0.5:  # otherwise orphans still write when the sweep is run again
                 self.bury(sweep)
         self.finish(where, name, root, fork)
+        for sweep in killed:  # idle workers of joblib, whose parent was killed
+            sweep.kill_all()
         self.compare(where, name, root)
 
     def left(self, root):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import wavebase
+from wavebase import limits
 from wavebase.constructions import controls, symmetry
 from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.spectral import spectral_construction
@@ -17,6 +18,7 @@ from wavebase.probes import curvature, drift, dynamics, function, gradient, mech
 from wavebase.probes.curvature import group_sharpness, largest_curvature, sharpness
 from wavebase.probes.snapshot import snapshot_of
 from wavebase.probes.verdict import Thresholds, first_failures, judge, judge_run
+from wavebase.recurrence.cells import plain_sequence
 from wavebase.signals.generators import WhiteNoise
 from wavebase.tasks.power_spectrum import PowerSpectrum
 
@@ -580,6 +582,30 @@ class TestCurvatureInChunks:
         monkeypatch.setattr(curvature, "GRAPH_BYTES", whole // 4)
         terms = curvature.loss_terms(net, loss, *held, trained, True)
         assert len(terms) >= 4 and curvature._graph_bytes(terms[0], trained) < whole / 3
+
+    def test_the_weight_has_one_node_for_all_steps(self):
+        """Where each step had its own, second derivatives held one gradient of the weight's size for each of them."""
+        weight = torch.zeros(8, 2, requires_grad=True)
+        state = torch.zeros(3, 2)
+        steps, *_ = plain_sequence(torch.ones(3, 5, 1), state, state, torch.ones(8, 1), weight, torch.zeros(8), "tanh")
+        nodes, seen = [steps.grad_fn], set()
+        users = set()
+        while nodes:
+            node = nodes.pop()
+            for below, _ in node.next_functions:
+                if getattr(below, "variable", None) is weight:
+                    users.add(node)
+                elif below is not None and below not in seen:
+                    seen.add(below)
+                    nodes.append(below)
+        assert len(users) == 1
+
+    def test_a_graph_without_memory_for_it_is_refused(self, monkeypatch):
+        net, held = exact(), TASK.held_out["training"]
+        monkeypatch.setattr(limits, "SMALL", 0)
+        monkeypatch.setattr(limits, "available_memory", lambda: 2**17)
+        with pytest.raises(ValueError, match=r"curvature must fit into the 0\.000122 GiB .* use a smaller T"):
+            curvature.loss_terms(net, torch.nn.functional.mse_loss, *held, net.parameters(), True)
 
     @pytest.mark.parametrize("why", ["no mean", "a batch norm", "a pair of inputs"])
     def test_only_what_is_exact_is_cut(self, why, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from wavebase.limits import check_memory
 from wavebase.probes.gradient import gradients
 from wavebase.probes.snapshot import Snapshot
 from wavebase.recurrence.lstm import plain
 from wavebase.registry import registered
 
 Loss = Callable[[], Tensor]
-GRAPH_BYTES = int(1.6 * 2**30)  # most that a graph of second derivatives may keep: cutting doubles a product's time
+GRAPH_BYTES = int(1.2 * 2**30)  # most that a graph of second derivatives may keep: cutting doubles a product's time
+PEAK = 2.2  # of a product's memory, in units of what the graph keeps
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 LARGE_WEIGHTS = 2**24  # bytes of trained weights from which on the heap is kept free of their gradients
 FEWEST = 4  # sequences that are cut at all
@@ -151,6 +154,9 @@ def loss_terms(
     Returns:
         Functions whose values add up to the loss: one for the whole batch where it fits, where the loss is no mean, or
         where an output depends on other sequences of its batch (as behind a batch norm).
+
+    Raises:
+        ValueError: If a term needs more memory than this process has.
     """
     whole: list[Loss] = [lambda: loss(forward(inputs), target)]
     if not (mean_over_sequences and isinstance(inputs, Tensor) and len(inputs) == len(target) >= FEWEST):
@@ -160,7 +166,10 @@ def loss_terms(
         _return_large_blocks()
     some = slice(0, MEASURED)
     measured = _graph_bytes(lambda: loss(forward(inputs[some]), target[some]), trained)
-    count = min(len(inputs), -(-measured * len(inputs) // (min(MEASURED, len(inputs)) * GRAPH_BYTES)))
+    one = measured / min(MEASURED, len(inputs))
+    count = min(len(inputs), math.ceil(one * len(inputs) / GRAPH_BYTES))
+    largest = one * -(-len(inputs) // max(count, 1))
+    check_memory(int(PEAK * largest), "the graph of the loss's curvature", "use a smaller T or model")
     if count <= 1:
         return whole
     parts = list(zip(inputs.tensor_split(count), target.tensor_split(count), strict=True))

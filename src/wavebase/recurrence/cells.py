@@ -114,7 +114,10 @@ def plain_sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`lstm_sequence` as a loop of torch operations: any device, dtype and derivative."""
     outputs = []
+    transposed = (
+        weight_hh.mT
+    )  # one node of the graph: with one a step, second derivatives hold a weight's gradient a step
     for pre_input in _input_projections(inputs, weight_ih, bias):
-        hidden, cell, _ = lstm_step(pre_input + hidden @ weight_hh.mT, cell, input_gate)
+        hidden, cell, _ = lstm_step(pre_input + hidden @ transposed, cell, input_gate)
         outputs.append(hidden)
     return torch.stack(outputs, -2), hidden, cell
