@@ -53,8 +53,11 @@ def any_periods(count: int, generator: torch.Generator) -> Tensor:
 
 def conditions(count: int) -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
     """Signals under every condition: what a forecaster sees, [count, 100], the signal [count, 110] and what was added."""
+
     def drawn(noise: float = NOISE) -> Tensor:
-        return Harmonics((3, 44), PERIODS, noise).sample(count, LOOKBACK + HORIZON, torch.Generator().manual_seed(30_000))
+        return Harmonics((3, 44), PERIODS, noise).sample(
+            count, LOOKBACK + HORIZON, torch.Generator().manual_seed(30_000)
+        )
 
     x, t = drawn(), torch.arange(LOOKBACK + HORIZON, dtype=torch.float64) / LOOKBACK
     holes = torch.rand(count, LOOKBACK, generator=torch.Generator().manual_seed(30_001)) < 0.1
@@ -126,7 +129,13 @@ def main() -> None:
             words.error(f"no folder {folder}")
     cases, lines = conditions(asked.signals), []
     for robust in (True, False):
-        lines += ["", f"model.robust={str(robust).lower()}", "", "| forecaster | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
+        lines += [
+            "",
+            f"model.robust={str(robust).lower()}",
+            "",
+            "| forecaster | " + " | ".join(cases) + " |",
+            "|---|" + "---|" * len(cases),
+        ]
         for name, forecaster in forecasters(robust, asked.folders).items():
             if not robust and (not isinstance(forecaster, nn.Module) or name == "Bayes"):
                 continue

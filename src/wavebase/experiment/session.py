@@ -228,6 +228,8 @@ class Session:
         signal, target = task.held_out["training"]
         rows = {"signal": signal, "target": target, "before": self.before, "after": self._example()}
         kept = task.examples(rows) if hasattr(task, "examples") else {name: part[:4] for name, part in rows.items()}
+        if getattr(self.components.net, "probabilistic", False):
+            kept["interval"] = self.components.net.quantiles(signal[:4], (0.025, 0.975)).movedim(0, 1)
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
 
     def _image(self, tag: str, step: int) -> None:
