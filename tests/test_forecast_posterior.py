@@ -63,7 +63,7 @@ def test_the_oracle_as_a_target_has_the_mean_of_the_signal_and_less_variance():
     ratio = slope[0].sum() / slope[1].sum()
     reach = 3 * (slope[0] - ratio * slope[1]).norm() / slope[1].sum()
     assert abs(ratio - 1) < reach < 0.05
-    with pytest.raises(ValueError, match="task.target=oracle has no past to force"):
+    with pytest.raises(ValueError, match=r"task\.target=oracle has no past to force"):
         Forecast(B, F64, torch.device("cpu"), draws(), target="oracle", training="teacher_forced")
 
 
@@ -130,7 +130,7 @@ def test_bayes_is_a_forecaster_whose_noise_yields_to_the_signal():
     assert torch.equal(forecast, net(x[:3])) and forecast.shape == (3, 5) and forecast.std() > 0.01
     forecast.sum().backward()
     assert net.logarithm.grad == 0
-    with pytest.raises(ValueError, match="model.components must be two whole numbers"):
+    with pytest.raises(ValueError, match=r"model\.components must be two whole numbers"):
         bayes.build(100, 5, F64, components=(4, 3))
 
 
