@@ -1,6 +1,6 @@
 """What becomes of every forecaster when a signal is not what it was built for? Expected: little, because of `model.robust`.
 
-    python experiments/forecast_robustness.py                               # classical forecasters and Bayes, 4 CPU minutes
+    python experiments/forecast_robustness.py                               # classical forecasters and Bayes, 2 CPU minutes
     python experiments/forecast_robustness.py outputs/runs/learned_prior    # and trained nets
 
 Noisy task B with one thing changed at a time, the same signals for all forecasters. NMSE is relative to the signal without
@@ -53,8 +53,11 @@ def any_periods(count: int, generator: torch.Generator) -> Tensor:
 
 def conditions(count: int) -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
     """Signals under every condition: what a forecaster sees, [count, 100], the signal [count, 110] and what was added."""
+
     def drawn(noise: float = NOISE) -> Tensor:
-        return Harmonics((3, 44), PERIODS, noise).sample(count, LOOKBACK + HORIZON, torch.Generator().manual_seed(30_000))
+        return Harmonics((3, 44), PERIODS, noise).sample(
+            count, LOOKBACK + HORIZON, torch.Generator().manual_seed(30_000)
+        )
 
     x, t = drawn(), torch.arange(LOOKBACK + HORIZON, dtype=torch.float64) / LOOKBACK
     holes = torch.rand(count, LOOKBACK, generator=torch.Generator().manual_seed(30_001)) < 0.1
@@ -73,7 +76,7 @@ def conditions(count: int) -> Mapping[str, tuple[Tensor, Tensor, Tensor]]:
     return seen | {"10 % missing": (torch.where(holes, math.nan, x[:, :LOOKBACK]), x, 0 * x)}
 
 
-def forecasters(robust: bool, folders: list[Path]) -> dict[str, Forecaster]:
+def forecasters(robust: bool, folders: list[Path], updates: int) -> dict[str, Forecaster]:
     """Every forecaster, built for noisy task B. Those that cannot be `robust` read a past whose gaps are filled."""
     sizes, usual = (LOOKBACK, HORIZON, torch.float64), {"periods": PERIODS, "noise": NOISE, "robust": robust}
     simple: dict[str, Forecaster] = {
@@ -91,7 +94,7 @@ def forecasters(robust: bool, folders: list[Path]) -> dict[str, Forecaster]:
         "group OMP": matching_pursuit.build(*sizes, **usual),  # type: ignore[arg-type]
         "ESPRIT": esprit.build(*sizes, noise=NOISE, robust=robust),
         "sparse Bayes": sparse_bayes.build(*sizes, **usual),  # type: ignore[arg-type]
-        "Bayes": bayes.build(*sizes, **usual),  # type: ignore[arg-type]
+        "Bayes": bayes.build(*sizes, **usual, updates=updates),  # type: ignore[arg-type]
     }
     for folder in folders:
         net = build.load_run(RunFolder(folder))[1].net
@@ -119,15 +122,22 @@ def main() -> None:
     torch.set_num_threads(1)
     words = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folders", nargs="*", type=Path, help="runs of trained nets on noisy task B")
-    words.add_argument("--signals", type=int, default=300)
+    words.add_argument("--signals", type=int, default=100)
+    words.add_argument("--updates", type=int, default=200, help="of Bayes")
     asked = words.parse_args()
     for folder in asked.folders:
         if not folder.is_dir():
             words.error(f"no folder {folder}")
     cases, lines = conditions(asked.signals), []
     for robust in (True, False):
-        lines += ["", f"model.robust={str(robust).lower()}", "", "| forecaster | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
-        for name, forecaster in forecasters(robust, asked.folders).items():
+        lines += [
+            "",
+            f"model.robust={str(robust).lower()}",
+            "",
+            "| forecaster | " + " | ".join(cases) + " |",
+            "|---|" + "---|" * len(cases),
+        ]
+        for name, forecaster in forecasters(robust, asked.folders, asked.updates).items():
             if not robust and (not isinstance(forecaster, nn.Module) or name == "Bayes"):
                 continue
             cells = [measure(forecaster, *case) for case in cases.values()]

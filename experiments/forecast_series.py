@@ -28,7 +28,9 @@ from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder
 
 LOOKBACK, HORIZON, NOISE, PERIODS = 100, 10, 0.1, (10, 99)
-Forecaster = Callable[[np.ndarray, int], np.ndarray]  # of windows [origins, 100] and a season to forecasts [origins, 10]
+Forecaster = Callable[
+    [np.ndarray, int], np.ndarray
+]  # of windows [origins, 100] and a season to forecasts [origins, 10]
 
 
 def series() -> dict[str, tuple[np.ndarray, int]]:
@@ -67,9 +69,7 @@ def exponential_smoothing(window: np.ndarray, season: int) -> Any:
     """Fit Holt and Winters' additive exponential smoothing with a damped trend."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
-    return ExponentialSmoothing(
-        window, trend="add", damped_trend=True, seasonal="add", seasonal_periods=season
-    ).fit()
+    return ExponentialSmoothing(window, trend="add", damped_trend=True, seasonal="add", seasonal_periods=season).fit()
 
 
 def seasonal_arima(window: np.ndarray, season: int) -> Any:

@@ -29,6 +29,7 @@ from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse, paired_difference
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
+LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
 
 
@@ -50,7 +51,11 @@ def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
         forecast = torch.cat([components.net(part) for part in x[:, : task.lookback].split(500)])
     seconds = (time.process_time() - began) / len(x)
     future = drawn.signal[:, task.lookback :]
+    net, quantiles = components.net, None
+    if getattr(net, "probabilistic", False) and setting(folder) == "B noisy":
+        quantiles = torch.cat([net.quantiles(part, LEVELS) for part in x[:, : task.lookback].split(500)], 1)
     return {
+        "quantiles": quantiles,
         "setting": setting(folder),
         "name": (folder.summary() or {}).get("choices", {}).get("model") or folder.path.name.split("-")[0],
         "errors": (forecast.double() - future).square(),
@@ -100,7 +105,9 @@ def main() -> None:
                 row["errors"], base["errors"], base["sizes"], torch.Generator().manual_seed(0)
             )
             lines.append(f"- {name}: {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})")
+        lines += _coverage(noisy)
         out = study.FOLDER / "forecast_table"
+        atomic_write(out / "intervals.png", lambda file: file.write(common.png(_intervals(noisy))))
         curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
         for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
             atomic_write(out / f"{name}.png", lambda file, figure=figure: file.write(style.png(figure)))
@@ -113,6 +120,31 @@ def main() -> None:
         atomic_write(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
         atomic_write(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
     print("\n".join(lines))
+
+
+def _coverage(noisy: dict[str, Any]) -> list[str]:
+    """How often the truth lies in the central intervals, over all steps; 95 % over signals."""
+    lines = ["", "Coverage of central intervals on noisy B:", ""]
+    for name, row in noisy.items():
+        if row["quantiles"] is None:
+            continue
+        future, found = row["drawn"].signal[:, -row["sizes"].shape[1] :], row["quantiles"].double()
+        cells = []
+        for level, low in ((50, 2), (80, 1), (95, 0)):
+            inside = ((future >= found[low]) & (future <= found[-1 - low])).double().mean(1)
+            cells.append(f"{level} %: {inside.mean():.3f} +- {1.96 * inside.std() / len(inside) ** 0.5:.3f}")
+        lines.append(f"- {name}: " + ", ".join(cells))
+    return lines
+
+
+def _intervals(noisy: dict[str, Any]) -> Any:
+    """Three signals with the intervals of every probabilistic forecaster."""
+    found = {
+        n: r["quantiles"][[0, 3, 6], :3].movedim(0, 1).numpy() for n, r in noisy.items() if r["quantiles"] is not None
+    }
+    x = noisy["sparse_bayes"]["drawn"].signal[:3]
+    horizon = noisy["sparse_bayes"]["sizes"].shape[1]
+    return pictures.intervals(x[:, :-horizon].numpy(), x[:, -horizon:].numpy(), found)
 
 
 def _curves(noisy: dict[str, Any]) -> dict[str, dict[str, tuple[list[float], list[Any]]]]:

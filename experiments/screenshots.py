@@ -101,7 +101,9 @@ class Browser:
 
     def value(self, script: str) -> Any:
         """What the script comes to, promises kept."""
-        return self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)["result"].get("value")
+        return self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)["result"].get(
+            "value"
+        )
 
     def photograph(self, name: str) -> None:
         """docs/pictures/<name>.png, in at most 256 colours: a third of the size."""

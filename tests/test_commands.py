@@ -42,6 +42,8 @@ SMALL = {
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python bench/parametrization.py": "--rounds 1",
+    r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
+    r"python experiments/forecast_robustness.py": "--signals 4 --updates 16",
     r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",
 }  # fmt: skip
 # What stands for a placeholder. A path that ends in ... is the first that begins so; step_<any>.pt the newest there is.
@@ -70,13 +72,14 @@ ELSEWHERE = {
     "python experiments/public_nets.py FOLDER": "needs the package index: tests/test_weight_files.py runs it on a package of its own",
     "python -m wavebase.run --config-dir=myconf model=mine trust=[mine]": "files of one's own: tests/test_plugins.py writes them",
     "make docs": "needs the package index; CI begins with it",
+    "python experiments/forecast_series.py outputs/runs/learned_prior": "needs the extra series",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
     "make tensorboard": "a server that does not end",
     "python -m wavebase.run -m hydra/sweeper=stacks hydra.sweeper.size=16 hydra/launcher=submitit_local model=perturbed,random seed='range(0,32)'": "needs the extra submitit: tests/test_launchers.py, where it is installed",
     "wavebase-run model=<TAB>": "a key that is pressed",
     "make run ARGS=\"...\"": "an ellipsis",
-    **{f"pip install -c constraints.txt -e '.[{extra}]'": "needs the package index" for extra in ("joblib", "submitit", "ray", "optuna")},
+    **{f"pip install -c constraints.txt -e '.[{extra}]'": "needs the package index" for extra in ("joblib", "submitit", "ray", "optuna", "series")},
 }  # fmt: skip
 # Long at their smallest: only with WAVEBASE_DOCS, and why that is enough.
 LONG = {

@@ -252,6 +252,8 @@ class Session:
         kept = (
             task.examples(rows) if hasattr(task, "examples") else {name: part[:EXAMPLES] for name, part in rows.items()}
         )
+        if getattr(self.components.net, "probabilistic", False):
+            kept["interval"] = self.components.net.quantiles(signal[:EXAMPLES], (0.025, 0.975)).movedim(0, 1)
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
 
     def _image(self, tag: str, step: int) -> None:

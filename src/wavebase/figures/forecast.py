@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wavebase.figures.style import COLOURS, GREY, STYLES, after
@@ -18,7 +19,10 @@ from wavebase.statistics import Interval
 
 @registered
 def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
-    """Draw four held-out signals: the lookback shaded, what followed it, and the forecasts before and after training."""
+    """Draw four held-out signals: the lookback shaded, what followed it, and the forecasts before and after training.
+
+    A probabilistic forecaster's 95 % intervals are drawn as a band.
+    """
     examples = folder.examples()
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     for n, ax in enumerate(figure.subplots(2, 2, sharey=True).flat):
@@ -31,6 +35,8 @@ def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
         for name, colour, mark in (("before", COLOURS[0], "o"), ("after", COLOURS[1], "x")):
             label = "forecast at the start" if name == "before" else after(summary).replace("net", "forecast", 1)
             ax.plot(np.arange(N, N + H), examples[name][n], mark, fillstyle="none", color=colour, label=label)
+        if "interval" in examples:
+            band(ax, np.arange(N, N + H), examples["interval"][n], COLOURS[1], "95 % interval")
         ax.axhline(0, color=GREY, linewidth=0.4)
         ax.set(xlim=(N - shown, N + H - 0.5), ylim=(-1.1, 1.1))
     for ax in figure.axes[2:]:
@@ -38,6 +44,39 @@ def forecasts(folder: RunFolder, summary: Mapping[str, Any]) -> Figure:
     for ax in figure.axes[::2]:
         ax.set_ylabel("x")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def band(ax: Axes, t: np.ndarray, interval: np.ndarray, colour: str, label: str) -> None:
+    """Shade the interval [2, H], its lower and upper ends, at the times t [H]."""
+    ax.fill_between(t, *interval, color=colour, alpha=0.2, linewidth=0, label=label)
+
+
+def intervals(past: np.ndarray, truth: np.ndarray, forecasts: Mapping[str, np.ndarray]) -> Figure:
+    """Draw 95 % intervals of several forecasters beside the truth, a row for each signal.
+
+    Args:
+        past, truth: [signals, N] and [signals, H].
+        forecasts: Lower end, median and upper end of each forecaster, [signals, 3, H].
+    """
+    N, H = past.shape[1], truth.shape[1]
+    figure = Figure(figsize=(3.6 * len(forecasts), 2.1 * len(past)), layout="constrained")
+    axes = figure.subplots(len(past), len(forecasts), sharex=True, sharey=True, squeeze=False)
+    t, shown = np.arange(N, N + H), min(N, 3 * H)
+    for row, signal, future in zip(range(len(past)), past, truth, strict=True):
+        for ax, (name, found), colour in zip(axes[row], forecasts.items(), COLOURS, strict=False):
+            ax.plot(np.arange(N - shown, N), signal[N - shown :], color=GREY, linewidth=1)
+            ax.plot(t, future, "o", markersize=3, color=GREY, label="truth")
+            ax.plot(t, found[row, 1], color=colour, label="median")
+            band(ax, t, found[row, ::2], colour, "95 % interval")
+            if row == 0:
+                ax.set_title(name)
+            ax.grid(alpha=0.25)
+    for ax in axes[-1]:
+        ax.set_xlabel("sample")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("x")
+    axes[0, 0].legend(fontsize=8)
     return figure
 
 

@@ -13,7 +13,9 @@ from wavebase.registry import registered
 from wavebase.signals.subspace import subspace
 from wavebase.statistics import split_rhat
 
-WRONG = 1.7  # factor by which a noise is taken for another one; among the generator's signals the estimate varies by 1.4
+WRONG = (
+    1.7  # factor by which a noise is taken for another one; among the generator's signals the estimate varies by 1.4
+)
 LEAST_FREE = 10  # dimensions without sinusoids that an estimate needs
 
 
@@ -23,7 +25,7 @@ class Posterior(NamedTuple):
     Attributes:
         mean: [signals, H].
         draws: [signals, draws, H].
-        error: Variance of `mean` about the exact posterior mean, from the differences between chains, [signals, H].
+        error: Variance of `mean` about the exact posterior mean, from the differences between halves of chains, [signals, H].
         rhat: Split R-hat of each signal's forecast over its chains, the largest over the horizon, [signals].
         accepted: Proportion of accepted proposals, [signals].
     """
@@ -67,10 +69,11 @@ def sample_posterior(
             if n % 4 == 3:
                 draws.append(sampler.draw())
     series = torch.stack(means).double().unflatten(1, (-1, chains))  # [draws, signals, chains, H]
+    halves = torch.cat([half.mean(0) for half in series.tensor_split(2)], 1)  # [signals, 2 chains, H]
     return Posterior(
         series.mean((0, 2)),
         torch.stack(draws).double().unflatten(1, (-1, chains)).permute(1, 0, 2, 3).flatten(1, 2),
-        series.mean(0).var(1) / chains,
+        halves.var(1) / (2 * chains),
         split_rhat(series.transpose(1, 2)).amax(-1),
         accepted.unflatten(0, (-1, chains)).mean(1) / (updates - updates // 4),
     )
@@ -105,6 +108,7 @@ class Bayes(HarmonicForecaster):
     Other arguments: `HarmonicForecaster`.
     """
 
+    probabilistic = True
     unstackable_reason = "its Markov chains accept or reject by comparison"
     AT_ONCE = 100  # signals, so that a step's arrays stay in the processor's cache
 

@@ -129,8 +129,7 @@ class HarmonicPosterior:
         scale = self.past.abs().amax(1) / self.deviation / count.to(dtype).sqrt()
         shape = torch.randn(2, R, most, generator=generator, dtype=dtype)
         error = torch.randn(2, R, n, generator=generator, dtype=dtype)
-        later = self.past  # replaced by _renew and _complete
-        state = State(count, period, spread, scale, shape, error, later, later, later, later, scale)
+        state = State(count, period, spread, scale, shape, error, scale, scale, scale, scale, scale)
         self._renew(state, self._inverse(state, state.scale)[0])
         self._complete(state)
         return state

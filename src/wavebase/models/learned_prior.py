@@ -33,6 +33,7 @@ class LearnedPrior(RobustForecaster):
     dictionary. With the right powers it would be the forecaster that knows the true periods.
     """
 
+    probabilistic = True
     basis: Tensor
     reduced: Tensor
     squares: Tensor

@@ -48,7 +48,12 @@ class RobustForecaster(NamedModel):
 
     Args:
         robust: Whether to.
+
+    Attributes:
+        probabilistic: Whether it has a distribution of the future, so that `quantiles` works.
     """
+
+    probabilistic = False
 
     def __init__(self, robust: bool):
         super().__init__()

@@ -30,6 +30,7 @@ class SparseBayes(HarmonicForecaster):
     Other arguments: `HarmonicForecaster`.
     """
 
+    probabilistic = True
     atoms: Tensor
 
     def __init__(

@@ -144,7 +144,7 @@ class RunReader:
         return None
 
     def examples(self) -> dict[str, np.ndarray]:
-        """Return the arrays of examples.npz: signal, target, before, after. Raises RecordsError."""
+        """Return the arrays of examples.npz: signal, target, before, after; what else a task or net adds. Raises RecordsError."""
         with open_regular(self.path / "examples.npz", "rb") as file:
             try:
                 untrusted.check_archive(file)
