@@ -107,7 +107,7 @@ def main() -> None:
             lines.append(f"- {name}: {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})")
         lines += _coverage(noisy)
         out = study.FOLDER / "forecast_table"
-        atomic_write(out / "intervals.png", lambda file: file.write(common.png(_intervals(noisy))))
+        atomic_write(out / "intervals.png", lambda file: file.write(style.png(_intervals(noisy))))
         curves = _curves(noisy | {"oracle": base | {"errors": base["oracle"]}})
         for name, figure in (("error", pictures.error_curves(curves)), ("leakage", pictures.leakage())):
             atomic_write(out / f"{name}.png", lambda file, figure=figure: file.write(style.png(figure)))
