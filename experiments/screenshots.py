@@ -7,6 +7,7 @@ photographs each page in a headless Chromium at 1400 and 800 pixels, and a termi
 from __future__ import annotations
 
 import base64
+import fcntl
 import html
 import io
 import json
@@ -14,9 +15,11 @@ import os
 import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -171,7 +174,7 @@ def one_run(browser: Browser) -> None:
 
 def terminal(browser: Browser) -> None:
     """A run as a terminal of 80 columns shows it."""
-    words = ["-m", "wavebase", "run", *WATCHED.split(), "T=4", "hydra.run.dir=outputs/shown"]
+    words = ["-m", "wavebase", "run", *WATCHED.split(), "T=4", "hydra.run.dir=outputs/shown", "train.batch=1024"]
     shown = screen([sys.executable, *words])
     lines = f"$ wavebase run {' '.join(words[3:5])} T=4\n{shown}"
     page = f"<body style='margin:0'><pre style='font:14px/1.35 monospace;width:80ch;margin:8px;white-space:pre-wrap'>{coloured(lines)}</pre>"
@@ -186,6 +189,7 @@ def terminal(browser: Browser) -> None:
 def screen(command: list[str]) -> str:
     """What a terminal of 80 columns shows at the end, with the last state of the progress bar that stood before."""
     control, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)

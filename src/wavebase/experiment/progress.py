@@ -69,12 +69,12 @@ def steps_shown(
 
 
 # as tqdm's own, but with the numbers before the rate, which a narrow terminal loses first
-BAR = "{n_fmt}/{total_fmt} |{bar}| {postfix}, {remaining} left"
+BAR = "{n_fmt}/{total_fmt} |{bar}| {desc}, {remaining} left"
 
 
 def _with_numbers(bar: Any, values: Callable[[], Mapping[str, float]]) -> Iterator[int]:
     for step in bar:
-        bar.set_postfix_str(numbers(values()), refresh=False)
+        bar.set_description_str(numbers(values()), refresh=False)
         yield step
 
 

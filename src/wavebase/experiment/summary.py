@@ -161,8 +161,8 @@ def _distance_words(distance: Mapping[str, Any] | None) -> str:
     blocks = ", ".join(
         f"{name} {number(ends['initial'])} -> {number(ends['final'])}" for name, ends in distance["blocks"].items()
     )
-    whole = f"{number(distance['initial'])} -> {number(distance['final'])} from the exact weights, modulo symmetry"
-    return f"{whole} (zero weights: 1){'; by block: ' + blocks if blocks else ''}"
+    whole = f"{number(distance['initial'])} -> {number(distance['final'])} from the exact weights"
+    return f"{whole} (zero weights: 1){'; ' + blocks if blocks else ''}"
 
 
 def _judgement_lines(summary: Mapping[str, Any]) -> list[str]:

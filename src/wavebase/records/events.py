@@ -38,7 +38,7 @@ LAYOUT: dict[str, tuple[bool, dict[str, list[str]]]] = {
             "preconditioned curvature beside its boundary": [r"curvature/preconditioned(_boundary)?$"],
         },
     ),
-    "Beyond float32: logarithms to base 10": (OPEN, {"log10 of what float32 cannot hold": [r"log10/"]}),
+    "Beyond float32: logarithms to base 10": (FOLDED, {"log10 of what float32 cannot hold": [r"log10/"]}),
     "Where it moved": (
         FOLDED,
         {

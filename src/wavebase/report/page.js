@@ -5,10 +5,11 @@ const value = (row, n) => {
   if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
   return cell.textContent === "-" ? null : cell.textContent;
 };
+const words = new Intl.Collator(undefined, { numeric: true });
 const order = (a, b) =>
   a === null || b === null ? (a === null) - (b === null)
   : typeof a === "number" && typeof b === "number" ? a - b
-  : String(a).localeCompare(String(b), undefined, { numeric: true });
+  : words.compare(a, b);
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, n) => head.addEventListener("click", () => {
