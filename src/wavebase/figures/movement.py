@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 
 from wavebase.analysis.nulls import Quantity
 from wavebase.analysis.report_text import number
-from wavebase.figures.style import COLOURS, GREY
+from wavebase.figures.style import COLOURS, FONT, GREY, WIDTH, styled
 
 READABLE = 12  # panels
 ROUNDING = 1e-9
 
 
+@styled
 def movement(series: Mapping[str, Mapping[str, Quantity]], most: int = READABLE) -> Figure | None:
     """Draw the quantities that moved most over a series of checkpoints, a panel each.
 
@@ -34,9 +35,9 @@ def movement(series: Mapping[str, Mapping[str, Quantity]], most: int = READABLE)
     if not chosen:
         return None
     names = [name for name in last if name in chosen]
-    columns = min(3 if most <= READABLE else 6, len(names))
+    columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    width, height = 2.6 * columns + 0.4, 1.9 * rows + 0.9
+    width, height = WIDTH, 1.7 * rows + 0.9
     figure = Figure(figsize=(width, height))  # placed by hand: a constrained layout of 40 panels takes seconds
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(
@@ -48,8 +49,8 @@ def movement(series: Mapping[str, Mapping[str, Quantity]], most: int = READABLE)
         null = last[name].nulls[0] if last[name].nulls else None
         if null is not None and np.isfinite([null.low, null.high]).all():
             ax.axhspan(null.low, null.high, color=GREY, alpha=0.15, linewidth=0)
-        ax.set_title(name, fontsize=9)
-        ax.tick_params(labelsize=8)
+        ax.set_title(name, fontsize=FONT)
+        ax.tick_params(labelsize=FONT)
         ax.set_xscale("symlog", linthresh=max(1, sorted(steps)[1] if len(steps) > 1 else 1))
         ends = sorted({steps[0], steps[-1]})
         ax.set_xticks(ends, [f"{step}" for step in ends])

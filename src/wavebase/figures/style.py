@@ -13,9 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from wavebase import console
+from wavebase.probes.verdict import is_defined
 
 Format = Literal["png", "svg", "pdf"]
 # Okabe and Ito's palette, whose yellow is too pale for lines: violet replaces it. Distinct for common colour vision.
@@ -85,7 +86,13 @@ def log_axis(ax: Axes, which: Literal["x", "y"] = "y", ticks: int = 6) -> None:
     axis = ax.yaxis if which == "y" else ax.xaxis
     axis.set_major_locator(LogLocator(10, numticks=ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))
-    axis.set_minor_formatter(NullFormatter())
+
+    def between(value: float, _: int) -> str:
+        low, high = axis.get_view_interval()
+        near = high < 12 * low and (high < 3 * low or f"{value:e}"[0] in "25")
+        return f"{value:.3g}" if near else ""
+
+    axis.set_minor_formatter(FuncFormatter(between))  # an axis within one power of ten has no other labels
 
 
 def decade(value: float) -> str:
@@ -128,6 +135,8 @@ def after(summary: Mapping[str, Any]) -> str:
 
 
 def titled(title: str, summary: Mapping[str, Any]) -> str:
-    """Return a title with the run's verdict below it, or with the note that nothing moved."""
+    """Return a title with the run's verdict below it, if one is defined, or with the note that nothing moved."""
     verdict = summary.get("verdict")
+    if not is_defined(summary):
+        return title
     return f"{title}\n{UNMOVED if verdict == 'unmoved' else f'verdict: {literal(str(verdict))}'}"
