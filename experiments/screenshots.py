@@ -58,6 +58,16 @@ CLICKS = """(async () => {
   return logarithmic.length;
 })()""".replace("CHARTS", str(CHARTS))
 
+# until the table of settings has its rows
+ROWS = """(async () => {
+  const below = root => [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? below(e.shadowRoot) : [])]);
+  for (let n = 0; n < 100; n++) {
+    await new Promise(done => setTimeout(done, 300));
+    if (below(document).some(e => e.children.length == 0 && /^perturbed-/.test(e.textContent.trim()))) break;
+  }
+  await new Promise(done => setTimeout(done, 1500));
+})()"""
+
 
 class Browser:
     """A headless Chromium with one page, spoken to through two pipes in its debugging protocol
@@ -155,7 +165,7 @@ def dashboard(browser: Browser) -> None:
         if (charts := browser.value(CLICKS)) != CHARTS:
             raise RuntimeError(f"TensorBoard must show {CHARTS} charts, got {charts}; CLICKS is for another version of it")  # fmt: skip
         browser.photograph(f"dashboard{suffix}")
-    browser.at_both_widths("hparams", f"{address}#hparams", 500, seconds=4)
+    browser.at_both_widths("hparams", f"{address}#hparams", 500, ROWS)
 
 
 def report(browser: Browser) -> None:
