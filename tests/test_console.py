@@ -17,6 +17,7 @@ from conftest import FEW, ForkedProcess, run_as_command, wait_until
 from wavebase import __main__ as entry
 from wavebase import __version__, console
 from wavebase.cli import names, probe, run
+from wavebase.experiment import progress
 from wavebase.report import __main__ as report_command
 
 RUN = ("T=4", "train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "hydra.run.dir=one", FEW)
@@ -254,3 +255,15 @@ def test_groups_of_the_help_are_those_of_conf():
     assert {line.split("=")[0] for line in run._groups().splitlines()} == {
         f.name for f in names.conf_folder().iterdir() if f.is_dir()
     }
+
+
+def test_a_line_of_progress_fits_and_tells_how_far_how_good_and_how_long():
+    """Also for the longest of names and numbers."""
+    pace = progress.Pace(10**6)
+    pace.done, values = 123_456, {"loss/held_out": 1.2e-132, "error/training": 2.3e-116}
+    for name in ("", "0/12 jobs", "a-very-long-name-of-a-run-in-a-sweep-T1024-s123456-0123abcd and 63 more"):
+        line = progress.line(name, 123_456, 1_000_000, values, pace)
+        assert len(line) <= 79 and "step 123456 of 1000000, loss 1.2e-132, error 2.3e-116" in line
+        assert line.startswith(name[:4])
+    short = progress.line("run", 41, 200, {}, progress.Pace(200))
+    assert short.startswith("run: step 41 of 200, loss nan, error nan, ")

@@ -127,7 +127,7 @@ def test_sparse_bayes_is_the_best_of_them_where_there_is_noise():
 def test_a_linear_forecaster_that_is_trained_finds_a_better_one(ran):
     folder = ran(
         "experiment=harmonic_forecast", "task=forecast_a", "model=last", "signal.noise=0.1", "T=12",
-        "train.steps=300", "optim.lr=0.2", "task.held_out_count=500", "probe.figures=[forecast.forecasts,forecast.lookback_spectrum]",
+        "train.steps=300", "optim.lr=0.2", "task.held_out_count=500", "probe.figures=[forecast.forecasts,forecast.lookback_spectrum]", "probe.draw=true",
     )  # fmt: skip
     error = folder.summary()["relative_error"]
     assert error["final"] < 0.9 * error["initial"]

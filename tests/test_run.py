@@ -27,7 +27,7 @@ def numbers(folder):
 class TestRecords:
     @pytest.mark.parametrize("model", ["spectral", "random"] if FULL else ["spectral"])
     def test_float32_has_every_figure_too(self, model, ran):
-        folder = ran(*QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01")
+        folder = ran(*QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01", "probe.draw=true")  # fmt: skip
         figures = {file.stem for file in (folder.path / "figures").iterdir()}
         assert figures >= {"weight_hh_init", "train_loss", "spectrum"}, figures
 
@@ -37,13 +37,14 @@ class TestRecords:
             "train.steps=20",
             "train.batch=4",
             "task.held_out_count=8",
+            "probe.draw=true",
             "probe.every=10",
             "train.checkpoint_every=10",
         )
         files = {file.name for file in folder.path.iterdir()}
         assert {"config.yaml", "metrics.jsonl", "checkpoints", "figures", "summary.json", "examples.npz"} <= files
         figures = {file.name for file in (folder.path / "figures").iterdir()}
-        names = ("weight_hh_init", "weight_hh_change", "train_loss", "drift", "spectrum", "gen_eigenvalues")
+        names = ("weight_hh_init", "weight_hh_change", "train_loss", "drift", "distance", "spectrum", "gen_eigenvalues")
         assert figures == {f"{name}.png" for name in names}
         assert folder.checkpoint_steps() == [0, 10, 20]
         summary = folder.summary()
@@ -58,6 +59,12 @@ class TestRecords:
             "commit",
             "changed",
         }
+        distance = summary["distance"]
+        assert (
+            distance["initial"] == 0
+            and distance["final"] < 1e-15
+            and set(distance["blocks"]) == {"gen", "sum", "prod", "spec", "readout"}
+        )
         assert summary["seed"] == 0 and summary["seconds"] > 0 and summary["metrics"]["relative_error"] < 1e-12
         series = folder.metrics()
         assert list(series["error/tones"][0]) == [0, 10, 20] and list(series["loss/train"][0]) == [0, 10]
@@ -65,7 +72,7 @@ class TestRecords:
 
         events = EventAccumulator(str(folder.path), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
         tags = events.Tags()
-        wanted = {"loss/train", "loss/relative", "error/white_noise", "drift/weight_hh_cell", "spectrum/gen_radius_max"}
+        wanted = {"loss/train", "loss/held_out", "error/training", "drift/weight_hh_cell", "position/block_gen"}
         assert wanted | {"curvature/lambda_max"} <= set(tags["scalars"])
         assert tags["images"] == ["weights/weight_hh_cell"] and len(events.Images("weights/weight_hh_cell")) == 2
         assert "verdict/text_summary" in tags["tensors"]
@@ -103,7 +110,7 @@ class TestRecords:
         ours, theirs = cut.load_checkpoint(6), whole.load_checkpoint(6)
         assert all(torch.equal(weight, theirs["net"][name]) for name, weight in ours["net"].items())
         events = EventAccumulator(str(cut.path)).Reload()
-        assert [event.step for event in events.Scalars("loss/relative")] == [0, 3, 6]
+        assert [event.step for event in events.Scalars("loss/held_out")] == [0, 3, 6]
         assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     def test_a_broken_checkpoint_gives_way_to_an_older_one(self, ran, caplog):

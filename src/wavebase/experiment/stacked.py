@@ -139,8 +139,8 @@ class _Part:
 
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
-        mine = " of this process" if self.sharing > 1 else ""
-        log.info("training %d jobs as one program, %d of %d jobs%s done", len(stack), self.done, len(self.jobs), mine)
+        mine = f" of this process's {len(self.jobs)}" if self.sharing > 1 else f" of {len(self.jobs)}"
+        log.info("training %d jobs as one program, %d%s done", len(stack), self.done, mine)
         name = f"{self.done}/{len(self.jobs)} jobs"
         try:
             finals = train_and_finish([session for _, session in stack], self.interruption, name)
