@@ -260,10 +260,11 @@ def test_groups_of_the_help_are_those_of_conf():
 def test_a_line_of_progress_fits_and_tells_how_far_how_good_and_how_long():
     """Also for the longest of names and numbers."""
     pace = progress.Pace(10**6)
+    pace.began -= 3600
     pace.done, values = 123_456, {"loss/held_out": 1.2e-132, "error/training": 2.3e-116}
     for name in ("", "0/12 jobs", "a-very-long-name-of-a-run-in-a-sweep-T1024-s123456-0123abcd and 63 more"):
         line = progress.line(name, 123_456, 1_000_000, values, pace)
         assert len(line) <= 79 and "step 123456 of 1000000, loss 1.2e-132, error 2.3e-116" in line
-        assert line.startswith(name[:4])
+        assert line.startswith(name[:4]) and line.endswith(" left")
     short = progress.line("run", 41, 200, {}, progress.Pace(200))
     assert short.startswith("run: step 41 of 200, loss nan, error nan, ")

@@ -85,8 +85,11 @@ def numbers(values: Mapping[str, float]) -> str:
 
 
 def line(name: str, step: int, last: int, values: Mapping[str, float], pace: Pace) -> str:
-    """Return a log line of at most 79 columns: the name is cut where it is too long."""
-    rest = f"step {step} of {last}, {numbers(values)}, {pace.text('steps')}"
+    """Return a log line of at most 79 columns: without the rate and with a part of the name where it is too long."""
+    head, time_left = f"step {step} of {last}, {numbers(values)}", pace.text("steps")
+    rest = f"{head}, {time_left}"
+    if len(rest) > 79 - min(len(name), 10) - 2:
+        rest = f"{head}, {time_left.rpartition(', ')[2]}"
     room = 79 - len(rest) - 2
     if not name or room < 4:
         return rest[:79]
