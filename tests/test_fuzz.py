@@ -25,7 +25,9 @@ from wavebase.experiment.build import load_run
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
-from wavebase.report import page, runs, write
+from wavebase.report import page, runs
+from wavebase.report.pictures import of_sweep
+from wavebase.report.rows import decided_by
 from wavebase.report.runs import Run
 from wavebase.report.table import as_csv, row, table
 
@@ -133,14 +135,15 @@ def reported(folder, pictures):
     """All that a report makes of a folder."""
     found = Run(RunFolder(folder))
     series = found.series()
-    rows = [row("all", [found], value) for value in ("relative_error.final", "drift.weight_hh_cell")]
+    decided = {"decided_by": decided_by([found])}
+    rows = [row("all", [found], value) | decided for value in ("relative_error.final", "drift.weight_hh_cell")]
     text = table(rows) + as_csv(rows).decode() + as_csv([found.flat()]).decode()
     text += "".join(map(str, runs.grouped([found])))
     troubles = {
         kind: [(str(folder), console.one_line(why)) for why in (*found.problems, found.reason())]
         for kind in ("failed", "unfinished", "broken")
     }
-    text += page.html(folder, 1, rows, "relative_error.final", {}, troubles)
+    text += page.html(folder, [found], rows, ["model", "T"], "relative_error.final", {}, troubles, folder)
     for problem in found.problems:
         one_line(" ".join(problem.split()))
     assert len(found.problems) <= 3 and SECRET not in text
@@ -148,9 +151,9 @@ def reported(folder, pictures):
         other = Run(RunFolder(folder))
         other.choices, other.config = {"model": "$\\frac"}, {**other.config, "T": 4}
         groups = runs.grouped([found, other])
-        write._pictures(groups, ["model", "T"], write.Options())
+        of_sweep(groups, ["model", "T"], "relative_error.final", "", None)
         if series:
-            write._pictures(groups, ["model"], write.Options(tag=next(iter(series))))
+            of_sweep(groups, ["model"], "relative_error.final", next(iter(series)), None)
 
 
 @often(60)

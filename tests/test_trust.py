@@ -373,7 +373,7 @@ def test_a_run_writes_through_no_link(name, composed, unharmed, tmp_path):
     folder.mkdir()
     target = unharmed / ("pictures" if name in ("checkpoints", "figures") else "secret")
     (folder / name).symlink_to(target)
-    node = composed(*SMALL, "probe.figures=[train_loss]")
+    node = composed(*SMALL, "probe.figures=[train_loss]", "probe.draw=true")
     go = lambda: runner.run(runner.Job(node, folder, {"model": "test"}), single=False)  # noqa: E731
     if name == "examples.npz":  # replaced by a file of its own
         go()
