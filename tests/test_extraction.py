@@ -355,7 +355,12 @@ def test_bad_input_is_refused_in_one_line(bad, words, cli) -> None:
 def test_a_run_leaves_its_numbers_and_figures(ran) -> None:
     short = [word for word in SHORT if "figures" not in word]
     folder: RunFolder = ran(
-        "experiment=frequency_extraction", *short, "train.batch=16", "train.steps=100", "task.unroll=50"
+        "experiment=frequency_extraction",
+        *short,
+        "train.batch=16",
+        "train.steps=100",
+        "task.unroll=50",
+        "probe.draw=true",
     )
     summary = folder.summary()
     assert summary["metrics"]["mean_squared_error"] < 0.3 < summary["baseline"]["zero"]

@@ -16,6 +16,7 @@ from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
+DRAWN = "probe.draw=true"  # as a run alone
 
 
 def numbers(folder):
@@ -27,7 +28,9 @@ def numbers(folder):
 class TestRecords:
     @pytest.mark.parametrize("model", ["spectral", "random"] if FULL else ["spectral"])
     def test_float32_has_every_figure_too(self, model, ran):
-        folder = ran(*QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01")
+        folder = ran(
+            *QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01", DRAWN
+        )
         figures = {file.stem for file in (folder.path / "figures").iterdir()}
         assert figures >= {"weight_hh_init", "train_loss", "spectrum"}, figures
 
@@ -39,11 +42,13 @@ class TestRecords:
             "task.held_out_count=8",
             "probe.every=10",
             "train.checkpoint_every=10",
+            "probe.dashboard=all",
+            DRAWN,
         )
         files = {file.name for file in folder.path.iterdir()}
         assert {"config.yaml", "metrics.jsonl", "checkpoints", "figures", "summary.json", "examples.npz"} <= files
         figures = {file.name for file in (folder.path / "figures").iterdir()}
-        names = ("weight_hh_init", "weight_hh_change", "train_loss", "drift", "spectrum", "gen_eigenvalues")
+        names = ("weight_hh_init", "weight_hh_change", "train_loss", "drift", "distance", "spectrum", "gen_eigenvalues")
         assert figures == {f"{name}.png" for name in names}
         assert folder.checkpoint_steps() == [0, 10, 20]
         summary = folder.summary()
@@ -103,7 +108,7 @@ class TestRecords:
         ours, theirs = cut.load_checkpoint(6), whole.load_checkpoint(6)
         assert all(torch.equal(weight, theirs["net"][name]) for name, weight in ours["net"].items())
         events = EventAccumulator(str(cut.path)).Reload()
-        assert [event.step for event in events.Scalars("loss/relative")] == [0, 3, 6]
+        assert [event.step for event in events.Scalars("loss/held_out")] == [0, 3, 6]
         assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     def test_a_broken_checkpoint_gives_way_to_an_older_one(self, ran, caplog):
