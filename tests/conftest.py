@@ -24,6 +24,7 @@ from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -220,21 +221,31 @@ def _files_of_conf_are_parsed_once():
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _equal_starts_are_measured_once():
+_measured = {}
+
+
+@pytest.fixture(autouse=True)
+def _equal_starts_are_measured_once(request, monkeypatch):
     """Runs of equal model, task and signal share what was measured at their start, as the jobs of a stacked sweep do: the
-    curvature is half of what a run of two steps costs."""
-    plain, measured = runner.build_components, {}
+    curvature is half of what a run of two steps costs. Not in tests marked `measures_starts`."""
+    plain = runner.build_components
 
     def build_components(cfg, *given, **named):
-        if named.get("measured") is None and not FULL:
-            start = repr((cfg.T, cfg.dtype, cfg.signal, cfg.task, cfg.model))
-            named["measured"] = measured.setdefault(start, {})
-        return plain(cfg, *given, **named)
+        start = repr((cfg.T, cfg.dtype, cfg.signal, cfg.task, cfg.model))
+        return plain(cfg, *given, **{**named, "measured": _measured.setdefault(start, {})})
 
-    runner.build_components = build_components
-    yield
-    runner.build_components = plain
+    if not FULL and request.node.get_closest_marker("measures_starts") is None:
+        monkeypatch.setattr(runner, "build_components", build_components)
+
+
+LAID_OUT = {"test_figures", "test_report", "test_dashboard", "test_gallery"}  # tests that look at pictures
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_drawn_where_they_lie(request, monkeypatch):
+    """Elsewhere the layout of a picture, half of its cost, is left to chance."""
+    if not FULL and request.module.__name__ not in LAID_OUT:
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
 
 
 @pytest.fixture(autouse=True)

@@ -117,7 +117,7 @@ def test_adaptive_as_it_is(kind):
     def differences(fraction):
         weight.data[:] = torch.tensor([1e-6, -1e-6], dtype=F64)
         optimizer, found = kind([weight], lr=0.0, weight_decay=0.0, eps=0.1), []
-        for step in range(3000):
+        for step in range(2000):
             if step == 1000:  # the averages have settled
                 optimizer.param_groups[0]["lr"] = fraction * boundary
             optimizer.zero_grad()

@@ -123,11 +123,13 @@ class TestTheRunner:
     def test_tensorboard_holds_single_precision_and_the_page_says_so(self, tmp_path):
         folder = RunFolder(tmp_path)
         folder.start("seed: 0\n")
-        folder.log(0, {"loss/train": 0.1, "drift/a": 1.5e-52})
+        folder.log(0, {"loss/train": 0.1, "loss/held_out": 1.5e-52})
         folder.finish({"status": "done"})
-        assert folder.metrics()["drift/a"][1].tolist() == [1.5e-52]
+        assert folder.metrics()["loss/held_out"][1].tolist() == [1.5e-52]
         events = EventAccumulator(str(tmp_path)).Reload()
-        assert events.Scalars("loss/train")[0].value == np.float32(0.1) and events.Scalars("drift/a")[0].value == 0
+        assert events.Scalars("loss/train")[0].value == np.float32(0.1)
+        assert events.Scalars("log10/loss/held_out")[0].value == pytest.approx(math.log10(1.5e-52))
+        assert "loss/held_out" not in events.Tags()["scalars"], "it would be drawn as zero"
         page = (ROOT / "docs" / "run_folder.md").read_text()
         assert any("tfevents" in line and "single precision" in line for line in page.splitlines())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import FULL
 from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.experiment import build, config, runner, stacked
 from wavebase.models import lock_in, stateful
@@ -262,14 +263,15 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
     base = ("T=20", "signal.samples=200", "signal.duration=1.99", *SHORT[3:], "experiment=frequency_extraction", "dtype=float64", "optim=sgd", "optim.lr=0.1", "optim.lr_over_boundary=null", "train.batch=16", "task.unroll=25", "train.steps=24", "model.hidden_size=5", "probe.every=12")  # fmt: skip
     changes = ("seed=0", "seed=1", "optim.lr=0.03", "optim.clip_norm=0.01")
     for kind in ("task.phases=random", "model.attention=4", "model.layers=2"):
+        tried = changes if FULL or kind == "task.phases=random" else changes[:2]
         listed = [
-            [runner.Job(composed(*base, kind, c), tmp_path / kind / where / c, {}) for c in changes]
+            [runner.Job(composed(*base, kind, c), tmp_path / kind / where / c, {}) for c in tried]
             for where in ("a", "b")
         ]
         finals = stacked.run_stacked(listed[0], 64, refuse)
         for job, final in zip(listed[1], finals, strict=True):
             assert runner.run(job, single=False) == pytest.approx(final, rel=1e-6)
-        assert len(set(finals)) == len(changes)
+        assert len(set(finals)) == len(tried)
 
 
 # ---- the lock-in ----
@@ -353,8 +355,13 @@ def test_bad_input_is_refused_in_one_line(bad, words, cli) -> None:
 def test_a_run_leaves_its_numbers_and_figures(ran) -> None:
     short = [word for word in SHORT if "figures" not in word]
     folder: RunFolder = ran(
-        "experiment=frequency_extraction", *short, "train.batch=16", "train.steps=100", "task.unroll=50", "probe.draw=true"
-    )  # fmt: skip
+        "experiment=frequency_extraction",
+        *short,
+        "train.batch=16",
+        "train.steps=100",
+        "task.unroll=50",
+        "probe.draw=true",
+    )
     summary = folder.summary()
     assert summary["metrics"]["mean_squared_error"] < 0.3 < summary["baseline"]["zero"]
     assert summary["baseline"]["least_squares"] < 0.02

@@ -147,6 +147,7 @@ def test_results_and_errors_come_back():
             run_in_processes(stop, 2, interruption)
 
 
+@pytest.mark.measures_starts
 def test_equal_starts_are_measured_once(composed, tmp_path, monkeypatch):
     measured = []
     real = curvature.Hessian.largest

@@ -16,6 +16,7 @@ from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
+DRAWN = "probe.draw=true"  # as a run alone
 
 
 def numbers(folder):
@@ -27,7 +28,9 @@ def numbers(folder):
 class TestRecords:
     @pytest.mark.parametrize("model", ["spectral", "random"] if FULL else ["spectral"])
     def test_float32_has_every_figure_too(self, model, ran):
-        folder = ran(*QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01", "probe.draw=true")  # fmt: skip
+        folder = ran(
+            *QUICK[:3], "T=4", "dtype=float32", f"model={model}", "probe.curvature=false", "optim.lr=0.01", DRAWN
+        )
         figures = {file.stem for file in (folder.path / "figures").iterdir()}
         assert figures >= {"weight_hh_init", "train_loss", "spectrum"}, figures
 
@@ -37,9 +40,10 @@ class TestRecords:
             "train.steps=20",
             "train.batch=4",
             "task.held_out_count=8",
-            "probe.draw=true",
             "probe.every=10",
             "train.checkpoint_every=10",
+            "probe.dashboard=all",
+            DRAWN,
         )
         files = {file.name for file in folder.path.iterdir()}
         assert {"config.yaml", "metrics.jsonl", "checkpoints", "figures", "summary.json", "examples.npz"} <= files
@@ -59,12 +63,6 @@ class TestRecords:
             "commit",
             "changed",
         }
-        distance = summary["distance"]
-        assert (
-            distance["initial"] == 0
-            and distance["final"] < 1e-15
-            and set(distance["blocks"]) == {"gen", "sum", "prod", "spec", "readout"}
-        )
         assert summary["seed"] == 0 and summary["seconds"] > 0 and summary["metrics"]["relative_error"] < 1e-12
         series = folder.metrics()
         assert list(series["error/tones"][0]) == [0, 10, 20] and list(series["loss/train"][0]) == [0, 10]
@@ -72,7 +70,7 @@ class TestRecords:
 
         events = EventAccumulator(str(folder.path), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
         tags = events.Tags()
-        wanted = {"loss/train", "loss/held_out", "error/training", "drift/weight_hh_cell", "position/block_gen"}
+        wanted = {"loss/train", "loss/relative", "error/white_noise", "drift/weight_hh_cell", "spectrum/gen_radius_max"}
         assert wanted | {"curvature/lambda_max"} <= set(tags["scalars"])
         assert tags["images"] == ["weights/weight_hh_cell"] and len(events.Images("weights/weight_hh_cell")) == 2
         assert "verdict/text_summary" in tags["tensors"]
@@ -374,12 +372,12 @@ def test_a_sweep_goes_on_past_a_failing_job_and_names_it(cli, tmp_path):
 
 
 def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(cli, tmp_path, monkeypatch, capsys):
-    status, out, _ = cli("-m", *SMALL, "model=spectral,random", "seed=range(0,3)", "hydra.sweep.dir=sweep")
+    status, out, _ = cli("-m", *SMALL, "model=spectral,random", "seed=range(0,2)", "hydra.sweep.dir=sweep")
     assert status == 0
     table = (tmp_path / "sweep" / "summary.csv").read_text()
     rows = table.splitlines()
     assert (
-        len(rows) == 3 and rows[1].startswith("spectral,3,0,unmoved") and rows[2].startswith("random,3,0,no algorithm")
+        len(rows) == 3 and rows[1].startswith("spectral,2,0,unmoved") and rows[2].startswith("random,2,0,no algorithm")
     )
     assert max(map(len, out[out.index("relative error on") :].splitlines())) <= 80 + 60  # folder names may be long
     for name in ("summary.csv", "runs.csv", "train_loss.png"):
@@ -391,8 +389,8 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
     assert (tmp_path / "sweep" / "summary.csv").read_text() == table and (
         tmp_path / "sweep" / "train_loss.png"
     ).is_file()
-    assert "6 runs, 0 failed" in capsys.readouterr().out
-    status, _, _ = cli("-m", *SMALL, "model=spectral,random", "seed=range(0,3)", "hydra.sweep.dir=sweep")
+    assert "4 runs, 0 failed" in capsys.readouterr().out
+    status, _, _ = cli("-m", *SMALL, "model=spectral,random", "seed=range(0,2)", "hydra.sweep.dir=sweep")
     assert status == 0, "a finished sweep is left as it is"
 
 

@@ -210,14 +210,18 @@ class TestLinearRegime:
             linear_move(RIVALS["delay_line"](4), "gen", 0.1, generator())
 
 
+PLANTED = [("exact", 3, "full"), ("trainable", 4, "full"), ("exact", 4, [0, 2]), ("trainable", 5, "half"), ("trainable", 8, "full"), ("exact", 8, "half")]  # fmt: skip
+if FULL:
+    PLANTED = [(preset, T, bins) for preset in ("exact", "trainable") for _, T, bins in PLANTED]
+
+
 class TestAlignment:
     @staticmethod
     def probe(T):
         return noise(4, T, seed=7)
 
     @every_construction
-    @pytest.mark.parametrize("preset", ["exact", "trainable"])
-    @pytest.mark.parametrize("T,bins", [(3, "full"), (4, "full"), (4, [0, 2]), (5, "half"), (8, "full"), (8, "half")])
+    @pytest.mark.parametrize("preset,T,bins", PLANTED)
     def test_planted_elements_are_found(self, construct, T, bins, preset):
         start = construct(T, bins, preset=preset)
         noise_free, noise_added = start.weights, noisy(start, seed=5).weights
