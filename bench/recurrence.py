@@ -1,15 +1,17 @@
-"""How fast is the recurrence? Beside torch.nn.LSTM, TorchScript cell loops and the eager loop, in one process.
+"""How fast is the recurrence? Beside torch.nn.LSTM, JAX, TorchScript cell loops and the eager loop, in one process.
 
     python bench/recurrence.py [--quick] [--out bench/results]
 
 All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
-percentile of the rounds stands for each. On one thread the time is that thread's processor time, which is wall time on
+percentile of the rounds stands for each. On one thread the time is the process's processor time, which is wall time on
 an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
 caches and memory is in it all the same, so ratios are what is quoted. A training step is
 forward, backward and SGD of the recurrence and a linear readout of its last state, batch 64, float32, H = 7 T units,
 T steps of one input. torch.nn.LSTM has a sigmoid where the others have a tanh input gate. TorchScript comes twice: with
 the four gates packed into one product, and with one Linear a gate. A stack trains its members as one program through
-torch.func.vmap; the others can only run member after member, so their cost per member is that of one net.
+torch.func.vmap, and JAX through jax.vmap; the others can only run member after member, so their cost per member is that
+of one net. JAX is optional (`pip install -c constraints.txt -e '.[bench]'`), on one thread, once with lax.scan as a loop
+and once unrolled; the better of the two stands in the table, without the seconds that it compiles first.
 GFLOP/s count the products of H x 4H alone (8 B T H^2 forward, 24 B T H^2 a step); the ceiling is torch's own matrix
 product of [64, H] by [H, 4H], in the same rounds.
 Writes recurrence.csv, recurrence.md and recurrence.png.
@@ -31,14 +33,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from jax_recurrence import jax_net, load_jax
 from torch import Tensor, nn
 
 from wavebase.recurrence.lstm import lstm_sequence, plain
+from wavebase.recurrence.native.lstm import vectors
 
 Trainer = tuple[str, int]  # contender and members
 BATCH = 64
 CEILING: Trainer = ("torch.mm", 1)
 CONTENDERS = ("recurrence", "nn.LSTM", "TorchScript, gates packed", "TorchScript, one Linear a gate", "eager loop")
+JAX = ("JAX, loop", "JAX, unrolled")
 
 
 class Packed(nn.Module):
@@ -53,7 +58,8 @@ class Packed(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """The last hidden state, of the one net that vmap leaves to see."""
         zero = signal.new_zeros(len(signal), self.weight_hh.shape[-1])
-        return lstm_sequence(signal, zero, zero, self.weight_ih, self.weight_hh, self.bias)[0][..., -1, :]
+        weights = self.weight_ih, self.weight_hh, self.bias
+        return lstm_sequence(signal, zero, zero, *weights, at=slice(-1, None))[0][..., 0, :]
 
 
 class Eager(Packed):
@@ -188,7 +194,7 @@ def ceiling(T: int) -> Callable[[], object]:
 
 def take_turns(programs: dict[Trainer, Callable[[], object]], seconds: float) -> dict[Trainer, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
     for name, make_trainer in programs.items():
         for _ in range(4):  # TorchScript compiles in its first calls
@@ -216,13 +222,20 @@ def low(series: list[float]) -> float:
 def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[str, object]]:
     """One row for each threads, T, kind of pass and contender."""
     rows: list[dict[str, object]] = []
-    everything = torch.get_num_threads()
+    everything, jax = torch.get_num_threads(), load_jax()
+    if jax is None:
+        print("jax is not installed, so its columns are left out; pip install -c constraints.txt -e '.[bench]'")
     for threads in sorted({1, everything}):
         torch.set_num_threads(threads)
         for T in sizes:
             singles = {(name, 1): one_net(name, T) for name in CONTENDERS}
             # a stack's step at T = 64 takes gigabytes and shows nothing new
             larger = {("recurrence", n): stack_of(n, T) for n in stacks if n * T**3 <= 64 * 16**3}
+            if jax is not None and threads == 1:
+                sizes_of_stacks = [n for _, n in larger]
+                for name, unroll in zip(JAX, (1, T), strict=True):
+                    singles[name, 1] = jax_net(jax, BATCH, T, unroll)
+                    larger |= {(name, n): jax_net(jax, BATCH, T, unroll, n) for n in sizes_of_stacks}
             for index, kind in enumerate(("forward", "training step")):
                 # stacks take turns of their own, for they empty the caches: with the others, whose rows stay the first's
                 for group in ({}, larger) if larger else ({},):
@@ -231,6 +244,7 @@ def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[st
                     flop = (8, 24)[index] * BATCH * T * (7 * T) ** 2
                     top = 8 * BATCH * T * (7 * T) ** 2 / low(times[CEILING])
                     own = {name: low(times[name, 1]) for name in CONTENDERS}
+                    best_jax = {n: min(low(times[name, n]) / n for name in JAX) for name, n in pairs if name == JAX[0]}
                     for name, members in group or singles:
                         series = times[name, members]
                         each = low(series) / members
@@ -250,6 +264,7 @@ def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[st
                             "of_ceiling": flop / each / top,
                         }
                         row |= {f"x {other}": own[other] / each for other in CONTENDERS[1:]}
+                        row["x JAX"] = best_jax[members] / each if members in best_jax else ""
                         rows.append(row)
                         print(f"{threads} threads, T={T}, {kind}, {name} x{members}: {1e3 * each:.3f} ms", flush=True)
     torch.set_num_threads(everything)
@@ -264,18 +279,19 @@ def machine() -> str:
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     return (
-        f"{processor}, {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}, "
+        f"{processor}, recurrence {vectors()}, torch's own {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}, "
         f"python {platform.python_version()}; {datetime.date.today()}"
     )
 
 
 def table(rows: list[dict[str, object]]) -> str:
     """Ratios first: how many times as fast as each other contender the recurrence is, per member."""
-    head = ["threads", "T", "H", "stack", "ms", "of ceiling", *(f"x {name}" for name in CONTENDERS[1:])]
+    head = ["threads", "T", "H", "stack", "ms", "of ceiling", *(f"x {name}" for name in CONTENDERS[1:]), "x JAX"]
     lines = ["# The recurrence beside others", "", machine(), ""]
     lines += [
         "Batch 64, float32. ms: the recurrence, per member, tenth percentile of interleaved rounds. x: times as fast as",
-        "the other run one net at a time, per member. of ceiling: its products at its speed over torch's own matrix product.",
+        "the other run one net at a time (JAX: a stack of the same size), per member. of ceiling: its products at its speed",
+        "over torch's own matrix product.",
         "Above 1 where the kernel's products are faster than torch's.",
     ]
     for kind in ("training step", "forward"):
@@ -285,6 +301,7 @@ def table(rows: list[dict[str, object]]) -> str:
                 values = [str(row[name]) for name in ("threads", "T", "H", "stack")]
                 values += [f"{row['ms_per_member']:.3f}", f"{row['of_ceiling']:.2f}"]
                 values += [f"{row[f'x {name}']:.2f}" for name in CONTENDERS[1:]]
+                values.append(f"{row['x JAX']:.2f}" if row["x JAX"] else "")
                 lines.append("| " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
@@ -293,7 +310,7 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     """Training steps on one thread: milliseconds over T, and per member over the size of the stack."""
     rows = [row for row in rows if row["threads"] == 1 and row["pass"] == "training step"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for name in CONTENDERS:
+    for name in (*CONTENDERS, *JAX):
         series = [row for row in rows if row["contender"] == name and row["stack"] == 1]
         left.loglog([r["T"] for r in series], [r["ms_per_member"] for r in series], "o-", label=name, markersize=4)
     single = [row for row in rows if row["contender"] == "recurrence" and row["stack"] == 1]

@@ -16,8 +16,9 @@ from wavebase.models.spectral import SpectralLSTM
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence.cells import GATES
 from wavebase.spectrum import power_spectrum
-from wavebase.training.optimizers import AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
-from wavebase.training.stacks import ELEMENTWISE, make_trainer
+from wavebase.training.flat import FlatOptimizer, can_be_flat
+from wavebase.training.optimizers import ELEMENTWISE, AdamL1, GaussNewton, MuonWithAdamW, load_state, needs_closure
+from wavebase.training.stacks import make_trainer
 from wavebase.training.trainer import TrainState
 
 EVERY = sorted(
@@ -103,6 +104,37 @@ def test_l1_takes_its_share():
     torch.testing.assert_close(x.detach(), torch.tensor([0.7, 0.0], dtype=torch.float64), atol=5e-3, rtol=0)
     with pytest.raises(ValueError, match="must be at least 0 and finite, got -1"):
         AdamL1([x], l1=-1)
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_parameters_stepped_as_one_move_as_they_do_one_by_one(kind):
+    """Values and state after steps alone, together, and alone again, as a run that is interrupted takes them."""
+    shapes, draw = [(3, 4), (5,), (3, 4), (1,)], torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    settings = {"momentum": 0.9} if kind in (torch.optim.SGD, torch.optim.RMSprop) else {}
+    alone, together = ([torch.nn.Parameter(part.clone()) for part in start] for _ in range(2))
+    optimizers = [kind(parameters, lr=0.1, **settings) for parameters in (alone, together)]
+    flat = None
+    for step in range(6):
+        gradients = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+        for parameters in (alone, together):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        optimizers[0].step()
+        if step == 2:
+            assert can_be_flat(optimizers[1])
+            flat = FlatOptimizer(optimizers[1])
+        if 2 <= step < 5:
+            flat.step([parameter.grad for parameter in together])
+            flat.sync()
+        else:
+            optimizers[1].step()
+    moved = [(a.detach() - b).norm() for a, b in zip(alone, start, strict=True)]
+    assert min(moved) > 1e-3
+    for a, b in zip(alone, together, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+    first, second = (optimizer.state_dict() for optimizer in optimizers)
+    torch.testing.assert_close(first["state"], second["state"], rtol=1e-13, atol=1e-13)
 
 
 class Half(torch.nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -137,6 +138,36 @@ def test_vmap_is_the_loop_over_members(kind, monkeypatch):
 
 
 @needs_native
+@pytest.mark.parametrize("at", [slice(2, None, 3), slice(-1, None), slice(1, 4), slice(0, 5, 2)])
+@pytest.mark.parametrize("stack", [(), (2,)])
+@pytest.mark.parametrize("plainly", [False, True])
+def test_some_steps_are_those_of_all_steps(at, stack, plainly):
+    tensors = arguments(stack, 5, 6, 2, 4, torch.float64)
+    with plain() if plainly else nullcontext():
+        some, *last = lstm_sequence(*tensors, at=at)
+        every, *wanted_last = lstm_sequence(*tensors)
+        wanted = every[..., at, :]
+        assert torch.equal(some, wanted) and all(map(torch.equal, last, wanted_last))
+        seeds = [torch.randn_like(result) for result in (wanted, *last)]
+        got, want = (
+            torch.autograd.grad(results, tensors, seeds, create_graph=True)
+            for results in ((some, *last), (wanted, *wanted_last))
+        )
+        assert all(distance(g, w) < 1e-14 for g, w in zip(got, want, strict=True))
+        second = [
+            torch.autograd.grad(sum(g.square().sum() for g in first), tensors, retain_graph=True)
+            for first in (got, want)
+        ]
+    for g, w in zip(*second, strict=True):
+        assert w.norm() > 0.1 and distance(g, w) < 1e-13
+
+
+@pytest.mark.parametrize("at", [slice(3, 3), slice(None, None, -1), slice(9, None)])
+def test_steps_that_are_none_or_run_backwards_are_refused(at):
+    with pytest.raises(ValueError, match="at must select steps of 3"):
+        lstm_sequence(*arguments((), 2, 3, 1, 2, torch.float64), at=at)
+
+
 def test_vmap_over_some_arguments():
     tensors = [t.detach() for t in arguments((), 4, 3, 1, 5, torch.float64)]
     nets = torch.stack([tensors[4], -tensors[4], 2 * tensors[4]], 1)  # mapped over its middle axis

@@ -25,7 +25,7 @@ from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.base import split_gates
 from wavebase.models.starts import load_start, random_weights
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, unit_key
-from wavebase.models.windows import at_window_ends, flushed, warn_beyond_amplitude
+from wavebase.models.windows import flushed, warn_beyond_amplitude, window_ends
 from wavebase.recurrence.cells import GATES, InputGate, Trace, lstm_trace
 from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
@@ -77,16 +77,16 @@ class SpectralLSTM(UnitScaled):
         Raises:
             ValueError: For anything but a real tensor [batch, samples] of whole windows.
         """
-        inputs, windows = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
+        inputs = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
         if not self._amplitude_checked:
             self._amplitude_checked = warn_beyond_amplitude(signal, self.construction.amplitude)
         h_0, c_0, w_ih, w_hh, b, weight, bias = self._states_and_weights(len(inputs))
-        hidden, _, _ = lstm_sequence(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate)
-        return nn.functional.linear(at_window_ends(hidden, self.T, self.latency, windows), weight, bias)
+        read = lstm_sequence(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate, window_ends(self.T, self.latency))[0]
+        return nn.functional.linear(read, weight, bias)
 
     def trace(self, signal: Tensor) -> Trace:
         """Return states and gates of every step, each [batch, samples + latency, H]."""
-        inputs, _ = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
+        inputs = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
         h_0, c_0, w_ih, w_hh, b, *_ = self._states_and_weights(len(inputs))
         return lstm_trace(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate)
 

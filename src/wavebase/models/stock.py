@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wavebase.constructions.construction import Construction, packed
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.models.base import build_within_memory, draw_uniform, split_gates
-from wavebase.models.windows import at_window_ends, flushed, warn_beyond_amplitude
+from wavebase.models.windows import flushed, warn_beyond_amplitude, window_ends
 from wavebase.recurrence.cells import GATES, Trace, lstm_trace
 from wavebase.registry import registered
 
@@ -54,16 +54,16 @@ class StockLSTM(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         """Return the readout of every window: [batch, samples] to [batch, windows, outputs]."""
-        inputs, windows = flushed(signal, self.T, self.latency, self.initial_state.dtype)
+        inputs = flushed(signal, self.T, self.latency, self.initial_state.dtype)
         if self.construction is not None and not self._amplitude_checked:
             self._amplitude_checked = warn_beyond_amplitude(signal, self.construction.amplitude)
         state = self.initial_state[:, None, None].expand(-1, 1, len(inputs), -1).contiguous()
         hidden, _ = self.lstm(inputs, (state[0], state[1]))
-        return self.readout(at_window_ends(hidden, self.T, self.latency, windows))
+        return self.readout(hidden[:, window_ends(self.T, self.latency)])
 
     def trace(self, signal: Tensor) -> Trace:
         """Return states and gates of every step, each [batch, samples + latency, H], by wavebase's own recurrence."""
-        inputs, _ = flushed(signal, self.T, self.latency, self.initial_state.dtype)
+        inputs = flushed(signal, self.T, self.latency, self.initial_state.dtype)
         hidden, cell = (state.expand(len(inputs), -1) for state in self.initial_state)
         weights = dict(self.lstm.named_parameters())
         bias = weights["bias_ih_l0"] + weights["bias_hh_l0"]

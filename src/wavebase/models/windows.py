@@ -10,8 +10,8 @@ from torch import Tensor, nn
 ROUNDING = 1e-6  # relative, by which a signal may exceed its bound
 
 
-def flushed(signal: Tensor, T: int, latency: int, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """Return a signal [batch, samples] as inputs [batch, samples + latency, 1] in a dtype, and its number of windows.
+def flushed(signal: Tensor, T: int, latency: int, dtype: torch.dtype) -> Tensor:
+    """Return a signal [batch, samples] as inputs [batch, samples + latency, 1] in a dtype.
 
     Raises:
         ValueError: For anything but a real tensor of whole windows.
@@ -24,7 +24,7 @@ def flushed(signal: Tensor, T: int, latency: int, dtype: torch.dtype) -> tuple[T
             f"signal must be [batch, samples] with samples a multiple of T={T}, got {list(signal.shape)}; "
             "cut or pad it to whole windows"
         )
-    return nn.functional.pad(signal.to(dtype), (0, latency)).unsqueeze(-1), signal.shape[1] // T
+    return nn.functional.pad(signal.to(dtype), (0, latency)).unsqueeze(-1)
 
 
 def warn_beyond_amplitude(signal: Tensor, amplitude: float) -> bool:
@@ -47,6 +47,6 @@ def warn_beyond_amplitude(signal: Tensor, amplitude: float) -> bool:
     return True
 
 
-def at_window_ends(hidden: Tensor, T: int, latency: int, windows: int) -> Tensor:
-    """Return the hidden states [batch, steps, H] at the steps where windows are read: [batch, windows, H]."""
-    return hidden[:, T - 1 + latency :: T][:, :windows]
+def window_ends(T: int, latency: int) -> slice:
+    """Return the steps of a flushed signal where windows are read."""
+    return slice(T - 1 + latency, None, T)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavebase.recurrence.cells import plain_sequence
+from wavebase.recurrence.cells import InputGate, plain_sequence
 
 
 class _Function(torch.autograd.Function):
@@ -21,62 +21,68 @@ class _Function(torch.autograd.Function):
 
 
 class JoinedGates(_Function):
-    """See `join_gates`: the number of units, then all tensors."""
+    """See `join_gates`: the units of all numbers in one tensor, or None; then all tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(scaled: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        weight_ih, weight_hh, bias_ih, bias_hh = (torch.cat(tensors[n : n + 4]) for n in range(0, 16, 4))
-        joined = (weight_ih, weight_hh, bias_ih + bias_hh, *tensors[16 : len(tensors) - scaled])
-        if not scaled:
-            return tuple(part.view_as(part) if n > 2 else part for n, part in enumerate(joined))
-        return tuple(part * unit for part, unit in zip(joined, tensors[-scaled:], strict=True))
+    def forward(units: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        numbers = flattened(tensors)  # one operation on all numbers costs less than one on each tensor
+        if units is not None:
+            numbers = numbers * units
+        (H, I), others = tensors[0].shape, tensors[16:]  # noqa: E741
+        sizes = [4 * H * I, 4 * H * H, 4 * H, 4 * H, *(other.numel() for other in others)]
+        weight_ih, weight_hh, bias_ih, bias_hh, *rest = numbers.split(sizes)
+        joined = weight_ih.view(4 * H, I), weight_hh.view(4 * H, H), bias_ih + bias_hh
+        return *joined, *(part.view(other.shape) for part, other in zip(rest, others, strict=True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.scaled, *tensors = inputs
-        ctx.save_for_backward(*tensors[len(tensors) - ctx.scaled :])
+        units, *tensors = inputs
+        ctx.shapes = [tensor.shape for tensor in tensors]
+        ctx.save_for_backward(units)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.scaled:
-            gradients = tuple(g * unit for g, unit in zip(gradients, ctx.saved_tensors, strict=True))
-        of_ih, of_hh, of_bias = (g.chunk(4) for g in gradients[:3])
-        return None, *of_ih, *of_hh, *of_bias, *of_bias, *gradients[3:], *[None] * ctx.scaled
+        (units,) = ctx.saved_tensors
+        numbers = flattened((*gradients[:3], *gradients[2:]))
+        if units is not None:
+            numbers = numbers * units
+        parts = numbers.split([shape.numel() for shape in ctx.shapes])
+        return None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 class CompiledSequence(_Function):
-    """The six arguments, the compiled recurrence, whether the input gate is tanh, whether to keep what backward needs; to
-    the hidden states, the last cell, and what is kept.
+    """The six arguments, the compiled recurrence, the steps whose hidden states are wanted, whether the input gate is tanh,
+    whether to keep what backward needs; to those states, the last hidden and cell state, and what is kept.
     """
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *tensors, backend, tanh_input_gate, keep = arguments
-        return backend.forward(*tensors, tanh_input_gate, keep)
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        *tensors, backend, at, tanh_input_gate, keep = arguments
+        return backend.forward(*tensors, at, tanh_input_gate, keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.backend, ctx.tanh_input_gate, ctx.keep = inputs
-        ctx.mark_non_differentiable(*output[2:])
+        *tensors, ctx.backend, ctx.at, ctx.tanh_input_gate, ctx.keep = inputs
+        ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)
         if ctx.keep:
-            ctx.save_for_backward(*tensors, *output[2:])
+            ctx.save_for_backward(*tensors, *output[3:])
 
     @staticmethod
-    def backward(ctx: Any, grad_states: Tensor | None, grad_cell: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, (of_inputs, of_hidden) = ctx.saved_tensors, ctx.needs_input_grad[:2]
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         gradient = SequenceGradient.apply if again else SequenceGradient.forward  # apply costs, forward suffices
-        how = ctx.backend, ctx.tanh_input_gate, of_inputs, of_hidden
-        return *gradient(*saved, grad_states, grad_cell, *how), None, None, None
+        how = ctx.backend, ctx.at, ctx.tanh_input_gate, of_inputs, of_hidden
+        return *gradient(*saved, *gradients[:3], *how), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        *tensors, backend, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
+        *tensors, backend, at, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
         keep = keep or any_needs_gradient(tensors)  # what is mapped hides whether it needs a gradient
-        return CompiledSequence.apply(*tensors, backend, tanh_input_gate, keep), (0, 0, 0, 0 if keep else None)
+        return CompiledSequence.apply(*tensors, backend, at, tanh_input_gate, keep), (0, 0, 0, 0, 0 if keep else None)
 
 
 class SequenceGradient(_Function):
@@ -87,36 +93,32 @@ class SequenceGradient(_Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
-        *tensors, backend, tanh_input_gate, of_inputs, of_hidden = arguments
-        return backend.backward(*tensors, tanh_input_gate, of_inputs, of_hidden)
+        *tensors, backend, at, tanh_input_gate, of_inputs, of_hidden = arguments
+        return backend.backward(*tensors, at, tanh_input_gate, of_inputs, of_hidden)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        *tensors, _, _, grad_states, grad_cell, _, ctx.tanh_input_gate, _, _ = inputs
+        *tensors, _, _, grad_states, grad_hidden, grad_cell, _, ctx.at, ctx.tanh_input_gate, _, _ = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, grad_states, grad_cell)
+        ctx.save_for_backward(*tensors, grad_states, grad_hidden, grad_cell)
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, grad_states, grad_cell = ctx.saved_tensors
-        inputs, hidden, cell = tensors[:3]
-        steps, input_gate = inputs.shape[-2], "tanh" if ctx.tanh_input_gate else "sigmoid"
-        of_states = (
-            hidden.new_zeros(*hidden.shape[:-1], steps, hidden.shape[-1]) if grad_states is None else grad_states
-        )
-        of_cell = torch.zeros_like(cell) if grad_cell is None else grad_cell
+        tensors, given = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        input_gate: InputGate = "tanh" if ctx.tanh_input_gate else "sigmoid"
 
-        def results(*tensors: Any) -> tuple[Tensor, Tensor]:
-            states, _, last_cell = plain_sequence(*(*tensors, input_gate))
-            return states, last_cell
+        def results(*tensors: Any) -> tuple[Tensor, ...]:
+            """Those of the results whose gradients are given."""
+            every = plain_sequence(*(*tensors, input_gate, slice(ctx.at.start, ctx.at.stop, ctx.at.step)))
+            return tuple(result for result, gradient in zip(every, given, strict=True) if gradient is not None)
 
         def gradient(*arguments: Any) -> tuple[Tensor, ...]:
             return torch.func.vjp(results, *arguments[:6])[1](arguments[6:])
 
         along = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True))
-        *second, of_states, of_cell = torch.func.vjp(gradient, *tensors, of_states, of_cell)[1](along)
-        of_grads = None if grad_states is None else of_states, None if grad_cell is None else of_cell
-        return *second, None, None, *of_grads, None, None, None, None
+        found = iter(torch.func.vjp(gradient, *tensors, *(g for g in given if g is not None))[1](along))
+        second = [next(found) for _ in tensors]
+        return *second, None, None, *(None if g is None else next(found) for g in given), *[None] * 5
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -127,6 +129,13 @@ class SequenceGradient(_Function):
 def any_needs_gradient(tensors: Iterable[Tensor]) -> bool:
     """Return whether autograd will record operations on these tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the numbers of all tensors in one, [sum of their sizes]."""
+    if torch._C._are_functorch_transforms_active():  # what follows has no batching rule
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return torch._C._nn.flatten_dense_tensors(list(tensors))  # one call, a third of the time
 
 
 def _stacked(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[Any]:

@@ -111,6 +111,7 @@ def plain_sequence(
     weight_hh: Tensor,
     bias: Tensor,
     input_gate: InputGate,
+    at: slice = slice(None),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`lstm_sequence` as a loop of torch operations: any device, dtype and derivative."""
     outputs = []
@@ -120,4 +121,4 @@ def plain_sequence(
     for pre_input in _input_projections(inputs, weight_ih, bias):
         hidden, cell, _ = lstm_step(pre_input + hidden @ transposed, cell, input_gate)
         outputs.append(hidden)
-    return torch.stack(outputs, -2), hidden, cell
+    return torch.stack(outputs[at], -2), hidden, cell

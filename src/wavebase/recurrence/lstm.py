@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, any_needs_gradient
+from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, any_needs_gradient, flattened
 from wavebase.recurrence.cells import InputGate, plain_sequence
 from wavebase.recurrence.native import lstm as native
 from wavebase.recurrence.native import triton_lstm
@@ -29,26 +29,33 @@ def lstm_sequence(
     weight_hh: Tensor,
     bias: Tensor,
     input_gate: InputGate = "tanh",
+    at: slice = slice(None),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states of every step of one sequence, and the last hidden and cell state.
+    """Hidden states of one sequence at every step, or at those of a slice, and the last hidden and cell state.
 
     inputs: [..., B, N, I]; hidden, cell: [..., B, H]; weight_ih: [..., 4H, I]; weight_hh: [..., 4H, H]; bias: [..., 4H]
     (the sum of both biases of torch.nn.LSTM). Leading axes, if any, are a stack of independent nets.
-    Returns hidden states [..., B, N, H], last hidden and last cell [..., B, H].
+    Returns hidden states [..., B, N, H] (of the slice `at` of the N steps, for less than slicing them costs), last hidden
+    and last cell [..., B, H].
     With input_gate="sigmoid" the cell is torch.nn.LSTM's. All are of one dtype and device.
 
     float32 and float64 run in compiled kernels: one call for the sequence and the whole stack, forward and backward.
     Differentiable twice (create_graph, torch.func) and batched by torch.func.vmap as one more stack axis. Forward-mode
     derivatives need `plain`. The hidden states returned are a view, on the CPU with the batch innermost in memory.
-    Raises ValueError for shapes that do not fit together.
+    Raises ValueError for shapes that do not fit together, and for a slice that selects no step or runs backwards.
     """
     arguments = (inputs, hidden, cell, weight_ih, weight_hh, bias)
+    steps = range(*at.indices(inputs.shape[-2]))
+    if steps.step < 0 or not steps:
+        raise ValueError(
+            f"at must select steps of {inputs.shape[-2]} in their order, got {at}; use slice(None) for all of them"
+        )
     backend = _backend(arguments, input_gate == "tanh")
     if backend is None:
-        return plain_sequence(*arguments, input_gate)
+        return plain_sequence(*arguments, input_gate, at)
     stacked = _one_stack(arguments)
-    states, last_cell, *_ = CompiledSequence.apply(*stacked, backend, input_gate == "tanh", any_needs_gradient(stacked))
-    return states, states.select(-2, -1), last_cell
+    keep = any_needs_gradient(stacked)
+    return CompiledSequence.apply(*stacked, backend, steps, input_gate == "tanh", keep)[:3]
 
 
 @contextmanager
@@ -77,10 +84,9 @@ def join_gates(
         weight_ih [4H, I], weight_hh [4H, H], bias [4H], and the others. Differentiable as often as wanted; forward mode
         needs `plain`.
     """
-    tensors = (*parts, *others, *units)
-    if _plain_asked.get():
-        return JoinedGates.forward(len(units), *tensors)
-    return JoinedGates.apply(len(units), *tensors)
+    of_all = flattened((*units[:3], *units[2:])) if units else None  # both biases have one unit
+    join = JoinedGates.forward if _plain_asked.get() else JoinedGates.apply
+    return join(of_all, *parts, *others)
 
 
 # ---- the compiled path ----

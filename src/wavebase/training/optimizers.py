@@ -191,6 +191,15 @@ def lion(
     return Lion(params, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
+# Optimisers that treat every number by itself, so that one tensor may hold the numbers of many parameters, or of many nets.
+# Of torch's others, Adafactor and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse
+# gradients only.
+ELEMENTWISE = (
+    optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Rprop, optim.Adadelta,
+    optim.Adagrad, optim.ASGD, AdamL1,
+)  # fmt: skip
+
+
 def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Load an optimiser's state_dict so that it continues bit for bit.
 

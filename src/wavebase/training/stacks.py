@@ -11,18 +11,11 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from wavebase.tasks.base import Batch
-from wavebase.training.optimizers import AdamL1
+from wavebase.training.optimizers import ELEMENTWISE
 from wavebase.training.trainer import SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
-
-# Optimisers that treat every number of a tensor by itself, so that one tensor may hold the numbers of many nets. Of torch's
-# others, Adafactor and Muon treat a matrix as a whole, LBFGS all parameters, and SparseAdam takes sparse gradients only.
-ELEMENTWISE = (
-    optim.SGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.RMSprop, optim.Rprop, optim.Adadelta,
-    optim.Adagrad, optim.ASGD, AdamL1,
-)  # fmt: skip
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 

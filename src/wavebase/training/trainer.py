@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from wavebase.tasks.base import Batch, Task
+from wavebase.training.flat import FlatOptimizer, can_be_flat
 from wavebase.training.optimizers import GaussNewton, needs_closure
 
 
@@ -55,6 +56,7 @@ class SingleTrainer:
     def __init__(self, member: TrainState):
         self.member = member
         self.has_closure = needs_closure(member.optimizer)
+        self.flat = FlatOptimizer(member.optimizer) if can_be_flat(member.optimizer) else None
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
@@ -88,7 +90,10 @@ class SingleTrainer:
     def update(self, step: int) -> None:
         """See `Trainer`."""
         member = self.member
-        set_rate([member.optimizer], member.learning_rate(step))
+        if self.flat and any(parameter.grad is None for parameter in self.flat.parameters):
+            self.flat.sync()  # a parameter that the loss does not depend on must stay, whatever its weight decay
+            self.flat = None
+        set_rate([member.optimizer, *([self.flat.optimizer] if self.flat else [])], member.learning_rate(step))
         if member.clip_norm is not None:
             parameters = [parameter for parameter in member.trained.values() if parameter.grad is not None]
             factor = clipping_factor([parameter.grad for parameter in parameters], member.clip_norm)  # type: ignore[misc]
@@ -98,11 +103,15 @@ class SingleTrainer:
             member.optimizer.step(self._residuals)
         elif self.has_closure:
             member.optimizer.step(self._evaluate_again)  # type: ignore[arg-type]  # a tensor, as torch says elsewhere
+        elif self.flat:
+            self.flat.step([parameter.grad for parameter in self.flat.parameters])  # type: ignore[misc]
         else:
             member.optimizer.step()
 
     def sync_optimizer_state(self) -> None:
-        """Do nothing: the optimiser is the member's own."""
+        """See `Trainer`."""
+        if self.flat:
+            self.flat.sync()
 
 
 def set_rate(optimizers: Iterable[optim.Optimizer], rate: float) -> None:

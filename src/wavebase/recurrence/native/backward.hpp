@@ -75,15 +75,18 @@ template <class T> void backward(const Net<T>& net, int64_t begin, int64_t end) 
   }
   // sums over at most 512 rows at a time keep the panel in the first-level cache
   const int64_t sums = (4 * H + 511) / 512, sum = (4 * H + sums - 1) / sums;
-  const View &grad = job.grad_states, &grad_c = job.grad_cell, &before = job.cell;
+  const View &grad = job.grad_states, &grad_h = job.grad_hidden, &grad_c = job.grad_cell, &before = job.cell;
   for (int64_t first = begin; first < end; first += BLOCK<T>) {
     const int64_t lanes = std::min(BLOCK<T>, end - first);
     gather<T, false>(net, c0, lanes, net.at(before, 0), before.stride[1], before.stride[2], H, first, lanes);
     std::fill_n(dh, H * lanes, T(0));
     std::fill_n(dc, H * lanes, T(0));
+    if (grad_h.data) gather<T, true>(net, dh, lanes, net.at(grad_h, 0), grad_h.stride[1], grad_h.stride[2], H, first, lanes);
     if (grad_c.data) gather<T, true>(net, dc, lanes, net.at(grad_c, 0), grad_c.stride[1], grad_c.stride[2], H, first, lanes);
     for (int64_t n = job.steps - 1; n >= 0; --n) {
-      if (grad.data) gather<T, true>(net, dh, lanes, net.at(grad, 0, n), grad.stride[1], grad.stride[3], H, first, lanes);
+      const int64_t read = n < job.first || (n - job.first) % job.every ? job.count : (n - job.first) / job.every;
+      if (grad.data && read < job.count)
+        gather<T, true>(net, dh, lanes, net.at(grad, 0, read), grad.stride[1], grad.stride[3], H, first, lanes);
       backward_pointwise(net, n, first, lanes, dh, dc, c0);
       if (n == 0 && !job.grad_hidden_0) break;
       for (int64_t r0 = 0; r0 < 4 * H; r0 += sum)

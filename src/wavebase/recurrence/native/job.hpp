@@ -21,13 +21,15 @@ struct Job {
   int64_t padded;       // batch, rounded up to whole vectors
   int64_t states_step;  // elements from one step of `states` to the next, at least (H + inputs + 1) * padded
   int64_t deltas_step;  // the same for `deltas`, at least 4H * padded
+  int64_t first, every, count;  // steps that grad_states is given for: first, first + every, ..., `count` in all
   View signal;          // [member, batch, step, input]
   View hidden, cell;    // [member, batch, unit], before the first step
   View weight_ih;       // [member, gate unit, input]
   View weight_hh;       // [member, gate unit, unit]
   View bias;            // [member, gate unit]
-  View grad_states;     // [member, batch, step, unit], may be null
-  View grad_cell;       // [member, batch, unit], may be null
+  View grad_states;     // [member, batch, one of `count` steps, unit], may be null
+  View grad_hidden;     // [member, batch, unit], after the last step, may be null
+  View grad_cell;       // the same
   void* states;         // [member, steps + 1, states_step]: step n is [H + inputs + 1, padded] with h_{n-1}, x_n and 1
   void* tape;           // [member, step, unit, 5, padded]: i, f, g, o, cell; may be null in forward
   void* last_cell;      // [member, unit, padded]
@@ -111,24 +113,13 @@ template <class T> struct Net {
   }
 };
 
-// out[unit][lane] (+)= [batch, unit] of a tensor of any strides; lanes past the batch get zero. Rows of zeros are not
-// added: a gradient that enters at the ends of windows only is made of them.
+// out[unit][lane] (+)= [batch, unit] of a tensor of any strides; lanes past the batch get zero.
 template <class T, bool add>
 void gather(const Net<T>& net, T* out, int64_t stride, const T* data, int64_t by_lane, int64_t by_unit, int64_t units,
             int64_t first, int64_t lanes) {
   const int64_t real = std::clamp<int64_t>(net.job.batch - first, 0, lanes);
   for (int64_t b = 0; b < real; ++b) {
     const T* from = data + (first + b) * by_lane;
-    if (add && by_unit == 1) {
-      using Word = decltype(typename Traits<T>::Bits{}[0] + 0);
-      Word any = 0;
-      for (int64_t u = 0; u < units; ++u) {
-        Word bits;
-        std::memcpy(&bits, from + u, sizeof bits);
-        any |= bits;
-      }
-      if (!any) continue;
-    }
     for (int64_t u = 0; u < units; ++u) {
       T& to = out[u * stride + b];
       to = add ? to + from[u * by_unit] : from[u * by_unit];

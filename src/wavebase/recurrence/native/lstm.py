@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from array import array
 from functools import cache
 from typing import Any
 
@@ -39,10 +40,11 @@ def forward(
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias: Tensor,
+    at: range,
     tanh_input_gate: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states [..., B, N, H] (a view of the kept states), last cell [..., B, H], kept states and tape.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states of the steps `at` and of the last (views of the kept states), last cell, kept states and tape.
 
     keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm.lstm_sequence`.
     """
@@ -52,11 +54,12 @@ def forward(
     states = inputs.new_empty((*lead, N + 1, step))
     tape = inputs.new_empty((*lead, N, H, 5, P) if keep else 0)
     last_cell = inputs.new_empty((*lead, H, P))
-    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, None, None)
-    _run("forward", tensors, tanh_input_gate, (states, tape if keep else None, last_cell, None, None, None, None))
+    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, None, None, None)
+    _run("forward", tensors, at, tanh_input_gate, (states, tape if keep else None, last_cell, None, None, None, None))
     outer = states.stride()[:-2]
-    after = states.as_strided((*lead, B, N, H), (*outer, 1, step, P), step)
-    return after, (last_cell if B == P else last_cell[..., :B]).mT, states, tape
+    after = states.as_strided((*lead, B, len(at), H), (*outer, 1, at.step * step, P), (at.start + 1) * step)
+    last = states.as_strided((*lead, B, H), (*outer, 1, P), N * step)
+    return after, last, (last_cell if B == P else last_cell[..., :B]).mT, states, tape
 
 
 def backward(
@@ -69,12 +72,14 @@ def backward(
     states: Tensor,
     tape: Tensor,
     grad_states: Tensor | None,
+    grad_hidden: Tensor | None,
     grad_cell: Tensor | None,
+    at: range,
     tanh_input_gate: bool,
     of_inputs: bool,
     of_hidden: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of the states and the last cell.
+    """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of what `forward` returned first.
 
     states, tape: what `forward` kept. The first two gradients only where asked for: each costs a product.
     """
@@ -89,8 +94,8 @@ def backward(
     grad_cell_0 = inputs.new_empty((*lead, H, P))
     weight_sizes = [members * 4 * H * columns for columns in (H, I, 1)]
     weights = inputs.new_empty(sum(weight_sizes))
-    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_cell)
-    _run("backward", tensors, tanh_input_gate, (states, tape, None, deltas, grad_hidden_0, grad_cell_0, weights))
+    tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_hidden, grad_cell)
+    _run("backward", tensors, at, tanh_input_gate, (states, tape, None, deltas, grad_hidden_0, grad_cell_0, weights))
     of_weight_hh, of_weight_ih, of_bias = weights.split(weight_sizes)
     grad_inputs = None
     if of_inputs and deltas is not None:
@@ -106,12 +111,12 @@ def backward(
     )
 
 
-_AXES = (3, 2, 2, 2, 2, 1, 3, 2)  # of the tensors of a job, without the stack
+_AXES = (3, 2, 2, 2, 2, 1, 3, 2, 2)  # of the tensors of a job, without the stack
 _NO_VIEW = [0] * 5
 
 
 def _run(
-    name: str, tensors: tuple[Tensor | None, ...], tanh_input_gate: bool, buffers: tuple[Tensor | None, ...]
+    name: str, tensors: tuple[Tensor | None, ...], at: range, tanh_input_gate: bool, buffers: tuple[Tensor | None, ...]
 ) -> None:
     """Fill `Job` of lstm.cpp, all of whose fields are 64-bit words, and run one of the two entries on it."""
     # at most one leading axis; the list keeps copies alive until the call is over
@@ -122,7 +127,7 @@ def _run(
     dtype, P = inputs.dtype, _padded(B, inputs.dtype)
     members = inputs.shape[0] if inputs.ndim == 4 else 1
     words = [members, B, N, I, H, torch.get_num_threads(), tanh_input_gate, P]
-    words += [_step(H + I + 1, P, dtype), _step(4 * H, P, dtype)]
+    words += [_step(H + I + 1, P, dtype), _step(4 * H, P, dtype), at.start, at.step, len(at)]
     for tensor, axes in zip(alive, _AXES, strict=True):
         if tensor is None:
             words += _NO_VIEW
@@ -132,13 +137,16 @@ def _run(
         words += strides if len(strides) > axes else (0, *strides)
         words += [0] * (3 - axes)
     words += [0 if buffer is None else buffer.data_ptr() for buffer in buffers]
-    if _entry(name, dtype)((ctypes.c_int64 * len(words))(*words)):
+    job = array("q", words)
+    if _entry(name, dtype)(job.buffer_info()[0]):
         raise MemoryError("the native recurrence got no memory for its weights; use a smaller net or stack")
 
 
 @cache
 def _entry(name: str, dtype: torch.dtype) -> Any:
-    return getattr(build.library(), f"wavebase_lstm_{name}_{'f32' if dtype == torch.float32 else 'f64'}")
+    entry = getattr(build.library(), f"wavebase_lstm_{name}_{'f32' if dtype == torch.float32 else 'f64'}")
+    entry.argtypes = [ctypes.c_void_p]
+    return entry
 
 
 @cache

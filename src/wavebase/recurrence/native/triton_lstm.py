@@ -48,10 +48,11 @@ def forward(
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias: Tensor,
+    at: range,
     tanh_input_gate: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states [..., B, N, H] (a view of the kept states), last cell [..., B, H], kept states and tape.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states of the steps `at` and of the last (views of the kept states), last cell, kept states and tape.
 
     keep: whether `backward` will follow; the tape is empty where not. Shapes as in `wavebase.recurrence.lstm.lstm_sequence`.
     """
@@ -70,7 +71,8 @@ def forward(
     buffers = states, weights, cell.contiguous(), last_cell, tape
     with torch.cuda.device_of(inputs):
         _kernels().forward[S, -(-B // ROWS)](*buffers, B, N, **constants)
-    return states[..., 1:, :, :H].transpose(-3, -2), last_cell, states, tape
+    after = states[..., 1:, :, :H]
+    return after[..., _slice(at), :, :].transpose(-3, -2), after[..., -1, :, :], last_cell, states, tape
 
 
 def backward(
@@ -83,12 +85,14 @@ def backward(
     states: Tensor,
     tape: Tensor,
     grad_states: Tensor | None,
+    grad_hidden: Tensor | None,
     grad_cell: Tensor | None,
+    at: range,
     tanh_input_gate: bool,
     of_inputs: bool,
     of_hidden: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of the states and the last cell.
+    """Gradients of inputs, hidden, cell, weight_ih, weight_hh and bias, from those of what `forward` returned first.
 
     states, tape: what `forward` kept. The first two gradients only where asked for.
     """
@@ -96,21 +100,29 @@ def backward(
     of_cell = inputs.new_zeros((*lead, B, H))  # the kernel replaces the last cell's by the first cell's
     if grad_cell is not None:
         of_cell.copy_(grad_cell)
-    of_states = inputs.new_zeros((*lead, B, N, H)) if grad_states is None else grad_states.contiguous()
-    grad_hidden, deltas = torch.empty_like(of_cell), inputs.new_empty((*lead, N, B, 4 * H))
-    buffers = of_states, of_cell, grad_hidden, tape.contiguous(), weight_hh.contiguous(), deltas
+    of_states = inputs.new_zeros((*lead, B, N, H))
+    if grad_states is not None:
+        of_states[..., _slice(at), :] = grad_states
+    if grad_hidden is not None:
+        of_states[..., -1, :] += grad_hidden
+    of_first, deltas = torch.empty_like(of_cell), inputs.new_empty((*lead, N, B, 4 * H))
+    buffers = of_states, of_cell, of_first, tape.contiguous(), weight_hh.contiguous(), deltas
     with torch.cuda.device_of(inputs):
         _kernels().backward[S, -(-B // ROWS)](*buffers, B, N, **backward_constants(H, tanh_input_gate, inputs))
     rows = states[..., :N, :, : H + I + 1].flatten(-3, -2)
     of_weights = deltas.flatten(-3, -2).mT @ rows
     return (
         (deltas @ weight_ih.unsqueeze(-3)).transpose(-3, -2) if of_inputs else None,
-        grad_hidden if of_hidden else None,
+        of_first if of_hidden else None,
         of_cell,
         of_weights[..., H : H + I],
         of_weights[..., :H],
         of_weights[..., -1],
     )
+
+
+def _slice(steps: range) -> slice:
+    return slice(steps.start, steps.stop, steps.step)
 
 
 def forward_constants(units: int, inputs: int, tanh_input_gate: bool, keep: bool, like: Tensor) -> dict[str, int]:
@@ -204,9 +216,9 @@ def _error(
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # else the product after the loop may be what disagrees
     try:
-        states, last_cell, *kept = forward(*(*tensors, tanh_input_gate, True))
-        without_tape = forward(*(*tensors, tanh_input_gate, False))[0]
-        gradients = backward(*(*tensors, *kept, of_states, of_cell, tanh_input_gate, True, True))
+        states, _, last_cell, *kept = forward(*(*tensors, range(N), tanh_input_gate, True))
+        without_tape = forward(*(*tensors, range(N), tanh_input_gate, False))[0]
+        gradients = backward(*(*tensors, *kept, of_states, None, of_cell, range(N), tanh_input_gate, True, True))
     finally:
         torch.set_float32_matmul_precision(precision)
     exact = [tensor.double().requires_grad_() for tensor in tensors]

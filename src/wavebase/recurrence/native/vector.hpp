@@ -110,7 +110,7 @@ template <class T> inline bool everywhere(decltype(Vec<T>{} < Vec<T>{}) conditio
 #if defined(__AVX512F__)
   __m512i bits;
   std::memcpy(&bits, &condition, sizeof bits);
-  return _mm512_movepi32_mask(bits) == 0xffff;
+  return _mm512_test_epi32_mask(bits, bits) == 0xffff;
 #elif defined(__AVX__)
   __m256 bits;
   std::memcpy(&bits, &condition, sizeof bits);

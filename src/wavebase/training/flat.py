@@ -1,0 +1,63 @@
+"""All parameters of a net stepped as one: the same arithmetic, without torch's bookkeeping for every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from wavebase.recurrence.autograd import flattened
+from wavebase.training.optimizers import ELEMENTWISE
+
+
+class FlatOptimizer:
+    """Steps in an optimiser's place. The parameters become views on one tensor, the single parameter of `optimizer`.
+
+    Args:
+        own: The optimiser, for which `can_be_flat` holds; it keeps its state from before the last `sync`.
+    """
+
+    def __init__(self, own: optim.Optimizer):
+        self.own, self.parameters = own, list[Tensor](own.param_groups[0]["params"])
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.numbers = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
+        for parameter, part in zip(self.parameters, self.numbers.detach().split(self.sizes), strict=True):
+            parameter.data = part.view(parameter.shape)
+        settings = {key: value for key, value in own.param_groups[0].items() if key != "params"}
+        kind: Any = type(own)
+        self.optimizer = kind([{"params": [self.numbers], **settings}])
+        states = [own.state.get(parameter, {}) for parameter in self.parameters]
+        for key, value in states[0].items():
+            if isinstance(value, Tensor) and value.shape == self.parameters[0].shape:
+                value = torch.cat([state[key].flatten() for state in states])
+            elif isinstance(value, Tensor):  # counts steps
+                value = value.clone()
+            self.optimizer.state[self.numbers][key] = value
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Step along one gradient for every parameter."""
+        self.numbers.grad = flattened(gradients)
+        self.optimizer.step()
+
+    def sync(self) -> None:
+        """Give the optimiser its state."""
+        for key, value in self.optimizer.state.get(self.numbers, {}).items():
+            flat = isinstance(value, Tensor) and value.shape == self.numbers.shape
+            parts = value.split(self.sizes) if flat else [value] * len(self.sizes)
+            for parameter, part in zip(self.parameters, parts, strict=True):
+                own = part.view(parameter.shape) if flat else part.clone() if isinstance(part, Tensor) else part
+                self.own.state[parameter][key] = own
+
+
+def can_be_flat(optimizer: optim.Optimizer) -> bool:
+    """Return whether `FlatOptimizer` can step in this optimiser's place and gives the same numbers."""
+    if type(optimizer) not in ELEMENTWISE or len(optimizer.param_groups) > 1:
+        return False
+    parameters = optimizer.param_groups[0]["params"]
+    alike = len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    counts = {repr([v for v in state.values() if not isinstance(v, Tensor) or v.ndim == 0]) for state in states}
+    # the moments of a single number look like counts of steps
+    return alike and len(counts) == 1 and all(parameter.ndim for parameter in parameters)
