@@ -4,8 +4,8 @@
     python bench/memory.py jobs [--jobs 5000]        5 steps each by the stacked launcher: all processes together, the report
     python bench/memory.py curvature [--window 128]  the curvature that sets the default run's rate: the first product
 
-The first two run the command line in a process of its own. A process's memory is its proportional share (Pss), so that what forked
-processes share is counted once. Linux only.
+The first two run the command line in a process of its own. What forked processes share counts once, and so do the files
+that they map, such as torch's libraries, whatever else runs on the machine. Linux only.
 """
 
 import argparse
@@ -43,21 +43,18 @@ class Sample(NamedTuple):
     place: int
 
 
-def mib(pid: str) -> float:
-    """Return a process's proportional share of memory, MiB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss:\s+(\d+) kB", text, re.M)[1]) / 1024  # type: ignore[index]
-
-
 def together(session: int) -> float:
     """Return the memory of every process of a session, MiB."""
-    total = 0.0
+    own, files = 0, 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError, TypeError):  # it has ended
+            with contextlib.suppress(OSError, LookupError):  # it has ended
                 if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                    total += mib(entry.name)
-    return total
+                    text = (entry / "smaps_rollup").read_text()
+                    kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
+                    own += kib["Pss_Anon"]
+                    files = max(files, kib["Rss"] - kib["Anonymous"])
+    return (own + files) / 1024
 
 
 def watched(folder: Path, place, *words: str) -> tuple[list[Sample], float]:
@@ -98,7 +95,7 @@ def long(folder: Path, steps: int) -> None:
         try:
             with (run / "metrics.jsonl").open("rb") as file:
                 file.seek(max(0, os.stat(file.fileno()).st_size - 4096))
-                return int(json.loads(file.read().splitlines()[-2])["step"])
+                return int(json.loads(file.read().rpartition(b"\n")[0].splitlines()[-1])["step"])
         except (OSError, LookupError, ValueError):
             return 0
 

@@ -42,6 +42,22 @@ def error(forecaster, signal, horizon, count=200, lookback=100):
     return nmse((forecast - x[:, lookback:]).square(), x[:, lookback:].square()).value
 
 
+@pytest.mark.parametrize("horizon", [20, 100, 3000])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_linear_prediction_after_a_silence_stays_in_bounds(scale, horizon):
+    """It grew to 1e24 times the past, from a past that is silent but for its last samples."""
+    t = torch.arange(100, dtype=F64)
+    onset, rise = torch.where(t > 97, t.sin(), 0), torch.exp((t - 100) / 3)
+    past = scale * torch.stack([onset, rise, 0 * t, (t / 7).sin()])
+    net = linear_prediction.build(100, horizon, F64)
+    found = net(past)
+    found.square().sum().backward()
+    assert net.logarithm.grad.isfinite()
+    ratio = found.detach().abs().amax(1) / past.abs().amax(1)
+    assert (ratio[:2] < 4.001).all() and (ratio[:2] > 1).all() and (found[2] == 0).all()
+    torch.testing.assert_close(found[3].detach()[:20], scale * (torch.arange(100, 120, dtype=F64) / 7).sin())
+
+
 # ---- signals ----
 
 

@@ -1,13 +1,21 @@
 """Sweeps as a whole: every job has a folder of its own, callbacks hear of the training, and searches get values."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
-from hydra.core.utils import JobStatus
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from conftest import SMALL
+from hydra_plugins.wavebase_stacked.launcher import _DeferredJobEnds
 from test_launchers import needs
-from wavebase.cli import sweep_folders
+from wavebase.cli import composing, names, sweep_folders
 from wavebase.experiment import runner, summary
 from wavebase.experiment.progress import Pace
 from wavebase.records.folder import RunFolder, find_runs
@@ -70,6 +78,46 @@ def test_callbacks_hear_that_a_job_ended_after_its_training(cli):
     assert status == 0, err
     assert len(calls) == 2 and all(stored == value for stored, value, _ in calls) and calls[0] != calls[1]
     assert {state for *_, state in calls} == {JobStatus.COMPLETED}
+
+
+def test_jobs_are_composed_as_hydra_does(tmp_path):
+    """Swept values, groups, added and removed keys, null, lists, words and interpolations, each after another of its kind."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(names.conf_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        fixed = ["T=4", "optim=adam", "+train.extra=1", "hydra.sweep.dir=here"]
+        master = loader.load_configuration("config", fixed, RunMode.MULTIRUN)
+        whole, made = loader.load_sweep_config, composing.JobComposer(loader)
+        others = [
+            "optim.betas=[0.5,0.9]",
+            "optim.lr=null",
+            "~optim.eps",
+            "train.steps=${T}",
+            "++seed=7",
+            "experiment=counting",
+        ]
+        jobs = [[*fixed, "model=random", f"seed={seed}", f"dtype={dtype}", f"train.batch={seed}", "resume=false"]
+                for seed, dtype in ((0, "float32"), (1, "'float64'"), (2, "float32"))]  # fmt: skip
+        jobs += [[*fixed, f"seed={n}", other] for n, other in enumerate(others)]
+        jobs += [[*fixed, "model=lstm", "+probe.new=a", f"optim.lr={rate}"] for rate in (0.1, 1)]
+        for words in jobs:
+            wanted, got = (compose(master_config=master, sweep_overrides=words) for compose in (whole, made))
+            assert made(master, words, check=True).seed == wanted.seed
+            assert OmegaConf.to_container(got) == OmegaConf.to_container(wanted), words
+            assert names.run_name(_root_=got) == names.run_name(_root_=wanted)
+        assert len(made.kinds) == len(jobs) - 4, "one overlaps"
+        with pytest.raises(ConfigCompositionException, match=r"Could not override 'train\.nothing'"):
+            made(master, [*fixed, "train.nothing=1"])
+
+
+@pytest.mark.parametrize("callbacks", [[], [Callback()], [Callback(), Recorder()]])
+def test_a_job_keeps_its_configurations_only_for_callbacks(callbacks):
+    """What every job of a sweep keeps until the end is what thousands of them fill the memory with."""
+    cfg = OmegaConf.create({"T": 4})
+    ended, ends = JobReturn(cfg=cfg, hydra_cfg=cfg), _DeferredJobEnds(SimpleNamespace(callbacks=callbacks))
+    ends.on_job_end(cfg, ended)
+    kept = len(callbacks) == 2
+    assert len(ends.ended) == kept and (ended.cfg is ended.hydra_cfg is (cfg if kept else None))
 
 
 def test_a_sweep_without_jobs_is_refused(cli, tmp_path):

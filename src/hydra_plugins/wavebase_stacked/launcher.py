@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -55,23 +56,16 @@ class StackedLauncher(BasicLauncher):
     def setup(self, **components: Any) -> None:
         """Set up the basic launcher.
 
-        Hydra composes a job's configuration twice, to check it and to run it (0.1 s each): the first result is kept.
+        Hydra composes a job's configuration twice, to check it and to run it (0.1 s each).
         """
         super().setup(**components)
+        from wavebase.cli.composing import JobComposer
+
         loader = components["hydra_context"].config_loader
-        compose = loader.load_sweep_config
-        checked: dict[tuple[str, ...], list[DictConfig]] = {}
-
-        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-            words = tuple(sweep_overrides)
-            if self.launching and checked.get(words):
-                return checked[words].pop()
-            cfg = compose(master_config=master_config, sweep_overrides=sweep_overrides)
-            if not self.launching:
-                checked.setdefault(words, []).append(cfg)
-            return cfg
-
-        loader.load_sweep_config = once
+        compose = JobComposer(loader)
+        loader.load_sweep_config = lambda master_config, sweep_overrides: compose(
+            master_config, sweep_overrides, check=not self.launching
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the jobs. Equal jobs are one run, whose value each of them returns.
@@ -90,7 +84,8 @@ class StackedLauncher(BasicLauncher):
                 "hydra/launcher=stacked runs wavebase.run only, got another program; use hydra/launcher=basic"
             )
         assert self.hydra_context is not None
-        collected: dict[Path, tuple[DictConfig, runner.Job]] = {}
+        collected: dict[Path, runner.Job] = {}
+        shared: dict[str, Any] = {}  # equal groups of the jobs' configurations
         places: list[Path | None] = []
         named: list[sweep_folders.Named] = []
 
@@ -98,10 +93,11 @@ class StackedLauncher(BasicLauncher):
             try:
                 job = jobs.prepare_job(cfg)
             except Exception as error:
-                jobs.mark_failed(cfg, error, *jobs.current_job_folder())
+                jobs.mark_failed(jobs.readable(cfg), error, *jobs.current_job_folder())
                 places.append(None)
                 return
-            collected.setdefault(job.path, (cfg, job))
+            job = job._replace(node={key: shared.setdefault(repr(group), group) for key, group in job.node.items()})
+            collected.setdefault(job.path, job)
             places.append(job.path)
             named.append((str(job.path), list(HydraConfig.get().overrides.task), job.node))
 
@@ -118,10 +114,10 @@ class StackedLauncher(BasicLauncher):
         failures = multiprocessing.Value("i", 0)  # the jobs may run in forked processes
 
         def failed(job: Any, error: Exception) -> None:
-            jobs.mark_failed(collected[job.path][0], error, job.path, job.choices)
+            jobs.mark_failed(runner.config_text(job.node), error, job.path, job.choices)
             failures.value = len(jobs.failures)
 
-        wanted = [job for _, job in collected.values()]
+        wanted = list(collected.values())
         processes = self.processes or stacked.usable_processes(wanted)
         finals = dict(zip(collected, stacked.run_stacked(wanted, self.max_stack, failed, processes), strict=True))
         if failures.value and not jobs.failures:
@@ -139,10 +135,14 @@ class _DeferredJobEnds(Callbacks):
         super().__init__()
         self.callbacks = callbacks.callbacks
         self.ended: list[tuple[DictConfig, JobReturn]] = []
+        self.heard = any(type(one).on_job_end is not Callback.on_job_end for one in self.callbacks)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Keep the call: the job has been collected, not trained."""
-        self.ended.append((config, job_return))
+        """Keep the call: the job has been collected, not trained. Without a callback for it, drop the configurations."""
+        if self.heard:
+            self.ended.append((config, job_return))
+        else:
+            job_return.cfg = job_return.hydra_cfg = None
 
     def end_jobs(self) -> None:
         """Make the calls that were kept, each with its job's configuration as Hydra's current one."""

@@ -52,7 +52,7 @@ def job(cfg: DictConfig) -> float | None:
                 for folder in SweepReport.new_folders:
                     folder.rmdir()
         else:
-            mark_failed(cfg, error, *current_job_folder())
+            mark_failed(readable(cfg), error, *current_job_folder())
         return None
 
 
@@ -127,8 +127,13 @@ def _trust(node: dict[str, Any]) -> None:
         raise ConfigError(str(error)) from error
 
 
-def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
-    """Print why a sweep's job failed, and leave the reason in its folder unless another process writes there."""
+def mark_failed(config_yaml: str, error: Exception, folder: Path, choices: Mapping[str, str]) -> None:
+    """Print why a sweep's job failed, and leave the reason in its folder unless another process writes there.
+
+    Args:
+        config_yaml: The job's configuration, as far as it can be read.
+        choices: The option chosen in each config group.
+    """
     expected = is_expected(error)
     line = one_line(error) if expected else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
@@ -137,7 +142,7 @@ def mark_failed(cfg: DictConfig, error: Exception, folder: Path, choices: Mappin
         return
     failures.append(error)
     try:
-        summary.mark_failed(folder, _readable(cfg), line, details, choices)
+        summary.mark_failed(folder, config_yaml, line, details, choices)
     except (RecordsError, OSError) as second:
         console.print_job_error(f"{folder.name}: the reason above could not be left there: {one_line(second)}")
 
@@ -150,7 +155,8 @@ def current_job_folder() -> tuple[Path, dict[str, str]]:
     }
 
 
-def _readable(cfg: DictConfig) -> str:
+def readable(cfg: DictConfig) -> str:
+    """Return a job's configuration as YAML, resolved if it can be."""
     from wavebase.experiment.runner import config_text
 
     try:
