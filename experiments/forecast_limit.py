@@ -102,9 +102,9 @@ def report(drawn: Drawn, found: dict[str, torch.Tensor], folders: list[Path]) ->
     lines.append(
         f"R-hat < 1.05: {good.double().mean():.3f} of {len(good)} signals, < 1.1: {(found['rhat'] < 1.1).double().mean():.3f}, largest {found['rhat'].max():.2f}"
     )
-    lines.append(
-        f"NMSE where R-hat < 1.05: {nmse(errors['limit'][good], sizes[good]).value:.4f}; accepted {found['accepted'].mean():.3f}"
-    )
+    if good.any():
+        lines.append(f"NMSE of those: {nmse(errors['limit'][good], sizes[good]).value:.4f}")
+    lines.append(f"accepted {found['accepted'].mean():.3f}")
     lines.append(
         f"CPU seconds a signal: {found['seconds'].mean():.3f}; variance of the draws over squared error: {found['variance'].mean() / errors['limit'].mean():.3f}"
     )
