@@ -1,11 +1,12 @@
 """How well can noisy task B be forecast at all? The posterior of its generator, sampled: its mean has the least error.
 
     python experiments/forecast_limit.py                           # the fixed set of 2000 signals, about 15 CPU minutes
-    python experiments/forecast_limit.py --others --signals 1000   # other signals
-    python experiments/forecast_limit.py --others --signals 300 --assume 0.2    # control: a wrong noise is found out
+    python experiments/forecast_limit.py --others --signals 500 outputs/runs/learned_prior    # other signals, and a net
+    python experiments/forecast_limit.py --others --signals 100 --assume 0.2    # control: a wrong noise is found out
 
 Each part of 100 signals is stored when it is done, in outputs/studies/forecast_limit; the same command continues. Prints
-the error beside the oracle's and sparse Bayes', R-hat, coverage of the intervals, and the uniformity of the truth's ranks.
+the error beside those of zero, sparse Bayes, the oracle and the nets of the folders given, R-hat, coverage of the intervals,
+and the uniformity of the truth's ranks.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import torch
 from scipy import stats
 
 from wavebase import console, study
+from wavebase.experiment import build
 from wavebase.experiment.config import seeded_generator
 from wavebase.models import sparse_bayes
 from wavebase.models.bayes import sample_posterior
 from wavebase.records.atomic import atomic_write
+from wavebase.records.folder import RunFolder
 from wavebase.signals.harmonics import Drawn, Harmonics
 from wavebase.signals.subspace import oracle
-from wavebase.statistics import nmse, paired_difference, proportion
+from wavebase.statistics import nmse, paired_ratio, proportion
 
 SIGNAL, LOOKBACK, HORIZON, PART = Harmonics((3, 44), (10, 99), 0.1), 100, 10, 100
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
@@ -71,36 +74,42 @@ def sampled(drawn: Drawn, folder: Path, noise: float, updates: int, uniform: boo
         yield dict(np.load(file))
 
 
-def report(drawn: Drawn, found: dict[str, torch.Tensor]) -> list[str]:
+def report(drawn: Drawn, found: dict[str, torch.Tensor], folders: list[Path]) -> list[str]:
     """Errors, diagnostics and calibration as lines of text."""
-    future = drawn.signal[:, LOOKBACK:]
-    net = sparse_bayes.build(LOOKBACK, HORIZON, torch.float64, periods=SIGNAL.periods, noise=SIGNAL.noise)
-    with torch.no_grad():
-        sparse = torch.cat([net(part) for part in drawn.signal[:, :LOOKBACK].split(250)])
-    forecasts = {"limit": found["mean"], "oracle": oracle(drawn, LOOKBACK, SIGNAL.periods), "sparse Bayes": sparse}
+    future, past = drawn.signal[:, LOOKBACK:], drawn.signal[:, :LOOKBACK]
+    nets = {
+        "sparse Bayes": sparse_bayes.build(LOOKBACK, HORIZON, torch.float64, periods=SIGNAL.periods, noise=SIGNAL.noise)
+    }
+    nets |= {folder.name: build.load_run(RunFolder(folder))[1].net for folder in folders}
+    forecasts = {
+        "limit": found["mean"],
+        "zero": torch.zeros_like(future),
+        "oracle": oracle(drawn, LOOKBACK, SIGNAL.periods),
+    }
+    for name, net in nets.items():
+        with torch.no_grad():
+            forecasts[name] = torch.cat([net(part).double() for part in past.split(250)])
     errors = {name: (forecast - future).square() for name, forecast in forecasts.items()}
     sizes, lines = future.square(), []
     for name, square in errors.items():
-        value, low, high = nmse(square, sizes)
-        lines.append(f"{name}: NMSE {value:.4f} ({low:.4f} to {high:.4f})")
-        if name != "limit":
-            draws = torch.Generator().manual_seed(0)
-            lines.append(
-                "  limit minus it: {:+.4f} ({:+.4f} to {:+.4f})".format(
-                    *paired_difference(errors["limit"], square, sizes, draws)
-                )
+        ratio = paired_ratio(square, errors["limit"], torch.Generator().manual_seed(0))
+        lines.append(
+            "{}: NMSE {:.4f} ({:.4f} to {:.4f}), over the limit {:.3f} ({:.3f} to {:.3f})".format(
+                name, *nmse(square, sizes), *ratio
             )
+        )
     good = found["rhat"] < 1.05
     lines.append(
         f"R-hat < 1.05: {good.double().mean():.3f} of {len(good)} signals, < 1.1: {(found['rhat'] < 1.1).double().mean():.3f}, largest {found['rhat'].max():.2f}"
     )
-    lines.append(
-        f"NMSE where R-hat < 1.05: {nmse(errors['limit'][good], sizes[good]).value:.4f}; accepted {found['accepted'].mean():.3f}"
-    )
+    if good.any():
+        lines.append(f"NMSE of those: {nmse(errors['limit'][good], sizes[good]).value:.4f}")
+    lines.append(f"accepted {found['accepted'].mean():.3f}")
     lines.append(
         f"CPU seconds a signal: {found['seconds'].mean():.3f}; variance of the draws over squared error: {found['variance'].mean() / errors['limit'].mean():.3f}"
     )
-    lines.append(f"part of the NMSE that longer chains would save: {(found['error'].sum() / sizes.sum()):.5f}")
+    if "error" in found:
+        lines.append(f"part of the NMSE that longer chains would save: {found['error'].sum() / sizes.sum():.5f}")
     for level, (low, high) in {50: (2, 4), 80: (1, 5), 95: (0, 6)}.items():
         inside = (future >= found["quantiles"][:, low]) & (future <= found["quantiles"][:, high])
         last = inside[:, -1]
@@ -117,6 +126,7 @@ def report(drawn: Drawn, found: dict[str, torch.Tensor]) -> list[str]:
 def main() -> None:
     torch.set_num_threads(1)
     words = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("folders", nargs="*", type=Path, help="runs of nets on noisy task B to compare with the limit")
     words.add_argument("--others", action="store_true", help="other signals than the fixed set")
     words.add_argument("--signals", type=int, default=2000)
     words.add_argument("--updates", type=int, default=800)
@@ -129,7 +139,7 @@ def main() -> None:
     name = f"{'others' if asked.others else 'fixed'}_{asked.assume:g}_{asked.updates}{'_uniform' * asked.uniform}"
     stored = list(sampled(drawn, FOLDER / name, asked.assume, asked.updates, asked.uniform))
     found = {key: torch.from_numpy(np.concatenate([part[key] for part in stored])) for key in stored[0]}
-    lines = report(Drawn(*(part[: len(found["mean"])] for part in drawn)), found)
+    lines = report(Drawn(*(part[: len(found["mean"])] for part in drawn)), found, asked.folders)
     atomic_write(FOLDER / f"{name}.txt", lambda file: file.write("\n".join([*lines, ""]).encode()))
     print("\n".join(lines))
 

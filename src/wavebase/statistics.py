@@ -52,14 +52,24 @@ def paired_difference(
     Returns:
         nmse(errors) - nmse(others), negative where the first is better.
     """
+    errors, others, sizes = _by_signal(errors, others, sizes)
+    return _bootstrap(errors - others, sizes, generator, draws)
+
+
+def paired_ratio(errors: Tensor, others: Tensor, generator: torch.Generator, draws: int = 4000) -> Interval:
+    """Divide the mean squared errors of two forecasts of the same signals; arguments as in `paired_difference`."""
+    errors, others = _by_signal(errors, others)
+    return _bootstrap(errors, others, generator, draws)
+
+
+def _bootstrap(above: Tensor, below: Tensor, generator: torch.Generator, draws: int) -> Interval:
+    """Divide two sums over signals, [signals] each; 95 % by resampling the signals."""
     import torch
 
-    errors, others, sizes = _by_signal(errors, others, sizes)
-    difference, count = errors - others, len(sizes)
-    resamples = (torch.randint(count, (count,), generator=generator) for _ in range(draws))
-    found = torch.stack([difference[drawn].sum() / sizes[drawn].sum() for drawn in resamples])
+    resamples = (torch.randint(len(below), (len(below),), generator=generator) for _ in range(draws))
+    found = torch.stack([above[drawn].sum() / below[drawn].sum() for drawn in resamples])
     low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)).tolist()
-    return Interval((difference.sum() / sizes.sum()).item(), low, high)
+    return Interval((above.sum() / below.sum()).item(), low, high)
 
 
 def _by_signal(*squares: Tensor) -> list[Tensor]:
