@@ -139,7 +139,7 @@ class _Part:
 
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
-        mine = f" of this process's {len(self.jobs)}" if self.sharing > 1 else f" of {len(self.jobs)}"
+        mine = f" of this process's {len(self.jobs)} jobs" if self.sharing > 1 else f" of {len(self.jobs)} jobs"
         log.info("training %d jobs as one program, %d%s done", len(stack), self.done, mine)
         name = f"{self.done}/{len(self.jobs)} jobs"
         try:
