@@ -129,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(1)
     words = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folders", nargs="*", type=Path, help="runs of trained nets on noisy task B")
-    words.add_argument("--origins", type=int, default=20)
+    words.add_argument("--origins", type=int, default=12)
     asked = words.parse_args()
     try:
         data = series()

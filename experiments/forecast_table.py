@@ -6,7 +6,8 @@ there is no noise, nets that learn the prior where there is.
 
 Every run found is judged anew on its own fixed held-out set (or, with --signals 20000, on that many others), beside the
 oracle, who knows each signal's periods and noise; on the noisy task B also step by step, by the number of components, and
-paired with sparse Bayes. Writes table.md, curves.csv, error.png, leakage.png to outputs/studies/forecast_table.
+paired with sparse Bayes. The limit is drawn if `forecast_limit.py` has stored it. Writes table.md, curves.csv, error.png,
+intervals.png and leakage.png to outputs/studies/forecast_table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from forecast_limit import FOLDER, LEVELS
 
 from wavebase import console, study
 from wavebase.experiment import build
@@ -29,7 +31,6 @@ from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse, paired_difference
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
-LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
 
 
@@ -105,6 +106,9 @@ def main() -> None:
                 row["errors"], base["errors"], base["sizes"], torch.Generator().manual_seed(0)
             )
             lines.append(f"- {name}: {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})")
+        limit = sorted((FOLDER / "fixed_0.1_800").glob("*.npz"))
+        if limit and asked.signals is None:
+            noisy["limit"] = _limit(base, [np.load(file) for file in limit])
         lines += _coverage(noisy)
         out = study.FOLDER / "forecast_table"
         atomic_write(out / "intervals.png", lambda file: file.write(style.png(_intervals(noisy))))
@@ -120,6 +124,19 @@ def main() -> None:
         atomic_write(out / "curves.csv", lambda file: file.write("\n".join([*text, ""]).encode()))
         atomic_write(out / "table.md", lambda file: file.write("\n".join([*lines, ""]).encode()))
     print("\n".join(lines))
+
+
+def _limit(base: dict[str, Any], stored: list[Any]) -> dict[str, Any]:
+    """The sampled posterior's row, beside the row of another forecaster on the same signals."""
+    mean, quantiles = (
+        torch.from_numpy(np.concatenate([part[name] for part in stored])) for name in ("mean", "quantiles")
+    )
+    future = base["drawn"].signal[:, -mean.shape[1] :]
+    if len(mean) != len(future):
+        raise SystemExit(
+            f"{FOLDER} must hold all {len(future)} signals, got {len(mean)}; run forecast_limit.py to its end"
+        )
+    return base | {"errors": (mean - future).square(), "quantiles": quantiles.movedim(1, 0)}
 
 
 def _coverage(noisy: dict[str, Any]) -> list[str]:

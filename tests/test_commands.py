@@ -79,7 +79,7 @@ ELSEWHERE = {
     "python -m wavebase.run -m hydra/sweeper=stacks hydra.sweeper.size=16 hydra/launcher=submitit_local model=perturbed,random seed='range(0,32)'": "needs the extra submitit: tests/test_launchers.py, where it is installed",
     "wavebase-run model=<TAB>": "a key that is pressed",
     "make run ARGS=\"...\"": "an ellipsis",
-    **{f"pip install -c constraints.txt -e '.[{extra}]'": "needs the package index" for extra in ("joblib", "submitit", "ray", "optuna", "series")},
+    **{f"pip install -c constraints.txt -e '.[{extra}]'": "needs the package index" for extra in ("joblib", "submitit", "ray", "optuna")},
 }  # fmt: skip
 # Long at their smallest: only with WAVEBASE_DOCS, and why that is enough.
 LONG = {

@@ -1,6 +1,6 @@
 """The posterior of sums of sinusoids with whole periods, sampled: which periods are there, and with what amplitudes.
 
-The prior is exactly that of `signals.harmonics.Harmonics`. A signal is x = (v / max|v| + noise) / M with
+The prior is that of `signals.harmonics.Harmonics`. A signal is x = (v / max|v| + noise) / M with
 v(t) = sum_k u_k sin(w_k t + phi_k) and u_k ~ U(0, 1) (the division by their sum cancels). M is the largest value over all
 N + H samples. Write c for the part of x without noise, b_k for its amplitudes and g for the scale b_k / u_k. Then
 
