@@ -73,6 +73,8 @@ ELSEWHERE = {
     "python -m wavebase.run --config-dir=myconf model=mine trust=[mine]": "files of one's own: tests/test_plugins.py writes them",
     "make docs": "needs the package index; CI begins with it",
     "python experiments/forecast_series.py outputs/runs/learned_prior": "needs the extra series",
+    "python -m wavebase.report SWEEP figures=true": "tests/test_report.py draws a sweep's figures",
+    "wavebase look": "a name without a folder: docs/dashboard.md has a whole command",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
     "make tensorboard": "a server that does not end",
@@ -248,6 +250,7 @@ class Reader:
             file = next(
                 place / words[1] for place in (self.folder, self.copied(words[1])) if (place / words[1]).exists()
             )
+            self.monkeypatch.syspath_prepend(str(file.parent))  # as Python does for a script
             start, arguments = (lambda: runpy.run_path(str(file), run_name="__main__")), words[2:]
             if "study.main(" in file.read_text():
                 arguments = [*arguments, "--tiny"]

@@ -42,7 +42,10 @@ class StackTask:
 
         stacked = StackedLauncher(self.size, processes=1)  # the launcher of the parts uses the other cores
         stacked.setup(hydra_context=self.hydra_context, task_function=jobs.job, config=self.config)
-        return [done.return_value for done in stacked.launch(self.parts[HydraConfig.get().job.num], 0)]
+        try:
+            return [done.return_value for done in stacked.launch(self.parts[HydraConfig.get().job.num], 0)]
+        finally:  # the launcher of the parts composes the next one by Hydra's own method
+            vars(self.hydra_context.config_loader).pop("load_sweep_config", None)
 
 
 class StacksSweeper(BasicSweeper):
