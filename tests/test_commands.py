@@ -73,7 +73,7 @@ ELSEWHERE = {
     "python -m wavebase.run --config-dir=myconf model=mine trust=[mine]": "files of one's own: tests/test_plugins.py writes them",
     "make docs": "needs the package index; CI begins with it",
     "python experiments/forecast_series.py outputs/runs/learned_prior": "needs the extra series",
-    "python -m wavebase.report SWEEP figures=true": "tests/test_report.py draws a sweep's figures",
+    "python -m wavebase.report SWEEP figures=true": "tests/test_figures.py draws a sweep's figures",
     "wavebase look": "a name without a folder: docs/dashboard.md has a whole command",
     "make lint": "the other half of CI",
     "make install": "needs the package index; CI began with it",
