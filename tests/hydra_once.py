@@ -25,10 +25,8 @@ def _modal(word):
     """Whether an override may bring a mode of Hydra's along."""
     group, _, option = word.partition("=")
     file = Path(names.conf_folder()) / group / f"{option}.yaml"
-    return (
-        word.startswith(MODAL)
-        or group in ("experiment", "case")
-        and not (file.is_file() and "mode:" not in file.read_text())
+    return word.startswith(MODAL) or (
+        group in ("experiment", "case") and not (file.is_file() and "mode:" not in file.read_text())
     )
 
 
