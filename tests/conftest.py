@@ -95,8 +95,6 @@ class ForkedProcess:
     """
 
     def __init__(self, main, *words, folder, environment=(), pipe=()):
-        import torch._dynamo  # noqa: F401  an optimiser's first step imports it: once for all copies
-
         self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # communicate closes them
 
         def target():
@@ -105,7 +103,8 @@ class ForkedProcess:
             if pipe:
                 os.dup2(pipe[1], 1)
             for end in pipe:  # or it would be its own reader
-                os.close(end)
+                with contextlib.suppress(OSError):  # an end that nobody holds
+                    os.close(end)
             run_as_command(main, ["wavebase", *words], folder, environment)
 
         self._process = multiprocessing.get_context("fork").Process(target=target)

@@ -13,27 +13,24 @@ from hydra._internal.hydra import Hydra
 
 from wavebase.cli import names
 
-MODAL = (
-    "hydra.mode",
-    "+",
-    "~",
-)  # how an override begins that may bring a mode of Hydra's along, besides groups that say so
+CONF = str(names.conf_folder())  # before a test chooses another
+# how an override begins that may bring a mode of Hydra's along, besides experiments and cases that say so
+MODAL = ("hydra.mode", "+", "~")
 
 
 @functools.cache
 def _modal(word):
     """Whether an override may bring a mode of Hydra's along."""
     group, _, option = word.partition("=")
-    file = Path(names.conf_folder()) / group / f"{option}.yaml"
+    file = Path(CONF) / group / f"{option}.yaml"
     return word.startswith(MODAL) or (
         group in ("experiment", "case") and not (file.is_file() and "mode:" not in file.read_text())
     )
 
 
 def _known(repository):
-    """Whether every file comes from the package's own conf/ or from Hydra: others may change from test to test."""
-    own = str(Path(names.conf_folder()))
-    return all(source.scheme() != "file" or source.path == own for source in repository.get_sources() if source.path)
+    """Whether every file comes from the sources' own conf/ or from Hydra: others may change from test to test."""
+    return all(source.scheme() != "file" or source.path == CONF for source in repository.get_sources() if source.path)
 
 
 @contextlib.contextmanager
