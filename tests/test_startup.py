@@ -41,6 +41,20 @@ def test_the_first_step_waits_for_no_picture_and_no_compiler(tmp_path):
     assert len(first) < 2100, "of which torch alone brings 1100"
 
 
+def test_help_and_the_configuration_need_no_torch(tmp_path):
+    code = """
+import contextlib, sys
+from wavebase import run
+for words in (["--help"], ["--cfg", "job", "T=5"]):
+    sys.argv[1:] = words
+    with contextlib.suppress(SystemExit):
+        run.main()
+    assert not {"torch", "scipy", "matplotlib", "tensorboard"} & set(sys.modules), words
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "T: 5" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.LBFGS], ids=lambda kind: kind.__name__
 )
