@@ -18,9 +18,10 @@ from wavebase.records import provenance
 RUN = [sys.executable, "-m", "wavebase.run"]
 STOP = """
 import os
-from wavebase import run, stacks
-update = stacks.Alone.update
-stacks.Alone.update = lambda self, step: (update(self, step), os._exit(0))
+from wavebase import run
+from wavebase.training.trainer import SingleTrainer
+update = SingleTrainer.update
+SingleTrainer.update = lambda self, step: (update(self, step), os._exit(0))
 run.main()
 """
 COMMANDS = {

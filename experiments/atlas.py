@@ -16,6 +16,7 @@ from scipy import stats
 from wavebase import statistics, study
 from wavebase.experiment import build
 from wavebase.figures import style
+from wavebase.recurrence.lstm import plain
 from wavebase.tasks.base import SquaredErrorTask
 from wavebase.theory import gauss_newton, gradient_noise
 from wavebase.theory.label_noise import UpdateRule
@@ -71,7 +72,8 @@ class Law:
             matrix = gauss_newton.gauss_newton(net, trained, shown)
             values, vectors = matrix.eigenvalues, matrix.eigenvectors
         else:
-            values, vectors = torch.linalg.eigh(gradient_noise.hessian(task.loss(net(signal), target), trained))
+            with plain():  # one graph for every row
+                values, vectors = torch.linalg.eigh(gradient_noise.hessian(task.loss(net(signal), target), trained))
         g = torch.Generator().manual_seed(12345)
 
         def loss(number: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import sys
 import tempfile
@@ -16,18 +15,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import omegaconf
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal import defaults_list
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from omegaconf import OmegaConf
 from torch import nn
 
+import hydra_once
 from wavebase.cli import names, probe, run
 from wavebase.experiment import runner
 
@@ -47,7 +43,6 @@ SMALL = (
 
 # WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
 FULL = bool(os.environ.get("WAVEBASE_FULL"))
-MODAL = ("hydra.mode", "experiment", "case", "+", "~")  # how an override begins that may bring a mode of Hydra's along
 HANG = 600  # seconds after which something is taken to hang; nothing that works is ever judged by its speed
 
 
@@ -100,8 +95,6 @@ class ForkedProcess:
     """
 
     def __init__(self, main, *words, folder, environment=(), pipe=()):
-        import torch._dynamo  # noqa: F401  an optimiser's first step imports it: once for all copies
-
         self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # communicate closes them
 
         def target():
@@ -110,7 +103,8 @@ class ForkedProcess:
             if pipe:
                 os.dup2(pipe[1], 1)
             for end in pipe:  # or it would be its own reader
-                os.close(end)
+                with contextlib.suppress(OSError):  # an end that nobody holds
+                    os.close(end)
             run_as_command(main, ["wavebase", *words], folder, environment)
 
         self._process = multiprocessing.get_context("fork").Process(target=target)
@@ -161,6 +155,7 @@ def _imports_are_not_garbage():
     """What is imported stays: the collector need not look at it again, neither here nor in forked copies."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -181,43 +176,9 @@ def _nothing_is_left_behind(_working_directory):
     assert not left, f"a test must write below tmp_path, got {left} in the working directory"
 
 
-@contextlib.contextmanager
-def conf_parsed_once():
-    """Let Hydra keep what it has parsed. It parses each file of conf/ twice a command, each interpolation again, composes the
-    whole configuration once more to read its mode, and prepares for interpolated defaults in every list of defaults: most of
-    what refusing a wrong word costs."""
-    load, mode, parsed = ConfigRepository.load_config, Hydra.get_mode, {}
-    choices, parse = defaults_list._create_interpolation_map, omegaconf.base.parse
-
-    def load_config(self, config_path):
-        if "WAVEBASE_CONF" in os.environ:
-            return load(self, config_path)
-        key = (config_path, *(source.full_path() for source in self.sources))
-        if key not in parsed:
-            parsed[key] = pickle.dumps(load(self, config_path))
-        return pickle.loads(parsed[key])
-
-    def get_mode(self, config_name, overrides):
-        if config_name != "config" or any(word.startswith(MODAL) for word in overrides):
-            return mode(self, config_name, overrides)
-        return None  # as the command line says
-
-    def known_choices(overrides, defaults, self_added):
-        interpolated = any(not default.is_self() and default.is_interpolation() for default in defaults)
-        return choices(overrides, defaults, self_added) if interpolated else None
-
-    ConfigRepository.load_config, Hydra.get_mode = load_config, get_mode
-    defaults_list._create_interpolation_map, omegaconf.base.parse = known_choices, functools.lru_cache(10000)(parse)
-    try:
-        yield
-    finally:
-        ConfigRepository.load_config, Hydra.get_mode = load, mode
-        defaults_list._create_interpolation_map, omegaconf.base.parse = choices, parse
-
-
 @pytest.fixture(autouse=True, scope="session")
-def _files_of_conf_are_parsed_once():
-    with conf_parsed_once():
+def _composed_once():
+    with hydra_once.remembering():
         yield
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from conftest import conf_parsed_once
+import hydra_once
 from killable import KINDS, Sweep, run_directly, strike, warm
 from same_records import contents, readable, same
 from wavebase.records.folder import find_runs
@@ -261,7 +261,7 @@ def main():
     kills, minutes = int(options.get("kills", 200)), float(options.get("minutes", 60))
     names = options["launchers"].split(",") if "launchers" in options else list(LAUNCHERS)
     began, root = time.monotonic(), Path(tempfile.mkdtemp(prefix="kill_sweeps"))
-    with conf_parsed_once():
+    with hydra_once.remembering():
         campaign = Campaign(root, int(options.get("seed", 0)), names)
         try:
             campaign.go(kills, seconds=60 * minutes)

@@ -14,8 +14,15 @@ import pytest
 from wavebase.recurrence.native import build, lstm
 
 needs_native = pytest.mark.skipif(not lstm.available(), reason="no C++ compiler: only the plain loop is here")
-LOAD = "import logging; logging.basicConfig(format='%(message)s'); from wavebase.recurrence.native import build; print(build._built()); assert build.library().wavebase_vector_bytes() > 0"
-SOURCE = Path(build.__file__).parents[2]
+# the module by itself, without torch, which its package imports
+LOAD = f"""
+import importlib.util, logging
+logging.basicConfig(format="%(message)s")
+spec = importlib.util.spec_from_file_location("build", {build.__file__!r})
+spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
+print(build._built())
+assert build.library().wavebase_vector_bytes() > 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ def compiled(library, monkeypatch):
 def process(*words, **environment):
     kept = {key: value for key, value in os.environ.items() if key not in (build.PRIVATE, "WAVEBASE_CACHE")}
     done = subprocess.run(
-        [*words, sys.executable, "-c", LOAD], capture_output=True, text=True, env={**kept, "PYTHONPATH": str(SOURCE), **environment}
+        [*words, sys.executable, "-c", LOAD], capture_output=True, text=True, env={**kept, **environment}
     )  # fmt: skip
     return done.returncode, done.stdout.strip(), done.stderr
 

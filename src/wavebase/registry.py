@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
@@ -118,6 +119,16 @@ def lookup(group: str, name: str) -> Callable[..., Any] | None:
     except ModuleNotFoundError:  # below a trusted package
         return None
     return _registered.get(name)
+
+
+def is_in_source(name: str) -> bool:
+    """Return whether the source of a module of ours registers a name, without an import of the module."""
+    module, _, own = MOVED.get(name, name).rpartition(".")
+    package, *path = module.split(".")
+    file = Path(__file__).parent.joinpath(*path).with_suffix(".py")
+    if package != __package__ or not own.isidentifier() or not all(map(str.isidentifier, path)) or not file.is_file():
+        return False
+    return re.search(rf"^@registered\n(?:@\w+\n)*(?:def|class) {own}\b", file.read_text(), re.MULTILINE) is not None
 
 
 def names(group: str) -> list[str]:

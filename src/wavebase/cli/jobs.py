@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from wavebase import console
 from wavebase.cli.errors import check_groups, is_expected, one_line
 from wavebase.cli.names import trusted_by_person
-from wavebase.experiment import summary
 from wavebase.records.atomic import FolderLocked, RecordsError
 from wavebase.report.callback import SweepReport
 
@@ -141,6 +140,8 @@ def mark_failed(config_yaml: str, error: Exception, folder: Path, choices: Mappi
     if isinstance(error, FolderLocked):
         return
     failures.append(error)
+    from wavebase.experiment import summary
+
     try:
         summary.mark_failed(folder, config_yaml, line, details, choices)
     except (RecordsError, OSError) as second:

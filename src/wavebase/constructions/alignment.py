@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from wavebase.constructions.assignment import assign
 from wavebase.constructions.construction import STATE_NAMES, Construction
 from wavebase.constructions.symmetry import Element, act, identity_element
 from wavebase.recurrence.cells import GATES, lstm_step
@@ -102,7 +102,7 @@ def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
     rows = least(f, f) + least(o, o) + torch.minimum(least(i, i) + least(g, g), least(i, g) + least(g, i))
     column, read = (torch.cat([part.readout[:, :H], part.state]).square().mT for part in (units, now))
     cost = rows + column @ read.mT
-    return cost[linear_sum_assignment(cost.numpy())].sum().sqrt().item() / _norm(origin, units).item()
+    return cost[assign(cost.numpy())].sum().sqrt().item() / _norm(origin, units).item()
 
 
 def block_distances(weights: Mapping[str, Tensor], start: Construction) -> dict[str, float]:
@@ -200,7 +200,7 @@ class _Search:
     def by_behaviour(self) -> Element:
         """Return the element of steps (1) to (3)."""
         (there, states), (here, now) = self.behaviour, _behaviour(self.weights, self.start, self.signal)
-        match = torch.from_numpy(linear_sum_assignment(torch.cdist(there, here).square().numpy())[1])
+        match = torch.from_numpy(assign(torch.cdist(there, here).square().numpy())[1])
         sign = torch.where((states * now[match]).sum(1) < 0, -1.0, 1.0).to(torch.float64)
         identity, known, none = identity_element(len(match)), self.active.clone(), ~self.everything
         element = Element(match, identity.swap, identity.sign_input, sign)
@@ -283,7 +283,7 @@ class _Search:
                     costs.append(common + rows - sign_i * sign_g * column_cross)
                     choices.append((swap, sign_i, sign_g))
         least, which = torch.stack(costs).min(0)
-        match = np.arange(len(block)) if stay else linear_sum_assignment(least.numpy())[1]
+        match = np.arange(len(block)) if stay else assign(least.numpy())[1]
         rest = np.setdiff1d(np.arange(len(pool)), match)
         step = identity_element(len(self.everything))
         step.permutation[pool] = pool[torch.from_numpy(np.concatenate([match, rest]))]

@@ -24,6 +24,7 @@ from wavebase.records.untrusted import reason
 from wavebase.tasks.base import check_output
 from wavebase.theory import boundaries
 from wavebase.theory.boundaries import Boundary, Curvatures
+from wavebase.training.eager import spare_the_compiler
 from wavebase.training.optimizers import GaussNewton, needs_closure
 
 
@@ -264,6 +265,7 @@ def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
 
 def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained: list[nn.Parameter]) -> Any:
     """Return the optimiser, with learning rate 1 if none is given: the boundary needs the optimiser first."""
+    spare_the_compiler()
     made = validation.build(node, "optim", {"params": trained, "lr": settings.lr or 1.0})
     if isinstance(made, torch.optim.SparseAdam):
         raise ConfigError("optim._target_ must take dense gradients, got torch.optim.SparseAdam; use torch.optim.Adam")

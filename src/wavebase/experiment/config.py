@@ -71,8 +71,19 @@ class ProbeSettings:
             ConfigError: For a name that is not registered.
         """
         root = "wavebase.probes." if key == "measure" else "wavebase.figures."
-        names = [name if registry.is_trusted(name) else f"{root}{name}" for name in getattr(self, key)]
-        return [named(f"probe.{key}", name, f"probe.{key}", root) for name in names]
+        return [named(f"probe.{key}", name, f"probe.{key}", root) for name in self._full_names(key, root)]
+
+    def check_figures(self) -> None:
+        """Check the names of the figures, from the sources alone: matplotlib is imported when they are drawn.
+
+        Raises:
+            ConfigError: For a name that is not registered.
+        """
+        if not all(registry.is_in_source(name) for name in self._full_names("figures", "wavebase.figures.")):
+            self.functions("figures")
+
+    def _full_names(self, key: str, root: str) -> list[str]:
+        return [name if registry.is_trusted(name) else f"{root}{name}" for name in getattr(self, key)]
 
 
 @dataclasses.dataclass(frozen=True)

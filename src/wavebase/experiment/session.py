@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from wavebase.experiment import parts
 from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
+from wavebase.experiment.drawing import WeightImages, draw_figures
 from wavebase.experiment.progress import steps_shown
 from wavebase.experiment.summary import describe, objective, summarize
-from wavebase.figures.style import png, vector
-from wavebase.figures.weights import weight_image
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -81,11 +80,12 @@ class Session:
         for change in parts.changes(self.parts[-2:]):
             log.warning("%s: %s", folder.path.name, change)
         self.probes = cfg.probe.functions("measure")
-        self.figures = cfg.probe.functions("figures")
-        self.draws = single if cfg.probe.draw is None else cfg.probe.draw
+        cfg.probe.check_figures()
+        self.draws = bool(cfg.probe.figures) and (single if cfg.probe.draw is None else cfg.probe.draw)
         self.text, self.kept = text, kept
         construction = components.net.construction
         self.blocks = dict(construction.blocks) if construction else {}
+        self.images = WeightImages(folder, self.blocks, self.draws)
         folder.dashboard = None if cfg.probe.dashboard == "all" else self._main_tags()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -119,7 +119,7 @@ class Session:
             self.folder.events.start_session(self.settings)
             # after the tag "verdict" in the alphabet, in which TensorBoard lists texts
             self.folder.events.text("weights/parameters", self.first_step, parameter_table(self.components.net))
-            self._image("weights/weight_hh_cell", self.first_step)
+            self.images.keep(self.first_step, self.components.net.named_weights())
             if self.start_values:
                 self._lay_out()
         except BaseException:
@@ -172,7 +172,9 @@ class Session:
         if status == "diverged" or judgement.name == "diverged":
             status, judgement = "diverged", verdict.stopped(judgement)
         self._save_examples()
-        self._image("weights/weight_hh_cell", step)
+        self.images.draw()
+        self.images.keep(step, self.components.net.named_weights())
+        self.images.draw()
         self.folder.events.text("verdict", step, f"**{judgement.name}**: " + "; ".join(judgement.reasons))
         summary = summarize(
             self.cfg, self.components, self.choices, status, judgement, self.start_values, self.values, step,
@@ -180,11 +182,8 @@ class Session:
         )  # fmt: skip
         self.folder.events.end_session(status == "done")
         self.folder.close()
-        for draw in self.figures if self.draws else ():
-            if (figure := draw(self.folder, summary)) is not None:
-                self.folder.save_figure(draw.__name__, png(figure))
-                if (kind := self.cfg.probe.figure_format) != "png":
-                    self.folder.save_figure(draw.__name__, vector(figure, kind), kind)
+        if self.draws:
+            draw_figures(self.cfg.probe, self.folder, summary)
         self.folder.finish(summary)
         log.info("%s", describe(summary, self.folder.path, short=not self.single))
         return objective(summary)
@@ -223,6 +222,8 @@ class Session:
 
     def _save(self, step: int, ended: Status | None = None) -> None:
         built = self.components
+        if step > self.first_step:
+            self.images.draw()
         self.folder.save_checkpoint(
             step,
             {
@@ -255,12 +256,6 @@ class Session:
         if getattr(self.components.net, "probabilistic", False):
             kept["interval"] = self.components.net.quantiles(signal[:EXAMPLES], (0.025, 0.975)).movedim(0, 1)
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
-
-    def _image(self, tag: str, step: int) -> None:
-        weights = self.components.net.named_weights()
-        if "weight_hh_cell" in weights and self.figures and self.draws:
-            image = weight_image(weights["weight_hh_cell"].cpu().numpy(), self.blocks, f"{tag} at step {step}")
-            self.folder.events.image(tag, step, image)
 
     def _example(self, most: int | None = None) -> Tensor:
         """Return the outputs on the held-out training signals, or on the first `most` of them."""

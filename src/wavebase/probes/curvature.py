@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from wavebase.limits import check_memory
@@ -111,6 +110,8 @@ def _first_derivatives(loss: Loss, trained: Sequence[Tensor]) -> Sequence[Tensor
 
 
 def _lanczos(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, tolerance: float) -> float:
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+
     operator = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
     try:
         return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from wavebase.constructions.assignment import assign
 from wavebase.probes.snapshot import Snapshot
 from wavebase.registry import registered
 
@@ -31,7 +31,7 @@ def gen_spectrum(snapshot: Snapshot) -> dict[str, float]:
     now = gen_eigenvalues(snapshot.weights["weight_hh_cell"], gen)
     start = gen_eigenvalues(snapshot.start["weight_hh_cell"], gen)
     distance = np.abs(now[:, None] - start[None, :])
-    shift = distance[linear_sum_assignment(distance)]
+    shift = distance[assign(distance)]
     return {
         "spectrum/gen_radius_max": float(np.abs(now).max()),
         "spectrum/gen_shift_max": float(shift.max()),

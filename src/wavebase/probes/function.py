@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from wavebase.probes.norms import relative_distance
@@ -136,6 +135,8 @@ def quadratic_forms(snapshot: Snapshot) -> dict[str, float]:
     values = {"function/quadratic_form_error": relative_distance(recovered, exact)}
     if not recovered.isfinite().all():
         return values
+    from scipy.linalg import subspace_angles
+
     angle, rounding = 0.0, T**2 * construction.scale * torch.finfo(snapshot.weights["hidden_0"].dtype).eps
     for k, form in zip(construction.bins, recovered.numpy(), strict=True):
         turn = 2 * math.pi * ((k * np.arange(T)) % T) / T

@@ -34,8 +34,10 @@ def gradients(
     """
     if not parameters or not value.requires_grad:
         return [torch.zeros_like(p) for p in parameters]
+    if direction is not None:  # given to torch.autograd.grad, a direction costs an import of sympy
+        value = (value * direction).sum()
     return torch.autograd.grad(
-        value, parameters, direction, retain_graph, create_graph, allow_unused=True, materialize_grads=True
+        value, parameters, None, retain_graph, create_graph, allow_unused=True, materialize_grads=True
     )
 
 

@@ -142,9 +142,7 @@ class Events:
 
     def text(self, tag: str, step: int, markdown: str) -> None:
         """Record a text."""
-        from torch.utils.tensorboard.summary import text
-
-        self._add(step, text(tag, markdown), time.time())
+        self._add(step, self._of_plugin(f"{tag}/text_summary", "text", b"", [markdown.encode()]), time.time())
 
     def start_session(self, settings: Mapping[str, Any]) -> None:
         """Record a run's settings as a row of the HParams tab: from now on it has one, finished or not."""

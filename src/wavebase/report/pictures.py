@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from wavebase.experiment.config import parse_stored
+from wavebase.experiment.drawing import draw_figures
 from wavebase.experiment.validation import ConfigError, unknown_key
 from wavebase.figures import sweeps
 from wavebase.figures.curves import drift_curves, error_curves, loss_curves
-from wavebase.figures.style import COLOURS, GREY, STYLES, look, png, vector
+from wavebase.figures.style import COLOURS, GREY, STYLES, look, png
 from wavebase.records.atomic import RecordsError
 from wavebase.report.runs import Run
 from wavebase.report.table import row
@@ -103,19 +104,8 @@ def of_run(run: Run) -> list[str]:
     Raises:
         RecordsError: If the configuration or the records cannot be used.
     """
-    folder = run.folder
     try:
-        probe = parse_stored(folder.config()).probe
-        draws = probe.functions("figures")
+        made = draw_figures(parse_stored(run.folder.config()).probe, run.folder, run.summary)
     except ConfigError as error:
-        raise RecordsError(f"{folder.path}: {error}") from error
-    made = []
-    for draw in draws:
-        if (figure := draw(folder, run.summary)) is not None:
-            kinds = {"png": png(figure)}
-            if probe.figure_format != "png":
-                kinds[probe.figure_format] = vector(figure, probe.figure_format)
-            for kind, content in kinds.items():
-                folder.save_figure(draw.__name__, content, kind)
-                made.append(os.path.join("figures", f"{draw.__name__}.{kind}"))
-    return made
+        raise RecordsError(f"{run.folder.path}: {error}") from error
+    return [os.path.join("figures", name) for name in made]
