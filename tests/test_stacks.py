@@ -95,9 +95,9 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
         stacked.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
-        "training 4 jobs as one program, 0 of 6 done",
-        "training 1 jobs as one program, 4 of 6 done",
-        "training 1 jobs as one program, 5 of 6 done",
+        "training 4 jobs as one program, 0 of 6 jobs done",
+        "training 1 jobs as one program, 4 of 6 jobs done",
+        "training 1 jobs as one program, 5 of 6 jobs done",
     ]
     assert any("runs alone: torch.nn.LSTM has no batching rule" in line for line in said)
 
