@@ -125,6 +125,18 @@ def test_a_sweep_without_jobs_is_refused(cli, tmp_path):
     assert status == 1 and "got none from seed=range(0,0)" in err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("launcher", ["stacked", "basic"])
+def test_a_sweep_that_cannot_start_leaves_what_was_there(launcher, cli, tmp_path):
+    wrong = ("-m", f"hydra/launcher={launcher}", "model=nonsense,spectral", "hydra.sweep.dir=mine/sweep")
+    status, _, err = cli(*wrong)
+    assert status == 1 and "got 'nonsense'" in err and not list(tmp_path.iterdir())
+    events = tmp_path / "mine" / "sweep" / "events.out.tfevents.1.host.1.0"  # a run's own, say
+    events.parent.mkdir(parents=True)
+    events.write_bytes(b"numbers")
+    status, _, err = cli(*wrong)
+    assert status == 1 and events.read_bytes() == b"numbers"
+
+
 def test_a_diverged_run_has_the_worst_value(composed, tmp_path):
     job = runner.Job(composed(*SMALL, "model=random", "optim.lr=1e300", "train.log_every=1"), tmp_path / "run", {})
     assert runner.run(job, single=False) == float("inf")

@@ -16,6 +16,15 @@ def brief(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is a number as Python reads it, nan and inf included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def text_table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
     """Return rows as an aligned table, or as a Markdown table. Columns are in order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import traceback
 from collections.abc import Mapping
@@ -47,9 +46,7 @@ def job(cfg: DictConfig) -> float | None:
     except Exception as error:
         if single:
             failures.append(error)
-            with contextlib.suppress(OSError):  # the first that is not empty
-                for folder in SweepReport.new_folders:
-                    folder.rmdir()
+            SweepReport.remove_new_folders()
         else:
             mark_failed(readable(cfg), error, *current_job_folder())
         return None

@@ -45,13 +45,16 @@ def main() -> None:
     os.environ["WAVEBASE_SWEEP"] = short_hash(json.dumps(sorted(overrides)))
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs its search for fonts
     failures.clear()
-    callback.SweepReport.folder = None
+    callback.SweepReport.folder, callback.SweepReport.new_folders = None, ()
     try:
         with raise_on_signal() as stop:
             status = run_reporting_errors(_start, verbose)
             folder = callback.SweepReport.folder
-            if folder is not None and folder.is_dir() and find_runs(folder):
-                status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
+            if folder is not None and folder.is_dir():
+                if find_runs(folder):
+                    status = max(status, run_reporting_errors(lambda: int(write.write(folder) > 0), verbose))
+                elif status:
+                    callback.SweepReport.remove_new_folders()
         if stop.pending is not None and status != STATUS:  # raised where Python ignores exceptions, after the last run
             console.print_error(str(stop.pending))
             status = STATUS

@@ -69,19 +69,20 @@ class Events:
     Args:
         folder: The run's.
         wanted: Tags to write beside those of `MAIN`; None for all.
+        suffix: The end of the file's name.
 
     Raises:
         FileExistsError: If the file exists already, also as a link.
     """
 
-    def __init__(self, folder: Path, wanted: Collection[str] | None = ()):
+    def __init__(self, folder: Path, wanted: Collection[str] | None = (), suffix: str = "0"):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._Event, self._Summary, self._wanted = Event, Summary, wanted
         self.logarithms: set[str] = set()  # tags that left float32's range
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{suffix}"
         self._writer = RecordWriter(open_regular(folder / name, "xb"))
         self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 

@@ -5,12 +5,16 @@ Light to import: Hydra loads it first.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from wavebase.formatting import is_number
+
+COLUMNS = "events.out.tfevents.*.columns"  # in a sweep's folder: not the events of a run
 # Scalars that the HParams tab shows, in order: what became of the algorithm first.
 RESULTS = ("drift/{weight}", "error/training", "position/distance", "moved/changed", "loss/train")
 
@@ -19,19 +23,33 @@ class SweepReport(Callback):
     """Remembers the current sweep's folder, so that the command reports on it even if a job failed."""
 
     folder: Path | None = None
-    new_folders: tuple[Path, ...] = ()  # that Hydra makes for a single run, the innermost first
+    new_folders: tuple[Path, ...] = ()  # that Hydra makes for a run or a sweep, the innermost first
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note which folders Hydra is about to make: a run that cannot start removes these and no other."""
-        folder = Path(config.hydra.run.dir).absolute()
-        SweepReport.new_folders = tuple(path for path in (folder, *folder.parents) if not path.exists())
+        SweepReport.new_folders = _missing(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the folder, and name the columns of its table. Hydra calls this once, in the launching process."""
         SweepReport.folder = folder = Path(config.hydra.sweep.dir)
+        SweepReport.new_folders = _missing(folder)
         if columns := swept(config):
             weight = OmegaConf.select(config, "probe.verdict.weight") or "weight_hh_cell"
             _name_columns(folder, columns, [result.replace("{weight}", str(weight)) for result in RESULTS])
+
+    @staticmethod
+    def remove_new_folders() -> None:
+        """Remove the folders that this command made, unless something was recorded in them."""
+        if SweepReport.folder is not None and SweepReport.folder.absolute() in SweepReport.new_folders:
+            for file in (SweepReport.folder / "multirun.yaml", *SweepReport.folder.glob(COLUMNS)):
+                file.unlink(missing_ok=True)
+        with suppress(OSError):  # the first that is not empty
+            for folder in SweepReport.new_folders:
+                folder.rmdir()
+
+
+def _missing(folder: Path) -> tuple[Path, ...]:
+    return tuple(path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists())
 
 
 def swept(config: DictConfig) -> dict[str, bool]:
@@ -47,18 +65,10 @@ def swept(config: DictConfig) -> dict[str, bool]:
         if override.is_discrete_sweep():
             values = set(override.sweep_string_iterator())
             if len(values) > 1:
-                columns[key] = all(map(_is_number, values))
+                columns[key] = all(map(is_number, values))
         elif override.is_sweep_override():
             columns[key] = True  # an interval
     return columns
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _name_columns(folder: Path, columns: dict[str, bool], results: list[str]) -> None:
@@ -66,8 +76,8 @@ def _name_columns(folder: Path, columns: dict[str, bool], results: list[str]) ->
     from wavebase.records.events import Events
 
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    events = Events(folder)
+    for old in folder.glob(COLUMNS):
+        old.unlink(missing_ok=True)  # another process may have started the same sweep
+    events = Events(folder, suffix=COLUMNS.rpartition(".")[2])
     events.columns(columns, results)
     events.close()

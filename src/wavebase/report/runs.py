@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wavebase.formatting import is_number
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -241,21 +242,13 @@ def _made_from_seed(key: str, runs: list[Run]) -> bool:
     texts = set()
     for run in runs:
         value, seed = run.config.get(key), run.config.get("seed")
-        if not isinstance(value, str) or _is_number(value):
+        if not isinstance(value, str) or is_number(value):
             return False
         text, count = re.subn(rf"(?<![\d.]){re.escape(str(seed))}(?![\d.]*\d)", "<seed>", value)
         if not count:
             return False
         texts.add(text)
     return len(texts) == 1
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wavebase.formatting import is_number
+
 log = logging.getLogger("wavebase")
 SHIPPED, DATA = "wavebase:", Path(__file__).parent / "data"
 
@@ -167,15 +169,7 @@ def _report_column(file: str, column: int, name: str, columns: int, low: float, 
 
 def _is_header(rows: list[list[str]], column: int) -> bool:
     """Whether the first row names the columns: it has text in the column read, or above numbers in another one."""
-    if not _is_number(rows[0][column]):
+    if not is_number(rows[0][column]):
         return True
     below = rows[1] if len(rows) > 1 else []
-    return any(cell.strip() and not _is_number(cell) and _is_number(under) for cell, under in zip(rows[0], below))  # noqa: B905
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return any(cell.strip() and not is_number(cell) and is_number(under) for cell, under in zip(rows[0], below))  # noqa: B905
