@@ -130,7 +130,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         )
     lines = _judgement_lines(summary) if judged else _metric_lines(summary)
     if moved:
-        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; of {moved['nonzero']} that are not zero {moved['nonzero_changed']}"
+        counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; {moved['nonzero_changed']} of {moved['nonzero']} nonzero ones changed"
         lines += _entry("weights changed", counts)
     if noise:
         share = 100 * noise["share"]
