@@ -28,6 +28,14 @@ from wavebase.cli import names, probe, run
 from wavebase.experiment import runner
 
 ROOT = Path(__file__).parents[1]
+# Many tests fork, which a process that has started CUDA cannot: all run on the CPU but those of on_device, in a process of
+# their own (test_device.py).
+DEVICES = torch.cuda.device_count()  # does not start CUDA
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+collect_ignore = []
+if "WAVEBASE_ON_DEVICE" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    collect_ignore = ["on_device"]
 FEW = (
     "probe.curvature_batch=8"  # most of what the smallest run costs is its learning rate's boundary, measured on these
 )

@@ -416,13 +416,6 @@ def test_report_refuses_what_is_not_there(monkeypatch, capsys, tmp_path):
         assert stop.value.code == 1 and complaint in said.err + said.out
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_the_cpu_numbers(ran):
-    settings = (*QUICK, "model=perturbed", "model.eps=0.01")
-    one, two = ran(*settings, "device=cuda", name="cuda").summary(), ran(*settings, "device=cpu", name="cpu").summary()
-    assert one["relative_error"]["final"] == pytest.approx(two["relative_error"]["final"], rel=1e-6)
-
-
 def test_diverging_is_a_result_not_a_failure(ran):
     folder = ran(*QUICK, "model=random", "optim.lr=1e300", "train.log_every=1", "probe.every=1")
     steps = list(folder.metrics()["loss/held_out"][0])

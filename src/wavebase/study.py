@@ -144,8 +144,7 @@ def _processor_seconds() -> float:
 def sweep(name: str, *overrides: str) -> list[Run]:
     """Run `python -m wavebase.run -m hydra/launcher=stacked` with the overrides, in outputs/studies/<name>.
 
-    Finished runs are not run again. The sweep's output goes to sweep.log there. The process is forked, which saves it the
-    start of torch.
+    Finished runs are not run again. The sweep's output goes to sweep.log there.
 
     Returns:
         Every run found there afterwards.
@@ -164,8 +163,12 @@ def sweep(name: str, *overrides: str) -> list[Run]:
 
 
 def run_forked(target: Callable[..., None], *args: Any) -> int | None:
-    """Call a function in a forked process, which saves it the start of torch. Returns its exit status."""
-    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+    """Call a function in a forked process, which saves it the start of torch. Returns its exit status.
+
+    Where there is a CUDA device the process is a new one: what is forked cannot use CUDA if this one has.
+    """
+    start = multiprocessing.get_context("spawn") if torch.cuda.device_count() else multiprocessing.get_context("fork")
+    process = start.Process(target=target, args=args)
     process.start()
     process.join()
     return process.exitcode

@@ -164,20 +164,23 @@ class RunConfig:
     def torch_device(self) -> torch.device:
         """Return the device; auto takes CUDA where there is one.
 
+        CUDA is started only for a run that uses it: a process that has started it cannot be forked.
+
         Raises:
             ConfigError: For a device that does not exist.
         """
-        cuda = torch.cuda.is_available()
         if self.device == "auto":
-            return torch.device("cuda" if cuda else "cpu")
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
         except RuntimeError:
             device = None
         if device is None or device.type not in ("cpu", "cuda"):
             raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}; use device=auto")
-        count = torch.cuda.device_count() if cuda else 0
-        if device.type == "cuda" and (device.index or 0) >= count:
+        if device.type == "cpu":
+            return device
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
             raise ConfigError(
                 f"device={self.device} must exist, got a machine with {count} CUDA devices; use device=auto"
             )
@@ -214,7 +217,7 @@ def parse_stored(node: Mapping[str, Any]) -> RunConfig:
 # Settings that decide what a run costs and draws, not its numbers: it may be continued with others.
 NOT_IN_IDENTITY = {
     "": ("resume", "threads", "device"),
-    "train": ("checkpoint_every", "keep_checkpoints"),
+    "train": ("checkpoint_every", "keep_checkpoints", "cuda_graphs"),
     "probe": ("figures", "draw", "dashboard"),
 }
 

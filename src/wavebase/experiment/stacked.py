@@ -74,7 +74,7 @@ def usable_processes(jobs: list[Job]) -> int:
     has loaded torch may be forked.
     """
     threads = [job.node["threads"] for job in jobs]
-    on_cuda = torch.cuda.is_available() and any(job.node["device"] != "cpu" for job in jobs)
+    on_cuda = any(job.node["device"] != "cpu" for job in jobs) and torch.cuda.is_available()
     if sys.platform != "linux" or on_cuda or not all(isinstance(count, int) for count in threads):
         return 1
     return max(1, len(os.sched_getaffinity(0)) // max([1, *threads]))

@@ -25,6 +25,7 @@ class TrainSettings:
         log_every: Steps between recorded training losses.
         checkpoint_every: Steps between checkpoints; the first and the last step always have one.
         keep_checkpoints: How many of the last ones stay beside the first and that of the end; None for all.
+        cuda_graphs: Whether a CUDA device replays the kernels of a step instead of launching them anew.
     """
 
     steps: int = 500
@@ -34,6 +35,7 @@ class TrainSettings:
     log_every: int = 10
     checkpoint_every: int = 100
     keep_checkpoints: int | None = None
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("batch", 1), ("log_every", 1), ("checkpoint_every", 1)):
@@ -71,7 +73,7 @@ def train(
     """
     outcome: dict[int, tuple[Status, int]] = {}
     running = list(range(len(members)))
-    trainer = make_trainer(members)
+    trainer = make_trainer(members, settings.cuda_graphs)
     for step in steps:
         last = step == settings.steps
         stop = interrupted()
@@ -105,5 +107,5 @@ def train(
                 running = [n for n in running if n not in outcome]
                 if not running:
                     break
-                trainer = make_trainer([members[n] for n in running])
+                trainer = make_trainer([members[n] for n in running], settings.cuda_graphs)
     return [outcome[n] for n in range(len(members))]

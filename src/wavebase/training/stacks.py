@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from wavebase.tasks.base import Batch
+from wavebase.training.graphs import ReplayedFunction
 from wavebase.training.optimizers import ELEMENTWISE
 from wavebase.training.trainer import SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
-def make_trainer(members: Sequence[TrainState]) -> Trainer:
+def make_trainer(members: Sequence[TrainState], cuda_graphs: bool = True) -> Trainer:
     """Return the trainer of one net, or of several whose `stack_key` is equal."""
-    return StackedTrainer(members) if len(members) > 1 else SingleTrainer(members[0])
+    return StackedTrainer(members, cuda_graphs) if len(members) > 1 else SingleTrainer(members[0], cuda_graphs)
 
 
 class StackedTrainer:
@@ -34,7 +35,7 @@ class StackedTrainer:
     torch's bookkeeping for every member and tensor.
     """
 
-    def __init__(self, members: Sequence[TrainState]):
+    def __init__(self, members: Sequence[TrainState], cuda_graphs: bool = True):
         _keep_freed_memory()
         ordered = sorted(range(len(members)), key=lambda n: repr(_settings(members[n])))
         self.places = torch.tensor(ordered).argsort()
@@ -48,6 +49,7 @@ class StackedTrainer:
             for name, tensor in tensors.items():
                 tensor.data = storage[name][n]
         self.gradients: Sequence[Tensor | None] = ()
+        self.evaluate = ReplayedFunction(self._evaluate, cuda_graphs)
         groups = groupby(range(len(ordered)), key=lambda n: repr(_settings(self.members[n])))
         self.parts = [self._part(list(numbers)) for _, numbers in groups]
 
@@ -57,14 +59,17 @@ class StackedTrainer:
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
+        losses, *self.gradients = self.evaluate(*_stack([tuple(batches[n]) for n in self.ordered]))
+        return losses[self.places]  # type: ignore[index]  # a loss is never None
+
+    def _evaluate(self, inputs: Any, targets: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the losses, [S], and the gradient of each leaf."""
 
         def one(leaf: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
             return self.task.loss(torch.func.functional_call(self.net, {**leaf, **fixed}, (inputs,)), target)
 
-        inputs, targets = _stack([tuple(batches[n]) for n in self.ordered])
         losses = torch.func.vmap(one)(self.leaves, self.fixed, inputs, targets)
-        self.gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
-        return losses.detach()[self.places]
+        return losses.detach(), *torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
 
     def update(self, step: int) -> None:
         """See `Trainer`."""

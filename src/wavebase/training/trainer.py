@@ -10,6 +10,7 @@ from torch import Tensor, nn, optim
 
 from wavebase.tasks.base import Batch, Task
 from wavebase.training.flat import FlatOptimizer, can_be_flat
+from wavebase.training.graphs import ReplayedFunction
 from wavebase.training.optimizers import GaussNewton, needs_closure
 
 
@@ -53,14 +54,21 @@ class Trainer(Protocol):
 class SingleTrainer:
     """Trains one net by torch's usual means; an optimiser's closure evaluates the same batch again."""
 
-    def __init__(self, member: TrainState):
+    def __init__(self, member: TrainState, cuda_graphs: bool = True):
         self.member = member
+        on_cuda = all(parameter.is_cuda for parameter in member.trained.values())
         self.has_closure = needs_closure(member.optimizer)
         self.flat = FlatOptimizer(member.optimizer) if can_be_flat(member.optimizer) else None
+        self.replayed = ReplayedFunction(self._gradients, cuda_graphs) if on_cuda and not self.has_closure else None
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
         self.batch = batches[0]
+        if self.replayed:
+            loss, *gradients = self.replayed(*self.batch)
+            for parameter, gradient in zip(self.member.trained.values(), gradients, strict=True):
+                parameter.grad = gradient
+            return loss[None]  # type: ignore[index]  # a loss is never None
         if self.has_closure:  # a net that carries a state must read the batch from the same state each time
             self.buffers = [(buffer, buffer.clone()) for buffer in self.member.net.buffers()]
         return self._evaluate().detach()[None]
@@ -71,6 +79,11 @@ class SingleTrainer:
         self.member.optimizer.zero_grad()
         loss.backward()
         return loss
+
+    def _gradients(self, inputs: Any, target: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the loss and the gradient of each trained parameter."""
+        loss = self.member.task.loss(self.member.net(inputs), target)
+        return loss.detach(), *torch.autograd.grad(loss, list(self.member.trained.values()), allow_unused=True)
 
     def _rewind(self) -> None:
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing import connection
@@ -17,6 +18,8 @@ PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its par
 
 def run_in_processes(work: Callable[[int], Any], count: int, interruption: Interruption) -> list[Any]:
     """Run work(0), ..., work(count - 1), each in a process of its own, and wait for all. Linux only.
+
+    The processes see no CUDA device: what is forked cannot use one, and torch's optimisers ask for it even on the CPU.
 
     Args:
         work: Its result and its exception must be picklable.
@@ -72,6 +75,7 @@ def run_in_processes(work: Callable[[int], Any], count: int, interruption: Inter
 
 def _child(work: Callable[[int], Any], n: int, end: Any) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         end.send((work(n), None))
     except BaseException as error:
