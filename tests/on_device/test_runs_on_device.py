@@ -90,7 +90,7 @@ def test_training_steps_probes_and_verdict_are_the_cpus(start, dtype, composed, 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_there_with_the_cpus_numbers(experiment, composed, tmp_path):
-    settings = (*small(experiment), f"train.steps={STEPS}", "train.log_every=1")
+    settings = (*small(experiment), f"train.steps={STEPS}", "train.log_every=1", "dtype=float64")
     there = go(composed(*settings, "device=cuda"), tmp_path / "cuda")
     here = go(composed(*settings, "device=cpu"), tmp_path / "cpu")
     losses = [[line["loss/train"] for line in numbers(folder) if "loss/train" in line] for folder in (there, here)]
@@ -102,8 +102,9 @@ def test_every_experiment_runs_there_with_the_cpus_numbers(experiment, composed,
     "model", ["zero", "last", "dft", "esprit", "omp", "linear_prediction", "bayes", "sparse_bayes"]
 )
 def test_models_without_an_experiment_of_their_own_run_there(model, composed, tmp_path):
-    there = go(composed(*native_task(model), "device=cuda"), tmp_path / "cuda")
-    here = go(composed(*native_task(model), "device=cpu"), tmp_path / "cpu")
+    settings = (*native_task(model), "dtype=float64")
+    there = go(composed(*settings, "device=cuda"), tmp_path / "cuda")
+    here = go(composed(*settings, "device=cpu"), tmp_path / "cpu")
     assert there.summary()["relative_error"]["final"] == pytest.approx(
         here.summary()["relative_error"]["final"], rel=1e-6, abs=1e-12
     )

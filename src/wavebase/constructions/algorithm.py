@@ -34,7 +34,7 @@ class ExactAlgorithm:
         mask: Entries that the algorithm uses, by weight; all others are zero by intention.
         symmetries: Generators of the finite group of changes that no output sees, each from weights to weights. The inverse
             of each must be reachable from them.
-        questions: How the function is computed: each maps weights to a score, 1 for the algorithm and 0 for a net that does
+        questions: How the function is computed: each maps weights, on the CPU, to a score, 1 for the algorithm and 0 for a net that does
             it otherwise, such as the share of its effect that exchanging a block's state has.
         forward: The function itself, from weights and input to output; needed for `mask`.
 
@@ -83,6 +83,14 @@ class ExactAlgorithm:
         used = exact[exact != 0]
         return torch.full_like(exact, used.square().mean().sqrt().item() if used.numel() else 1.0)
 
+    def output(self, weights: Weights, inputs: Any) -> Tensor:
+        """Return `forward` of weights and inputs, with the weights moved to the inputs' device."""
+        assert self.forward is not None
+        first = inputs
+        while not isinstance(first, Tensor):
+            first = first[0]
+        return self.forward({name: weight.to(first.device) for name, weight in weights.items()}, inputs)
+
     def distance(self, weights: Weights) -> float:
         """Return ||(W - exact) / unit|| / ||exact / unit|| over all weights: 0 is exact, 1 is zero weights."""
         apart = size = 0.0
@@ -93,12 +101,12 @@ class ExactAlgorithm:
         return math.sqrt(apart / size) if math.isfinite(apart) else math.inf
 
     def aligned(self, weights: Weights) -> tuple[dict[str, Tensor], float]:
-        """Return the weights moved by the symmetries as near to the exact ones as they come, and that distance.
+        """Return the weights, on the CPU, moved by the symmetries as near to the exact ones as they come, and that distance.
 
         A group of up to MOST_ELEMENTS elements is searched whole; of a larger one the search stops where no generator
         brings the weights nearer, which may be a local minimum.
         """
-        here = dict(weights)
+        here = {name: weight.cpu() for name, weight in weights.items()}
         best, nearest = here, self.distance(here)
         seen, frontier = {_fingerprint(here)}, [here]
         while frontier and len(seen) <= MOST_ELEMENTS:

@@ -238,7 +238,7 @@ def _check_algorithm(net: Any, task: Any) -> None:
     if algorithm.forward is not None and algorithm.tolerance is not None:
         signal, target = task.held_out["training"]
         with torch.no_grad():
-            error = task.metrics(algorithm.forward(algorithm.weights, signal), target)["relative_error"]
+            error = task.metrics(algorithm.output(algorithm.weights, signal), target)["relative_error"]
         if not error <= algorithm.tolerance:
             raise ConfigError(
                 f"the algorithm's weights must be exact to its tolerance {algorithm.tolerance:.3g}, got a relative error of {error:.3g}; correct the weights, or the tolerance"

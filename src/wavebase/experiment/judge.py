@@ -133,8 +133,7 @@ class _Weights(torch.nn.Module):
         self.weights, self.algorithm = dict(weights), exact
 
     def forward(self, inputs: Any) -> Tensor:
-        assert self.algorithm.forward is not None
-        return self.algorithm.forward(self.weights, inputs)
+        return self.algorithm.output(self.weights, inputs)
 
     def named_weights(self) -> dict[str, Tensor]:
         return {name: weight.detach() for name, weight in self.weights.items()}

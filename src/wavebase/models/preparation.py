@@ -80,10 +80,11 @@ class RobustForecaster(NamedModel):
         """
         with torch.no_grad():
             past = past.to(next(self.parameters()).dtype)
+            asked = torch.tensor(levels, dtype=past.dtype, device=past.device)
             if not self.robust:
-                return self.distribution(past, torch.tensor(levels, dtype=past.dtype))
+                return self.distribution(past, asked)
             prepared = prepare(past)
-            return prepared.restore(self.distribution(prepared.past, torch.tensor(levels, dtype=past.dtype)))
+            return prepared.restore(self.distribution(prepared.past, asked))
 
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
         """Return quantiles [levels, B, H] of the future of a prepared past [B, N]."""

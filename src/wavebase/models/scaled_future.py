@@ -49,5 +49,5 @@ class ScaledFuture:
         below = c + s * torch.special.ndtri(low + (high - low) * uniform).clamp(-9, 9).to(c.dtype)
         at = torch.multinomial(self.odds.softmax(1), 1, generator=generator)
         edge = torch.where(uniform < (2 * c / s.square()).sigmoid(), 1.0, -1.0).to(c.dtype)
-        largest = (torch.arange(c.shape[1]) == at) & ~all_below[:, None]
+        largest = (torch.arange(c.shape[1], device=at.device) == at) & ~all_below[:, None]
         return torch.where(largest, edge, below.clamp(-1, 1))

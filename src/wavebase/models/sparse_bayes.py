@@ -71,9 +71,11 @@ class SparseBayes(HarmonicForecaster):
                 inverse = torch.cholesky_inverse(torch.linalg.cholesky(toeplitz.covariance(column)))
                 solved = (inverse @ past[..., None])[..., 0]
                 q = (solved @ self.atoms[..., :N].flatten(0, 1).mT).unflatten(-1, (2, P)).square().sum(-2)
-                sums = _diagonal_sums(inverse)
-                gamma = gamma * (q / (sums @ self.atoms[0, :, :N].mT)).sqrt()
-                noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / sums[..., :1]).sqrt(), floor)
+                # both traces are at least 1 / c_0, for no eigenvalue of C exceeds N c_0; rounding may make them negative
+                sums, least = _diagonal_sums(inverse), 1 / column[..., :1]
+                gamma = gamma * (q / torch.maximum(sums @ self.atoms[0, :, :N].mT, least)).sqrt()
+                traces = torch.maximum(sums[..., :1], least)
+                noise = torch.maximum(noise * (solved.square().sum(-1, keepdim=True) / traces).sqrt(), floor)
         correlation = gamma @ self.atoms[0]
         return correlation, self._with_noise(correlation, torch.maximum(noise, floor))
 

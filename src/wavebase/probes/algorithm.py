@@ -53,7 +53,7 @@ def masked_error(snapshot: Snapshot) -> dict[str, float]:
     }
     signal, target = snapshot.held_out["training"]
     with torch.no_grad():
-        return {"mechanism/masked_error": snapshot.metrics(algorithm.forward(kept, signal), target)["relative_error"]}
+        return {"mechanism/masked_error": snapshot.metrics(algorithm.output(kept, signal), target)["relative_error"]}
 
 
 @registered

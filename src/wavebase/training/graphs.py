@@ -74,8 +74,10 @@ class ReplayedFunction:
         self.inputs, self.graph = list(_tensors(static)), graph
         return True
 
-    def _give_up(self, error: RuntimeError) -> None:
+    def _give_up(self, error: BaseException) -> None:
         self.calls = None
+        while error.__context__ is not None:  # what ended the recording, not that it has ended
+            error = error.__context__
         _tell(str(error).strip().splitlines()[0])
 
 

@@ -59,6 +59,8 @@ class SingleTrainer:
         on_cuda = all(parameter.is_cuda for parameter in member.trained.values())
         self.has_closure = needs_closure(member.optimizer)
         self.flat = FlatOptimizer(member.optimizer) if can_be_flat(member.optimizer) else None
+        # tensors of their own on the same numbers: what autograd has noted of the parameters on other streams stays out
+        self.leaves = {name: parameter.detach().requires_grad_() for name, parameter in member.trained.items()}
         self.replayed = ReplayedFunction(self._gradients, cuda_graphs) if on_cuda and not self.has_closure else None
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
@@ -82,8 +84,9 @@ class SingleTrainer:
 
     def _gradients(self, inputs: Any, target: Tensor) -> tuple[Tensor | None, ...]:
         """Return the loss and the gradient of each trained parameter."""
-        loss = self.member.task.loss(self.member.net(inputs), target)
-        return loss.detach(), *torch.autograd.grad(loss, list(self.member.trained.values()), allow_unused=True)
+        output = torch.func.functional_call(self.member.net, self.leaves, (inputs,))
+        loss = self.member.task.loss(output, target)
+        return loss.detach(), *torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True)
 
     def _rewind(self) -> None:
         with torch.no_grad():
