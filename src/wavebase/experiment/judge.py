@@ -13,7 +13,8 @@ from torch import Tensor
 
 from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import Construction
-from wavebase.experiment.build import load_net, load_run, measure, snapshot
+from wavebase.experiment.build import load_run, measure, snapshot
+from wavebase.experiment.restoring import load_net
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from wavebase.experiment import config
 from wavebase.experiment.build import build_components
+from wavebase.experiment.restoring import check_fields
 from wavebase.experiment.session import Session, same_recording
 from wavebase.experiment.summary import describe, objective
 from wavebase.records.folder import RunFolder
@@ -92,6 +93,7 @@ def prepare(
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     state = folder.newest_checkpoint(until)
     if state is not None:
+        check_fields(state, folder, cfg.train.steps)
         components = build_components(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
         components = build_components(cfg, measured=measured)

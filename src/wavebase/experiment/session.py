@@ -16,13 +16,12 @@ from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.drawing import WeightImages, draw_figures
 from wavebase.experiment.progress import steps_shown
+from wavebase.experiment.restoring import restore
 from wavebase.experiment.summary import describe, objective, summarize
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
-from wavebase.records.untrusted import reason
 from wavebase.training.loop import Status
-from wavebase.training.optimizers import load_state
 from wavebase.training.schedule import LearningRate
 from wavebase.training.stacking import stack_key, unstackable_reason
 from wavebase.training.trainer import TrainState
@@ -66,12 +65,7 @@ class Session:
         self.values: dict[str, float] = {}
         self.start_values: dict[str, float] = {}
         if state is not None:
-            try:
-                self._restore(state)
-            except (KeyError, TypeError, RuntimeError) as error:  # torch's and Python's, for what is not ours
-                raise RecordsError(
-                    f"{folder.path} must hold checkpoints of this run, got one of step {state.get('step')} with something else ({reason(error)}); delete it to use an older one"
-                ) from error
+            self._restore(state)
             kept = state["metrics_bytes"]
             log.info("%s continues from step %d", folder.path, self.first_step)
         self.parts.append(
@@ -93,9 +87,7 @@ class Session:
         same_recording(
             self.folder.path, state.get("recording_sha256"), self.components.recording, self.cfg.signal.get("path")
         )
-        self.components.net.load_state_dict(state["net"])
-        load_state(self.components.optimizer, state["optimizer"])
-        self.data.set_state(state["data"])
+        restore(self.components.net, self.components.optimizer, self.data, state, self.folder)
         self.first_step, self.seconds_before = state["step"], state["seconds"]
         self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
         self.ended = state["ended"]
