@@ -1,5 +1,7 @@
 """Files of weights: containers, stacked nets, inputs, draws that are too few, and what the console gets."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -161,11 +163,33 @@ def test_the_console_gets_a_summary_and_a_file_the_table(tmp_path, analyzed):
     assert "spectrum.txt" in out and len(table.splitlines()) > 40 and "shuffled" in table and "shuffled" not in out
 
 
+def printed(monkeypatch, capsys, path, *words):
+    monkeypatch.setattr("sys.argv", ["wavebase analyze", str(path), "samples=4", "panels=eigenvalues", *words])
+    probe.main(judge=False)
+    return capsys.readouterr().out.splitlines()
+
+
 def test_the_summary_is_short(tmp_path, monkeypatch, capsys):
     torch.save(states(rnn=lambda: nn.LSTM(1, 8), fc=lambda: nn.Linear(8, 5)), tmp_path / "net.pt")
-    monkeypatch.setattr(
-        "sys.argv", ["wavebase analyze", str(tmp_path / "net.pt"), "draws=39", "samples=4", "panels=eigenvalues"]
-    )
-    probe.main(judge=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 15 and max(map(len, lines[:-1])) <= 80
+    lines = printed(monkeypatch, capsys, tmp_path / "net.pt", "draws=39")
+    assert len(lines) <= 12 and max(map(len, lines[:-1])) <= 80
+    text = " ".join(" ".join(lines).split())
+    quantities = json.loads((tmp_path / "net_spectrum" / "spectrum.json").read_text())["layers"]["rnn.weight_hh_l0"]
+    assert f"p <= 0.05, 9 to 39 draws, {len(quantities['flagged'])} of" in text and "(random 5..95 %) input 0." in text
+
+
+def test_the_layers_of_a_deep_net_have_a_line_each(tmp_path, monkeypatch, capsys):
+    """A reverse layer below another once ended in a traceback of torch's, which takes no negative strides."""
+    net = states(rnn=lambda: nn.LSTM(2, 3, num_layers=4, bidirectional=True), fc=lambda: nn.Linear(6, 5))
+    torch.save(net, tmp_path / "net.pt")
+    lines = printed(monkeypatch, capsys, tmp_path / "net.pt", "draws=4")
+    assert len(lines) <= 12 and max(map(len, lines[:-1])) <= 80
+    assert lines[0].startswith("8 layers: the largest spectral radius") and "  and 3 more in spectrum.txt" in lines
+    table = (tmp_path / "net_spectrum" / "spectrum.txt").read_text()
+    layers = json.loads((tmp_path / "net_spectrum" / "spectrum.json").read_text())["layers"]
+    for name, layer in layers.items():
+        assert f"{name} of net" in table and layer["effective"] is not None
+    radii = {q: layers["rnn.weight_hh_l1"]["quantities"][f"{q}.spectral_radius"]["value"] for q in ("input", "forget", "cell", "output")}  # fmt: skip
+    gate = max(radii, key=radii.get)
+    (line,) = [line for line in lines if line.startswith("  rnn.weight_hh_l1, lstm of 3: ")]
+    assert f"{gate} {radii[gate]:.3g} (" in line

@@ -194,6 +194,19 @@ def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
     assert "verdict at step 30: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
     stored = json.loads((folder.path / "verdict.json").read_text())
     assert stored["verdict"] == "broken" and stored["first_failed"]["centred/loss"] in (10, 20, 30)
+    lines = out.splitlines()
+    assert (
+        len(lines) <= 14 and max(map(len, lines[:-1])) <= 80
+    )  # the verdict in about five lines, the spectrum in seven
+    conditions = judge_folder(folder).last.conditions
+    failing = [c for c in conditions if not c.holds]
+    text = " ".join(out.split())
+    assert (
+        failing
+        and f"{len(conditions) - len(failing)} of {len(conditions)} conditions hold; not {failing[0].name}" in text
+    )
+    table = (folder.path / "verdict.txt").read_text()
+    assert "verdict.txt, verdict.json" in lines[-1] and all(c.name in table for c in conditions)
 
 
 def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):
