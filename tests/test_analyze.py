@@ -364,6 +364,7 @@ def test_command_line_reads_files_and_series(tmp_path, capsys, monkeypatch) -> N
         (["nowhere"], "the path must exist"),
         (["broken.pt"], "must be readable weights"),
         (["text.csv"], "must end in .pt"),
+        (["text.csv"], "a recording is trained on: wavebase run signal=file"),
         (["."], "must hold checkpoints"),
         (["ok.npz", "speed=3"], "must be a known key"),
         (["ok.npz", "samples=0"], "samples must be at least 2"),

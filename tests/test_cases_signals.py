@@ -78,6 +78,21 @@ class TestCsv:
         (line,) = caplog.messages
         assert line.endswith("a.csv: column 0 (time) of 2, from 0 to 1")
 
+    @pytest.mark.parametrize(
+        "content,asked",
+        [("10,0\n10,9\n11,7\n", True), ("-1,25\n+2,5\n0,0\n", True), ("10,0\n10,9\n11,-7\n", False), ("10,0\n10,9\n1.5,7\n", False),
+         ("a,b\n10,0\n10,9\n9,3\n", False), ("10;0\n10;9\n11;7\n", False), ("10,0,1\n10,9,1\n9,7,1\n", False)],
+    )  # fmt: skip
+    def test_numbers_with_a_decimal_comma_are_not_taken_for_two_columns_silently(
+        self, content, asked, tmp_path, caplog
+    ):
+        """Without a header nothing else distinguishes 10,9 from 10 and 9: the whole parts alone were once read."""
+        with caplog.at_level("WARNING", "wavebase"):
+            table(tmp_path, content)
+        assert [line.endswith("is read; part cells by ; if the commas are decimal") for line in caplog.messages] == (
+            [True] if asked else []
+        )
+
     def test_a_column_that_always_rises_is_suspected_to_be_the_time(self, cli, tmp_path):
         """The default column is the first, which often is the time: the exact net reads a ramp as well as any signal."""
         rows = "".join(f"{n},{sample}\n" for n, sample in enumerate(WAVE))

@@ -161,6 +161,7 @@ def test_the_console_gets_a_summary_and_a_file_the_table(tmp_path, analyzed):
     )
     table = (tmp_path / "out" / "spectrum.txt").read_text()
     assert "spectrum.txt" in out and len(table.splitlines()) > 40 and "shuffled" in table and "shuffled" not in out
+    assert "forget.top_complex_modulus " in table and max(map(len, table.splitlines())) <= 80
 
 
 def printed(monkeypatch, capsys, path, *words):

@@ -18,6 +18,7 @@ from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.experiment import judge, runner
 from wavebase.experiment.judge import judge_folder
+from wavebase.experiment.summary import describe
 from wavebase.models.spectral import random_weights
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -309,6 +310,9 @@ def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, 
     recording = ("signal=file", "signal.remove_mean=false", f"signal.path={tmp_path / 'same.npy'}", "train.steps=2")
     summary = ran(*RUN, *recording).summary()
     assert summary["verdict"] == name and summary["relative_loss"]["final"] < 1e-20
+    assert (
+        max(map(len, describe(summary, tmp_path).splitlines()[:-2])) <= 80
+    )  # zero is 1e31 of it; the last line is the path
     lost = ran(*RUN, *recording, "model=random", name="random").summary()
     assert lost["verdict"] == "no algorithm" and lost["relative_loss"]["initial"] > 0.5
 

@@ -113,7 +113,7 @@ class Report:
         for name, q in self.quantities.items():
             if not math.isfinite(q.value):
                 continue
-            label = f"{name[:25]}{' g' if q.gauge else ''}"
+            label = f"{name}{' g' if q.gauge else ''}"
             line = f"{label:<28}{number(q.value):>9}"
             if q.nulls:
                 first = q.nulls[0]
