@@ -183,6 +183,36 @@ def test_a_recording_is_its_content(composed, stopped, tmp_path):
     go(node, tmp_path / "run")
 
 
+@pytest.mark.parametrize("key", ["start_from", "weights"])
+def test_a_start_is_its_content(key, composed, stopped, tmp_path):
+    """A file of weights that was replaced: the old result was once returned for it, and drift measured from it."""
+    if key == "start_from":
+        words, file = ("model=spectral",), tmp_path / "start.pt"
+        given, make = file, lambda net: torch.save(net.named_weights(), file)
+    else:
+        words = ("experiment=harmonic_forecast", "model=learned_prior", "model.width=4", "signal.periods=[2,9]", "model.periods=[2,9]", "T=20", "task.horizon=4", "optim=adam", "optim.lr=0.001")  # fmt: skip
+        given, file = tmp_path / "theirs", tmp_path / "theirs" / "checkpoints" / "step_00000003.pt"
+        file.parent.mkdir(parents=True)
+        make = lambda net: torch.save({"net": net.state_dict()}, file)  # noqa: E731
+    node = composed(*words, *QUICK[1:], "probe.measure=[]", *(["T=4"] if key == "start_from" else []))
+    net = build.build_components(config.parse(node), learning_rate=1e-3).net
+    node["model"][key] = str(given)
+    make(net)
+    before = file.read_bytes()
+    stopped(node, tmp_path / "run")
+    with torch.no_grad():
+        next(net.parameters()).add_(1e-3)
+    make(net)
+    for _ in range(2):
+        with pytest.raises(RecordsError, match=r"with the start that it began with, got another content of .*\.pt; "):
+            go(node, tmp_path / "run")
+        changed, _ = file.read_bytes(), file.write_bytes(before)
+        go(node, tmp_path / "run")  # to its end
+        file.write_bytes(changed)
+    file.unlink()
+    go(node, tmp_path / "run")
+
+
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
 def test_a_folder_that_is_removed_under_a_run_ends_it_at_the_next_write(how, cli, tmp_path, monkeypatch):
     steps, observe = [], Session._observe

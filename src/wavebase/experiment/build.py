@@ -15,7 +15,7 @@ from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
-from wavebase.experiment.restoring import load_net
+from wavebase.experiment.restoring import load_net, start_sha256
 from wavebase.experiment.start import buffers_restored, measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
@@ -47,6 +47,7 @@ class Components(NamedTuple):
     boundary: Boundary
     noise_error: float | None = None
     recording: str | None = None
+    start: str | None = None
 
 
 def build_components(
@@ -82,7 +83,9 @@ def build_components(
     plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
     noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
     boundary, recording = Boundary(rule, curvatures), getattr(signal, "sha256", None)
-    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording)
+    return Components(
+        task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording, start_sha256(cfg)
+    )
 
 
 def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any, Any]:

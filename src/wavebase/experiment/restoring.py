@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wavebase.experiment.config import RunConfig
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
-from wavebase.records.reader import FINISHED
+from wavebase.records.reader import FINISHED, sha256
 from wavebase.records.untrusted import reason
+from wavebase.signals.recording_files import content_sha256, is_there
 from wavebase.theory import boundaries
 from wavebase.training.optimizers import load_state
 
@@ -66,6 +69,46 @@ def check_fields(state: Mapping[str, Any], folder: RunFolder, steps: int) -> Non
             raise ValueError(f"{wrong[0]} {' '.join(str(state[wrong[0]]).split())[:40]!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise _other(folder, state, error) from error
+
+
+def check_content(cfg: RunConfig, recorded: Mapping[str, Any], folder: RunFolder) -> None:
+    """Check that the files that a run read are those that it began with; one that is gone is not compared.
+
+    Args:
+        cfg: The run's configuration.
+        recorded: The run's checkpoint or summary, which holds their hashes. Version 0.1 recorded none.
+        folder: The run's.
+
+    Raises:
+        RecordsError: If the content of one changed.
+    """
+    path = cfg.signal.get("path")
+    recording = content_sha256(path) if isinstance(path, str) and is_there(path) else None
+    for key, what, now, where in (
+        ("recording_sha256", "recording", recording, path),
+        ("start_sha256", "start", start_sha256(cfg), _start_file(cfg)),
+    ):
+        if None not in (recorded.get(key), now) and recorded[key] != now:
+            raise RecordsError(
+                f"{folder.path} must be continued with the {what} that it began with, got another content of {where}; "
+                "restore the file, or use resume=false"
+            )
+
+
+def start_sha256(cfg: RunConfig) -> str | None:
+    """Return the SHA-256 of the checkpoint that a run starts from, or None."""
+    file = _start_file(cfg)
+    return None if file is None else sha256(file.read_bytes())
+
+
+def _start_file(cfg: RunConfig) -> Path | None:
+    """Return the file in model.start_from, or the last checkpoint in the folder model.weights, if it is there."""
+    given = cfg.model.get("start_from") or cfg.model.get("weights")
+    if not isinstance(given, str):
+        return None
+    steps = RunFolder(given).checkpoint_steps() if Path(given).is_dir() else []
+    file = RunFolder(given).checkpoint_file(steps[-1]) if steps else Path(given)
+    return file if file.is_file() else None
 
 
 def restore(net: nn.Module, optimizer: torch.optim.Optimizer, data: torch.Generator, state: Mapping[str, Any], folder: RunFolder) -> None:  # fmt: skip

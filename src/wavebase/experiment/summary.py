@@ -72,6 +72,7 @@ def summarize(
         "parts": parts,
         "changes": changes(parts),
         "recording_sha256": components.recording,
+        "start_sha256": components.start,
         "versions": provenance.versions(),
         "git": provenance.git_state(),
         **({"trusted": sources} if (sources := registry.sources()) else {}),

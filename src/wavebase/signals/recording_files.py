@@ -66,6 +66,11 @@ def content_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_there(path: str) -> bool:
+    """Return whether a path, or the name of a recording that ships, leads to a file."""
+    return path.startswith(SHIPPED) or Path(path).is_file()
+
+
 def _locate(path: str) -> Path:
     shipped = path.startswith(SHIPPED)
     file = DATA / path.removeprefix(SHIPPED) if shipped else Path(path)
