@@ -30,6 +30,20 @@ def test_a_name_is_no_channel_of_an_array(name, cli, tmp_path):
     assert read_recording(str(tmp_path / name), 1)[0] == pytest.approx(-WAVE, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.npy", "a.csv"])
+@pytest.mark.parametrize("channel", ["2", "-3", "1.5", "true", "null", "[0]"])
+def test_a_channel_that_is_not_there_is_refused(channel, name, cli, tmp_path):
+    """The file has two channels; numpy would take -3 for an error of its own, true for 1 and 1.5 for nothing."""
+    both = np.stack([WAVE, -WAVE], 1)
+    if name == "a.wav":
+        wavfile.write(tmp_path / name, 8000, both.astype("float32"))
+    else:
+        np.save(tmp_path / name, both) if name == "a.npy" else np.savetxt(tmp_path / name, both, delimiter=",")
+    status, _, err = cli(*SMALL, "signal=file", f"signal.path={name}", f"signal.channel={channel}", "hydra.run.dir=run")
+    assert status == 1 and err.count("\n") == 1 and ("channel" in err or "column" in err), err
+    assert not (tmp_path / "run").exists()
+
+
 class TestCsv:
     @pytest.mark.parametrize(
         "content,channel,wanted",

@@ -125,6 +125,18 @@ class TestInputs:
         monkeypatch.setattr(analyze, "STATES", 60)
         found = wavebase.analyze(np.eye(2) / 2, np.ones(2), inputs=np.ones((20, 5)), draws=4)
         assert any("of 20 inputs the first 6 are run" in note for note in found.notes)
+        found = wavebase.analyze(np.eye(2) / 2, np.ones(2), inputs=np.ones((20, 12)), draws=4)
+        assert any("the impulse response over 12 steps is left out" in note for note in found.notes)
+
+    @pytest.mark.parametrize("kind", ["relu", "tanh", "gru", "lstm", "lstm_signed"])
+    def test_a_cut_is_said_of_every_kind_of_net(self, kind, monkeypatch):
+        from wavebase.analysis import analyze
+
+        monkeypatch.setattr(analyze, "STATES", 60)
+        rows = {"gru": 3, "lstm": 4, "lstm_signed": 4}.get(kind, 1) * 2
+        weights = np.random.default_rng(0).standard_normal((rows, 2))
+        found = wavebase.analyze(weights, np.ones((rows, 1)), inputs=np.ones((20, 5, 1)), activation=kind, draws=4)
+        assert any("of 20 inputs the first 6 are run" in note for note in found.notes)
 
 
 class TestStars:
@@ -142,13 +154,16 @@ class TestStars:
         assert found["spectral_radius"].undecidable == two_sided and found["rotation_pairs"].undecidable == one_sided
         assert not any(q.flagged for q in found.values() if q.undecidable)
 
-    @pytest.mark.parametrize("size", [1e-40, 1e-300, 0.0])
-    def test_a_gate_without_effect_is_not_judged(self, size):
-        weights = {gate: np.diag([0.5, 0.2, 0.1]) for gate in ("reset", "update", "new")}
-        found = wavebase.analyze({**weights, "reset": weights["reset"] * size}, activation="gru", draws=39)
-        assert not any(q.flagged for name, q in found.quantities.items() if name.startswith("reset."))
-        assert any(q.flagged for name, q in found.quantities.items() if name.startswith("update."))
-        assert any("recurrent matrix of reset has no effect" in note for note in found.notes)
+    @pytest.mark.parametrize("kind,gate", [("gru", "reset"), ("lstm", "output"), ("lstm_signed", "input")])
+    @pytest.mark.parametrize("size", [1e-16, 1e-40, 1e-300, 0.0])
+    def test_a_gate_without_effect_is_not_judged(self, size, kind, gate):
+        gates = ("reset", "update", "new") if kind == "gru" else ("input", "forget", "cell", "output")
+        weights = {name: np.diag([0.5, 0.2, 0.1]) for name in gates}
+        found = wavebase.analyze({**weights, gate: weights[gate] * size}, activation=kind, draws=39)
+        for name in gates:
+            judged = any(q.flagged for key, q in found.quantities.items() if key.startswith(f"{name}."))
+            assert judged == (name != gate)
+        assert any(f"recurrent matrix of {gate} has no effect" in note for note in found.notes)
         if size == 1e-300:
             with pytest.raises(ValueError, match="w_hh must have a largest entry between"):
                 wavebase.analyze(np.diag([0.5, 0.2, 0.1]) * size)

@@ -299,8 +299,14 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "samples,name",
-    [(torch.sin(2 * torch.pi * torch.arange(800) / 4), "unmoved"), (torch.full((800,), 0.3), "unmoved")],
-    ids=["steady tone", "constant"],
+    [
+        (torch.sin(2 * torch.pi * torch.arange(800) / 4), "unmoved"),
+        (torch.full((800,), 0.3), "unmoved"),
+        (torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(200), "unmoved"),
+        (torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(200), "unmoved"),
+        (torch.tensor([0.3, -0.2, 0.5, -0.6]).repeat(200), "unmoved"),
+    ],
+    ids=["steady tone", "constant", "square wave", "impulses", "any period"],
 )
 def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, tmp_path, samples, name):
     """All windows of such a recording have one spectrum, which the mean predictor gets right to rounding."""

@@ -131,6 +131,21 @@ def test_movable_fraction_sees_the_rounding_freeze():
     assert frozen < small < large < 1
 
 
+@pytest.mark.parametrize("unit_scaled", [False, True])
+@pytest.mark.parametrize("shown", ["exact", "weight_hh", "bias_ih", "bias_hh", "cell_0", "readout.bias"])
+def test_zeros_that_become_tiny_have_not_moved(shown, unit_scaled):
+    """All of these are zero in an exact net, so that their own size is no measure; half of the numbers once counted."""
+    net = SpectralLSTM(spectral_construction(T), unit_scaled=unit_scaled)
+    seen = snapshot(net, learning_rate=1e-30)
+    names = [name for name in seen.trained if shown == "exact" or name.startswith(shown)]
+    some = replace(seen, trained={name: seen.trained[name] for name in names})
+    assert gradient.movable(some) == {"gradient/movable_fraction": 0}
+    with torch.no_grad():
+        net.readout.weight.add_(1e-3 * torch.ones_like(net.readout.weight) * (1 if unit_scaled else net.readout.weight))
+    far = replace(snapshot(net, learning_rate=1e12), trained={name: some.trained[name] for name in names})
+    assert gradient.movable(far)["gradient/movable_fraction"] > 0
+
+
 @pytest.mark.parametrize("size", [2, 3, 40])
 def test_curvature_of_a_quadratic(size):
     draw = torch.Generator().manual_seed(size)

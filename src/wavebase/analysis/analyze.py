@@ -147,7 +147,12 @@ class _Measurements:
         """Read the impulse response over as many steps as the inputs have, or as the readout has outputs."""
         cell = self.cell
         steps = x.shape[1] if x is not None else len(cell.w_out) if cell.w_out is not None else 0
-        if cell.w_ih is None or steps < 4 or steps**2 * cell.hidden_size > 4 * STATES:
+        if cell.w_ih is None or steps < 4:
+            return None
+        if steps**2 * cell.hidden_size > 4 * STATES:
+            self.notes.append(
+                f"the impulse response over {steps} steps is left out: it has {steps**2 * cell.hidden_size:.2g} states"
+            )
             return None
         drawn = self._run_nulls(lambda c: impulse.statistics(c, steps))
         self._add(impulse.statistics(cell, steps), drawn, impulse.ABOUT)
