@@ -292,6 +292,16 @@ def test_a_run_whose_loss_alone_is_not_finite_has_one_verdict(composed, tmp_path
     assert "verdict at step 1: diverged" in probed(monkeypatch, capsys, folder.path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("train.steps=0",), ("optim.lr=1e-300",), ("optim=adam", "optim.lr=1e-30"), ("train.parameters=readout.bias",), ("train.parameters=[weight_hh_output]", "optim.lr=0.1")],
+    ids=["no steps", "no rate", "adam", "a bias", "a matrix of zeros"],
+)  # fmt: skip
+def test_a_run_in_which_nothing_moves_preserves_nothing(words, ran):
+    summary = ran(*RUN, "train.steps=2", *words).summary()
+    assert summary["verdict"] == "unmoved" and summary["moved"]["nonzero_changed"] == 0
+
+
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(RecordsError, match="must hold checkpoints, got none"):
         judge_folder(RunFolder(tmp_path))

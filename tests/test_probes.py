@@ -435,6 +435,17 @@ class TestVerdict:
     unknown: ClassVar = {name: value for name, value in exact.items() if "/mode" not in name and "mech" not in name}
 
     @pytest.mark.parametrize(
+        "signal", ["white_noise", "tones", "impulses", "double_amplitude", "two_windows", "stream"]
+    )
+    def test_one_signal_that_fails_is_enough(self, signal):
+        """An error on a stream of windows was not measured once, and repair was claimed of a net that lacks it."""
+        values = {**self.exact, **self.centred, f"error/{signal}": 1.0}
+        assert judge({**values, f"centred/{signal}": 1e-3}, Thresholds()).name == "preserved"
+        for error in (0.6, 1e300):
+            found = judge({**values, f"centred/{signal}": error}, Thresholds())
+            assert found.name == "drifted" and any(signal in reason for reason in found.reasons)
+
+    @pytest.mark.parametrize(
         "end,name",
         [
             ({}, "preserved"),
