@@ -167,6 +167,43 @@ def test_the_exact_second_argmax_is_right_and_readable() -> None:
     assert report.trajectory.roles[0] == "backbone"
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 24])
+def test_kreiss_constants_are_the_largest_on_the_whole_grid(size: int) -> None:
+    """Most points of the grid are left out because of a bound; none of them may have been the largest."""
+    draw = np.random.default_rng(size)
+    W = draw.normal(size=(4, size, size))
+    jordan = 0.9 * np.eye(size) + 3 * np.eye(size, k=1)
+    nets = [*W, np.triu(W[0]), W[0] - W[0].T, W[1, :, :1] * W[1, :1], np.eye(size), jordan, np.zeros((size, size))]
+    nets += [np.linalg.qr(W[2])[0], np.diag(draw.normal(size=size)), W[3] * 1e-30]
+    weights = np.array(nets)
+    values = np.linalg.eigvals(weights)
+    found = nonnormality.kreiss(weights, values)
+    for weight, radius, constant in zip(weights, np.abs(values).max(-1), found, strict=True):
+        if radius <= 1e-8 * np.linalg.norm(weight):
+            assert np.isnan(constant)
+            continue
+        excess = np.geomspace(1e-3, 10, 8)[:, None]
+        z = ((1 + excess) * np.exp(1j * np.linspace(0, np.pi, 9)))[..., None, None]
+        least = np.linalg.svd(z * np.eye(size) - weight / radius, compute_uv=False)[..., -1]
+        assert constant == pytest.approx((excess / least).max(), rel=1e-9)
+
+
+def test_a_kreiss_constant_needs_few_points_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.random.default_rng(0).normal(size=(6, 56, 56))
+    computed, svd = [], np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda a, **kwargs: computed.append(len(a)) or svd(a, **kwargs))
+    nonnormality.kreiss(weights, np.linalg.eigvals(weights))
+    assert 6 <= sum(computed) <= 6 * 72 / 2
+
+
+@pytest.mark.parametrize("points", [5, 6])
+def test_both_halves_of_a_pseudospectrum_are_one(points: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 4))
+    x, y, found = nonnormality.pseudospectrum(weight, 2.0, points)
+    z = (x + 1j * y[:, None])[..., None, None] * np.eye(4) - weight
+    assert found == pytest.approx(np.linalg.svd(z, compute_uv=False)[..., -1], rel=1e-9)
+
+
 def test_jacobians_are_the_derivatives() -> None:
     """Along an LSTM's, a signed LSTM's, a GRU's and a plain net's trajectory, against autograd and torch's own cells."""
     H, generator = 5, torch.Generator().manual_seed(5)
@@ -327,6 +364,7 @@ def test_command_line_reads_files_and_series(tmp_path, capsys, monkeypatch) -> N
         (["nowhere"], "the path must exist"),
         (["broken.pt"], "must be readable weights"),
         (["text.csv"], "must end in .pt"),
+        (["text.csv"], "a recording is trained on: wavebase run signal=file"),
         (["."], "must hold checkpoints"),
         (["ok.npz", "speed=3"], "must be a known key"),
         (["ok.npz", "samples=0"], "samples must be at least 2"),

@@ -30,6 +30,20 @@ def test_a_name_is_no_channel_of_an_array(name, cli, tmp_path):
     assert read_recording(str(tmp_path / name), 1)[0] == pytest.approx(-WAVE, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.npy", "a.csv"])
+@pytest.mark.parametrize("channel", ["2", "-3", "1.5", "true", "null", "[0]"])
+def test_a_channel_that_is_not_there_is_refused(channel, name, cli, tmp_path):
+    """The file has two channels; numpy would take -3 for an error of its own, true for 1 and 1.5 for nothing."""
+    both = np.stack([WAVE, -WAVE], 1)
+    if name == "a.wav":
+        wavfile.write(tmp_path / name, 8000, both.astype("float32"))
+    else:
+        np.save(tmp_path / name, both) if name == "a.npy" else np.savetxt(tmp_path / name, both, delimiter=",")
+    status, _, err = cli(*SMALL, "signal=file", f"signal.path={name}", f"signal.channel={channel}", "hydra.run.dir=run")
+    assert status == 1 and err.count("\n") == 1 and ("channel" in err or "column" in err), err
+    assert not (tmp_path / "run").exists()
+
+
 class TestCsv:
     @pytest.mark.parametrize(
         "content,channel,wanted",
@@ -77,6 +91,21 @@ class TestCsv:
             table(tmp_path, "time,value\n0,10\n1,11\n")
         (line,) = caplog.messages
         assert line.endswith("a.csv: column 0 (time) of 2, from 0 to 1")
+
+    @pytest.mark.parametrize(
+        "content,asked",
+        [("10,0\n10,9\n11,7\n", True), ("-1,25\n+2,5\n0,0\n", True), ("10,0\n10,9\n11,-7\n", False), ("10,0\n10,9\n1.5,7\n", False),
+         ("a,b\n10,0\n10,9\n9,3\n", False), ("10;0\n10;9\n11;7\n", False), ("10,0,1\n10,9,1\n9,7,1\n", False)],
+    )  # fmt: skip
+    def test_numbers_with_a_decimal_comma_are_not_taken_for_two_columns_silently(
+        self, content, asked, tmp_path, caplog
+    ):
+        """Without a header nothing else distinguishes 10,9 from 10 and 9: the whole parts alone were once read."""
+        with caplog.at_level("WARNING", "wavebase"):
+            table(tmp_path, content)
+        assert [line.endswith("is read; part cells by ; if the commas are decimal") for line in caplog.messages] == (
+            [True] if asked else []
+        )
 
     def test_a_column_that_always_rises_is_suspected_to_be_the_time(self, cli, tmp_path):
         """The default column is the first, which often is the time: the exact net reads a ramp as well as any signal."""

@@ -1,5 +1,7 @@
 """Files of weights: containers, stacked nets, inputs, draws that are too few, and what the console gets."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,18 @@ class TestInputs:
         monkeypatch.setattr(analyze, "STATES", 60)
         found = wavebase.analyze(np.eye(2) / 2, np.ones(2), inputs=np.ones((20, 5)), draws=4)
         assert any("of 20 inputs the first 6 are run" in note for note in found.notes)
+        found = wavebase.analyze(np.eye(2) / 2, np.ones(2), inputs=np.ones((20, 12)), draws=4)
+        assert any("the impulse response over 12 steps is left out" in note for note in found.notes)
+
+    @pytest.mark.parametrize("kind", ["relu", "tanh", "gru", "lstm", "lstm_signed"])
+    def test_a_cut_is_said_of_every_kind_of_net(self, kind, monkeypatch):
+        from wavebase.analysis import analyze
+
+        monkeypatch.setattr(analyze, "STATES", 60)
+        rows = {"gru": 3, "lstm": 4, "lstm_signed": 4}.get(kind, 1) * 2
+        weights = np.random.default_rng(0).standard_normal((rows, 2))
+        found = wavebase.analyze(weights, np.ones((rows, 1)), inputs=np.ones((20, 5, 1)), activation=kind, draws=4)
+        assert any("of 20 inputs the first 6 are run" in note for note in found.notes)
 
 
 class TestStars:
@@ -140,13 +154,16 @@ class TestStars:
         assert found["spectral_radius"].undecidable == two_sided and found["rotation_pairs"].undecidable == one_sided
         assert not any(q.flagged for q in found.values() if q.undecidable)
 
-    @pytest.mark.parametrize("size", [1e-40, 1e-300, 0.0])
-    def test_a_gate_without_effect_is_not_judged(self, size):
-        weights = {gate: np.diag([0.5, 0.2, 0.1]) for gate in ("reset", "update", "new")}
-        found = wavebase.analyze({**weights, "reset": weights["reset"] * size}, activation="gru", draws=39)
-        assert not any(q.flagged for name, q in found.quantities.items() if name.startswith("reset."))
-        assert any(q.flagged for name, q in found.quantities.items() if name.startswith("update."))
-        assert any("recurrent matrix of reset has no effect" in note for note in found.notes)
+    @pytest.mark.parametrize("kind,gate", [("gru", "reset"), ("lstm", "output"), ("lstm_signed", "input")])
+    @pytest.mark.parametrize("size", [1e-16, 1e-40, 1e-300, 0.0])
+    def test_a_gate_without_effect_is_not_judged(self, size, kind, gate):
+        gates = ("reset", "update", "new") if kind == "gru" else ("input", "forget", "cell", "output")
+        weights = {name: np.diag([0.5, 0.2, 0.1]) for name in gates}
+        found = wavebase.analyze({**weights, gate: weights[gate] * size}, activation=kind, draws=39)
+        for name in gates:
+            judged = any(q.flagged for key, q in found.quantities.items() if key.startswith(f"{name}."))
+            assert judged == (name != gate)
+        assert any(f"recurrent matrix of {gate} has no effect" in note for note in found.notes)
         if size == 1e-300:
             with pytest.raises(ValueError, match="w_hh must have a largest entry between"):
                 wavebase.analyze(np.diag([0.5, 0.2, 0.1]) * size)
@@ -159,13 +176,36 @@ def test_the_console_gets_a_summary_and_a_file_the_table(tmp_path, analyzed):
     )
     table = (tmp_path / "out" / "spectrum.txt").read_text()
     assert "spectrum.txt" in out and len(table.splitlines()) > 40 and "shuffled" in table and "shuffled" not in out
+    assert "forget.top_complex_modulus " in table and max(map(len, table.splitlines())) <= 80
+
+
+def printed(monkeypatch, capsys, path, *words):
+    monkeypatch.setattr("sys.argv", ["wavebase analyze", str(path), "samples=4", "panels=eigenvalues", *words])
+    probe.main(judge=False)
+    return capsys.readouterr().out.splitlines()
 
 
 def test_the_summary_is_short(tmp_path, monkeypatch, capsys):
     torch.save(states(rnn=lambda: nn.LSTM(1, 8), fc=lambda: nn.Linear(8, 5)), tmp_path / "net.pt")
-    monkeypatch.setattr(
-        "sys.argv", ["wavebase analyze", str(tmp_path / "net.pt"), "draws=39", "samples=4", "panels=eigenvalues"]
-    )
-    probe.main(judge=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 15 and max(map(len, lines[:-1])) <= 80
+    lines = printed(monkeypatch, capsys, tmp_path / "net.pt", "draws=39")
+    assert len(lines) <= 12 and max(map(len, lines[:-1])) <= 80
+    text = " ".join(" ".join(lines).split())
+    quantities = json.loads((tmp_path / "net_spectrum" / "spectrum.json").read_text())["layers"]["rnn.weight_hh_l0"]
+    assert f"p <= 0.05, 9 to 39 draws, {len(quantities['flagged'])} of" in text and "(random 5..95 %) input 0." in text
+
+
+def test_the_layers_of_a_deep_net_have_a_line_each(tmp_path, monkeypatch, capsys):
+    """A reverse layer below another once ended in a traceback of torch's, which takes no negative strides."""
+    net = states(rnn=lambda: nn.LSTM(2, 3, num_layers=4, bidirectional=True), fc=lambda: nn.Linear(6, 5))
+    torch.save(net, tmp_path / "net.pt")
+    lines = printed(monkeypatch, capsys, tmp_path / "net.pt", "draws=4")
+    assert len(lines) <= 12 and max(map(len, lines[:-1])) <= 80
+    assert lines[0].startswith("8 layers: the largest spectral radius") and "  and 3 more in spectrum.txt" in lines
+    table = (tmp_path / "net_spectrum" / "spectrum.txt").read_text()
+    layers = json.loads((tmp_path / "net_spectrum" / "spectrum.json").read_text())["layers"]
+    for name, layer in layers.items():
+        assert f"{name} of net" in table and layer["effective"] is not None
+    radii = {q: layers["rnn.weight_hh_l1"]["quantities"][f"{q}.spectral_radius"]["value"] for q in ("input", "forget", "cell", "output")}  # fmt: skip
+    gate = max(radii, key=radii.get)
+    (line,) = [line for line in lines if line.startswith("  rnn.weight_hh_l1, lstm of 3: ")]
+    assert f"{gate} {radii[gate]:.3g} (" in line

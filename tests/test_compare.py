@@ -9,8 +9,10 @@ import torch
 import wavebase
 from wavebase.__main__ import main
 from wavebase.constructions import symmetry
+from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.experiment.compare import compare, load_net
 from wavebase.models.spectral import random_weights
+from wavebase.signals.jittered_mix import JitteredMix
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,7 @@ def nets(tmp_path_factory):
     for name, weights in made.items():
         wavebase.save_construction(exact.replace_weights(weights), folder / f"{name}.safetensors")
     wavebase.save_construction(wavebase.spectral_construction(5), folder / "other.safetensors")
+    wavebase.save_construction(lock_in_construction(JitteredMix(), 1000), folder / "lock_in.safetensors")
     return folder
 
 
@@ -88,6 +91,10 @@ def test_the_command(nets, ran, monkeypatch, capsys, tmp_path):
         (("exact.safetensors", "copy.safetensors", "steps=-1"), "steps must be at least 0"),
         (("exact.safetensors", "copy.safetensors", "stepz=1"), "must be a known key"),
         (("exact.safetensors", "text.pt"), "must be a run's checkpoint"),
+        (
+            ("lock_in.safetensors", "lock_in.safetensors"),
+            "must have an output a bin, got the construction of a lock-in",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(words, said, nets, monkeypatch, capsys):

@@ -136,7 +136,9 @@ def test_probe_judges_and_analyze_does_not(finished, monkeypatch, capsys, tmp_pa
         entry.main()
         out = capsys.readouterr().out
         assert ("verdict at step" in out) == (tmp_path / "verdict.json").is_file() == (command == "probe")
-        assert "cell.spectral_radius" in out and "\x1b" not in out, "no colour where there is no terminal"
+        assert "spectral_radius (random 5..95 %) input" in " ".join(out.split()) and "\x1b" not in out, (
+            "no colour where there is no terminal"
+        )
         narrow = console.wrap(out, 40)
         assert not overlong(narrow, 40) and narrow.split() == out.split(), "the same words, in narrower lines"
 

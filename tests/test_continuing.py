@@ -1,18 +1,23 @@
 """What an interrupted run may be continued with, and what it keeps, records and notices on the way."""
 
+import copy
+import functools
 import gc
 import json
+import operator
 import shutil
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from conftest import SMALL
 from same_records import contents, same
-from wavebase.experiment import config, parts, runner
+from wavebase.experiment import build, config, parts, runner
 from wavebase.experiment.session import Session
+from wavebase.records import checkpoints
 from wavebase.records import folder as folders
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -178,6 +183,36 @@ def test_a_recording_is_its_content(composed, stopped, tmp_path):
     go(node, tmp_path / "run")
 
 
+@pytest.mark.parametrize("key", ["start_from", "weights"])
+def test_a_start_is_its_content(key, composed, stopped, tmp_path):
+    """A file of weights that was replaced: the old result was once returned for it, and drift measured from it."""
+    if key == "start_from":
+        words, file = ("model=spectral",), tmp_path / "start.pt"
+        given, make = file, lambda net: torch.save(net.named_weights(), file)
+    else:
+        words = ("experiment=harmonic_forecast", "model=learned_prior", "model.width=4", "signal.periods=[2,9]", "model.periods=[2,9]", "T=20", "task.horizon=4", "optim=adam", "optim.lr=0.001")  # fmt: skip
+        given, file = tmp_path / "theirs", tmp_path / "theirs" / "checkpoints" / "step_00000003.pt"
+        file.parent.mkdir(parents=True)
+        make = lambda net: torch.save({"net": net.state_dict()}, file)  # noqa: E731
+    node = composed(*words, *QUICK[1:], "probe.measure=[]", *(["T=4"] if key == "start_from" else []))
+    net = build.build_components(config.parse(node), learning_rate=1e-3).net
+    node["model"][key] = str(given)
+    make(net)
+    before = file.read_bytes()
+    stopped(node, tmp_path / "run")
+    with torch.no_grad():
+        next(net.parameters()).add_(1e-3)
+    make(net)
+    for _ in range(2):
+        with pytest.raises(RecordsError, match=r"with the start that it began with, got another content of .*\.pt; "):
+            go(node, tmp_path / "run")
+        changed, _ = file.read_bytes(), file.write_bytes(before)
+        go(node, tmp_path / "run")  # to its end
+        file.write_bytes(changed)
+    file.unlink()
+    go(node, tmp_path / "run")
+
+
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
 def test_a_folder_that_is_removed_under_a_run_ends_it_at_the_next_write(how, cli, tmp_path, monkeypatch):
     steps, observe = [], Session._observe
@@ -200,18 +235,59 @@ def test_a_folder_that_is_removed_under_a_run_ends_it_at_the_next_write(how, cli
     assert steps == [0, 4] and not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_a_checkpoint_of_something_else_ends_in_one_line(composed, stopped, tmp_path):
-    from wavebase.records import checkpoints
+WRONG = {  # what becomes of one entry of a checkpoint
+    "no step": ("step", lambda step: None), "a step beyond the run": ("step", lambda step: 99),
+    "no time": ("seconds", lambda seconds: "x"), "values": ("values", lambda values: 1), "nested values": ("values", lambda values: {"a": {}}),
+    "an end that is none": ("ended", lambda ended: torch.ones(2)), "a rate": ("learning_rate", lambda rate: "fast"),
+    "parts": ("parts", lambda parts: [1]), "no generator": ("data", lambda data: None), "no weights": ("net", lambda net: {}),
+    "a weight's shape": ("net.bias_ih_cell", lambda w: w[:-1].clone()), "a weight's dimension": ("net.bias_ih_cell", lambda w: w[:, None]),
+    "an empty weight": ("net.weight_hh_cell", lambda w: w[:0].clone()), "a weight that is none": ("net.weight_hh_cell", lambda w: w.tolist()),
+    "complex": ("net.weight_hh_cell", lambda w: w.to(torch.complex128)), "integer": ("net.weight_hh_cell", lambda w: w.int()),
+    "float32": ("net.weight_hh_cell", lambda w: w.float()), "a surplus weight": ("net", lambda net: {**net, "x": torch.ones(2)}),
+    "no optimiser": ("optimizer", lambda saved: 3), "no groups": ("optimizer.param_groups", lambda groups: []),
+    "fewer parameters": ("optimizer.param_groups.0.params", lambda numbers: numbers[1:]), "a setting": ("optimizer.param_groups.0.betas", lambda betas: None),
+    "a state's shape": ("optimizer.state.0.exp_avg", lambda mean: mean[:-1].clone()), "a state's dtype": ("optimizer.state.0.exp_avg", lambda mean: mean.to(torch.complex128)),
+    "a state that is none": ("optimizer.state.0", lambda state: {"step": state["step"]}), "another's state": ("optimizer.state", lambda state: {**state, 99: state[0]}),
+}  # fmt: skip
 
-    node = composed(*QUICK)
-    stopped(node, tmp_path / "run")
-    found = RunFolder(tmp_path / "run")
-    state = found.load_checkpoint(4)
-    for odd in ({"net": {}}, {"optimizer": 3}, {"data": None}, {"values": 1}):
-        checkpoints.save(found.checkpoint_file(4), {**state, **odd})
-        with pytest.raises(RecordsError, match="must hold checkpoints of this run, got one of step 4") as caught:
-            go(node, tmp_path / "run")
-        assert "\n" not in str(caught.value)
+
+@pytest.fixture(scope="module")
+def checkpoint(composed, tmp_path_factory):
+    """A configuration, the folder of its run with one checkpoint, of step 2, and what that holds."""
+    folder = tmp_path_factory.mktemp("forged") / "run"
+    node = composed(*QUICK, "train.steps=2", "optim=adam", "probe.measure=[]")
+    go(node, folder)
+    (folder / "summary.json").unlink()
+    for step in (0, 1):
+        (folder / "checkpoints" / f"step_{step:08d}.pt").unlink()
+    return node, RunFolder(folder), RunFolder(folder).load_checkpoint(2)
+
+
+@pytest.mark.parametrize("where,change", WRONG.values(), ids=WRONG)
+def test_a_checkpoint_of_something_else_ends_in_one_line(where, change, checkpoint):
+    """Each of these once ended in a traceback of torch's at the first step, or trained on as another run."""
+    node, found, state = checkpoint
+    state = copy.deepcopy(state)
+    *above, last = [int(key) if key.isdigit() else key for key in where.split(".")]
+    at = functools.reduce(operator.getitem, above, state)
+    at[last] = change(at[last])
+    checkpoints.save(found.checkpoint_file(2), state)
+    with pytest.raises(RecordsError, match="must hold checkpoints of this run, got one of step") as caught:
+        runner.prepare(runner.Job(node, found.path, {}))
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("delete it to use an older one")
+    if where.startswith("net"):
+        with pytest.raises(RecordsError, match=r"must hold checkpoints of the net in its config\.yaml"):
+            build.load_run(found)
+
+
+def test_a_checkpoint_as_it_was_written_is_taken(checkpoint):
+    """The control of the test above; checking an optimiser's state takes a step, of which nothing stays."""
+    node, found, state = checkpoint
+    checkpoints.save(found.checkpoint_file(2), state)
+    session = runner.prepare(runner.Job(node, found.path, {}))
+    assert session.first_step == 2 and same(dict(session.components.net.state_dict()), state["net"]) is None
+    assert same(session.components.optimizer.state_dict(), state["optimizer"]) is None
+    assert all(p.grad is None for p in session.components.net.parameters())
 
 
 def test_json_of_the_summary_is_strict(tmp_path):

@@ -19,6 +19,7 @@ from wavebase.analysis.analyze import analyze
 from wavebase.figures import curves, run, spectrum_sheet, style, sweeps, weights
 from wavebase.figures.movement import movement
 from wavebase.formatting import number
+from wavebase.records import checkpoints
 from wavebase.records.folder import RunFolder
 from wavebase.report import write
 
@@ -133,6 +134,18 @@ def test_a_net_that_did_nothing_looks_like_no_success(name, folder):
         assert "at the start" in said and said == other
     else:
         assert style.UNMOVED in said and style.UNMOVED not in other
+
+
+@pytest.mark.parametrize("fill,count", [(np.nan, 16), (np.inf, 16), (-np.inf, 3), (np.nan, 1), (0.0, 0), (1e-300, 0)])
+def test_only_zeros_are_called_zero(fill, count, folder):
+    """Weights that are not finite were once captioned "(all zero)"."""
+    state = folder.load_checkpoint(0)
+    state["weights"]["weight_hh_forget"].view(-1)[: count or None] = fill
+    checkpoints.save(folder.checkpoint_file(0), state)
+    titles = [ax.get_title() for ax in weights.weight_hh_init(folder, summary()).axes if ax.get_title()]
+    assert titles[0] == "input (all zero)"
+    wanted = f"\n({count} of 16 not finite: green)" if count else "" if fill else " (all zero)"
+    assert titles[1] == f"forget{wanted}"
 
 
 @pytest.mark.parametrize("name", ["run.drift", "run.distance", "train_loss", "spectrum"])

@@ -89,24 +89,93 @@ def test_other_files_are_refused(tmp_path):
     refused(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda about, tensors: about.pop("T"), lambda about, tensors: about.update(bins="[]"), lambda about, tensors: about.update(T='"8"'),
-     lambda about, tensors: about.update(blocks='{"gen": [0, 99]}'), lambda about, tensors: about.update(margin="[" * 100_000),
-     lambda about, tensors: about.update(input_gate='"os.system"'), lambda about, tensors: tensors.pop("level"),
-     lambda about, tensors: tensors.update(weight_ih_cell=torch.ones(())), lambda about, tensors: tensors.update(weight_hh_cell=torch.ones(2)), lambda about, tensors: tensors.pop("bias_ih_forget"),
-     lambda about, tensors: tensors.update({"mask.weight_hh_cell": torch.ones(21, 21)})],
-)  # fmt: skip
+def about_is(**fields):
+    return lambda about, tensors: about.update(fields)
+
+
+def becomes(*changed):
+    """becomes(name, change, name, change...): tensors are replaced by what becomes of them."""
+    pairs = list(zip(changed[::2], changed[1::2], strict=True))
+    return lambda about, tensors: [tensors.update({name: change(tensors[name])}) for name, change in pairs]
+
+
+def all_of(prefix, change):
+    return lambda about, tensors: [tensors.update({n: change(w)}) for n, w in tensors.items() if n.startswith(prefix)]
+
+
+UNIT, COLUMN = "unit_scale.", lambda w: w[..., None].clone()
+FORGED = {
+    "no T": lambda about, tensors: about.pop("T"), "no bins": about_is(bins="[]"), "T as text": about_is(T='"8"'),
+    "a block beyond the units": about_is(blocks='{"gen": [0, 99]}'), "half a unit": about_is(blocks='{"gen": [0.5, 1.5]}'),
+    "brackets": about_is(margin="[" * 100_000), "a gate": about_is(input_gate='"os.system"'), "no T at all": about_is(T="0"),
+    "a bin beyond T": about_is(bins="[0, 1, 9]"), "a bin twice": about_is(bins="[0, 1, 1]"), "no amplitude": about_is(amplitude="NaN"),
+    "a bound below 0": about_is(error_bound="-1"), "a latency below 0": about_is(latency="-1"), "a gain": about_is(gains='{"a": NaN}'),
+    "no level": lambda about, tensors: tensors.pop("level"), "no bias": lambda about, tensors: tensors.pop("bias_ih_forget"),
+    "no mask": lambda about, tensors: tensors.pop("mask.weight_hh_cell"), "no unit": lambda about, tensors: tensors.pop(f"{UNIT}hidden_0"),
+    "surplus": lambda about, tensors: tensors.update(x=torch.ones(2)), "surplus unit": lambda about, tensors: tensors.update({f"{UNIT}x": torch.ones(2)}),
+    "a number": becomes("weight_ih_cell", lambda w: torch.ones(())), "a vector": becomes("weight_hh_cell", lambda w: torch.ones(2)),
+    "a mask of numbers": becomes("mask.weight_hh_cell", lambda w: torch.ones(21, 21)),
+    "a readout's shape": becomes("readout.bias", COLUMN, f"{UNIT}readout.bias", COLUMN),  # torch's RuntimeError in SpectralLSTM
+    "fewer outputs": all_of("readout", lambda w: w[:2].clone()), "no outputs": all_of("readout", lambda w: w[:0].clone()),
+    "no inputs": all_of("weight_ih", lambda w: w[:, :0].clone()), "wrong shapes without units": lambda about, tensors: (
+        [tensors.pop(name) for name in [*tensors] if name.startswith(UNIT)], tensors.update(bias_hh_cell=torch.ones(2))),
+    "nan": becomes("weight_hh_cell", lambda w: w * torch.nan), "an infinite state": becomes("cell_0", lambda w: w + torch.inf),
+    "a unit of zero": becomes(f"{UNIT}bias_ih_cell", torch.zeros_like), "a complex unit": becomes(f"{UNIT}cell_0", lambda w: w.to(torch.complex64)),
+    "a unit's dtype": becomes(f"{UNIT}cell_0", torch.Tensor.half), "a level's dtype": becomes("level", torch.Tensor.int),
+    "integers": all_of("", lambda w: w if w.dtype == torch.bool else w.int()), "complex": all_of("", lambda w: w if w.dtype == torch.bool else w.to(torch.complex64)),
+    "two dtypes": becomes("weight_hh_cell", torch.Tensor.float),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
 def test_a_right_checksum_over_wrong_fields_is_not_enough(change, tmp_path):
     """Whoever can write the file can write its checksum: each of these once ended in a traceback, or in a net of other weights."""
     file = tmp_path / "it.safetensors"
     wavebase.save_construction(wavebase.spectral_construction(3), file)
     with safe_open(file, framework="pt") as opened:
-        about, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        about, tensors = opened.metadata(), {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     about.pop("sha256")
     change(about, tensors)
     save_file(tensors, file, about | {"sha256": files._digest(tensors, about)})
     assert "other fields than a construction's" in refused(file)
+
+
+def test_what_is_no_construction_is_not_written(tmp_path):
+    exact = wavebase.spectral_construction(3)
+    odd = exact.replace_weights({**exact.weights, "cell_0": exact.weights["cell_0"] * torch.nan})
+    with pytest.raises(
+        ValueError, match=r"must have finite fields that fit each other, got others in cell_0; build it"
+    ):
+        wavebase.save_construction(odd, tmp_path / "it.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_construction_does_not_follow_its_file(tmp_path):
+    """safetensors maps files: a tensor once changed when another program wrote into the file that it came from."""
+    file = tmp_path / "it.safetensors"
+    exact = wavebase.spectral_construction(3)
+    wavebase.save_construction(exact, file)
+    again = wavebase.load_construction(file)
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert all(same(weight, again.weights[name]) for name, weight in exact.weights.items())
+
+
+def test_a_spectral_net_refuses_what_it_cannot_hold():
+    exact = wavebase.spectral_construction(3)
+    with pytest.raises(
+        ValueError, match=r"^construction must have one input and an output a bin, weight_ih_cell \[36, 1\], got"
+    ):
+        SpectralLSTM(MADE["lock-in"]())
+    for name, change in {
+        "hidden_0": lambda w: w[:0],
+        "weight_hh_cell": lambda w: w[0],
+        "readout.bias": lambda w: w + 1j,
+    }.items():
+        with pytest.raises(ValueError, match=f"^weights must hold {name} .* of real numbers, got .*; give those of"):
+            SpectralLSTM(exact, {**exact.weights, name: change(exact.weights[name])})
+    with pytest.raises(ValueError, match="got nothing"):
+        SpectralLSTM(exact, {name: w for name, w in exact.weights.items() if name != "cell_0"})
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

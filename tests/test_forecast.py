@@ -1,6 +1,7 @@
 """Sums of harmonics and their forecasts: signals, classical answers, nets, the task and what it refuses."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -234,6 +235,20 @@ def test_learned_prior_starts_as_ridge_regression_and_contains_the_oracle():
         net.log_noise.fill_(math.log(0.02**2))
     future = drawn.signal[:, 100:]
     assert nmse((net(drawn.signal[:, :100]) - future).square(), future.square()).value < 0.01
+
+
+@pytest.mark.parametrize("change", [lambda net: {}, lambda net: None, lambda net: {**net, "readout.bias": net["readout.bias"] + 1j},
+                                    lambda net: {**net, "readout.bias": net["readout.bias"][:1]}])  # fmt: skip
+def test_a_learned_prior_refuses_the_weights_of_another_net(change, tmp_path):
+    net = learned_prior.build(20, 4, F64, draws(), periods=(2, 9), width=4)
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / "step_00000001.pt"
+    torch.save({"net": net.state_dict()}, file)
+    build = partial(learned_prior.build, 20, 4, F64, draws(), periods=(2, 9), width=4, weights=str(tmp_path))
+    assert torch.equal(build().readout.bias, net.readout.bias)
+    torch.save({"net": change(net.state_dict())}, file)
+    with pytest.raises(ValueError, match=r"model\.weights must be a run of model=learned_prior with the same T"):
+        build()
 
 
 @pytest.mark.parametrize("model", ["learned_prior", "lstm", "seq2seq", "mlp_gru"])

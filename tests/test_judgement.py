@@ -18,6 +18,7 @@ from wavebase.constructions.perturbation import Perturbation, perturb
 from wavebase.constructions.rivals import delay_line_construction, resonator_construction
 from wavebase.experiment import judge, runner
 from wavebase.experiment.judge import judge_folder
+from wavebase.experiment.summary import describe
 from wavebase.models.spectral import random_weights
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -194,6 +195,19 @@ def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
     assert "verdict at step 30: broken" in out and "so far: unmoved from step 0, " in out and "spectral_radius" in out
     stored = json.loads((folder.path / "verdict.json").read_text())
     assert stored["verdict"] == "broken" and stored["first_failed"]["centred/loss"] in (10, 20, 30)
+    lines = out.splitlines()
+    assert (
+        len(lines) <= 14 and max(map(len, lines[:-1])) <= 80
+    )  # the verdict in about five lines, the spectrum in seven
+    conditions = judge_folder(folder).last.conditions
+    failing = [c for c in conditions if not c.holds]
+    text = " ".join(out.split())
+    assert (
+        failing
+        and f"{len(conditions) - len(failing)} of {len(conditions)} conditions hold; not {failing[0].name}" in text
+    )
+    table = (folder.path / "verdict.txt").read_text()
+    assert "verdict.txt, verdict.json" in lines[-1] and all(c.name in table for c in conditions)
 
 
 def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):
@@ -278,6 +292,16 @@ def test_a_run_whose_loss_alone_is_not_finite_has_one_verdict(composed, tmp_path
     assert "verdict at step 1: diverged" in probed(monkeypatch, capsys, folder.path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("train.steps=0",), ("optim.lr=1e-300",), ("optim=adam", "optim.lr=1e-30"), ("train.parameters=readout.bias",), ("train.parameters=[weight_hh_output]", "optim.lr=0.1")],
+    ids=["no steps", "no rate", "adam", "a bias", "a matrix of zeros"],
+)  # fmt: skip
+def test_a_run_in_which_nothing_moves_preserves_nothing(words, ran):
+    summary = ran(*RUN, "train.steps=2", *words).summary()
+    assert summary["verdict"] == "unmoved" and summary["moved"]["nonzero_changed"] == 0
+
+
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(RecordsError, match="must hold checkpoints, got none"):
         judge_folder(RunFolder(tmp_path))
@@ -285,8 +309,14 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "samples,name",
-    [(torch.sin(2 * torch.pi * torch.arange(800) / 4), "unmoved"), (torch.full((800,), 0.3), "unmoved")],
-    ids=["steady tone", "constant"],
+    [
+        (torch.sin(2 * torch.pi * torch.arange(800) / 4), "unmoved"),
+        (torch.full((800,), 0.3), "unmoved"),
+        (torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(200), "unmoved"),
+        (torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(200), "unmoved"),
+        (torch.tensor([0.3, -0.2, 0.5, -0.6]).repeat(200), "unmoved"),
+    ],
+    ids=["steady tone", "constant", "square wave", "impulses", "any period"],
 )
 def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, tmp_path, samples, name):
     """All windows of such a recording have one spectrum, which the mean predictor gets right to rounding."""
@@ -296,6 +326,9 @@ def test_where_all_targets_are_the_same_the_mean_predictor_decides_nothing(ran, 
     recording = ("signal=file", "signal.remove_mean=false", f"signal.path={tmp_path / 'same.npy'}", "train.steps=2")
     summary = ran(*RUN, *recording).summary()
     assert summary["verdict"] == name and summary["relative_loss"]["final"] < 1e-20
+    assert (
+        max(map(len, describe(summary, tmp_path).splitlines()[:-2])) <= 80
+    )  # zero is 1e31 of it; the last line is the path
     lost = ran(*RUN, *recording, "model=random", name="random").summary()
     assert lost["verdict"] == "no algorithm" and lost["relative_loss"]["initial"] > 0.5
 

@@ -183,9 +183,15 @@ def test_a_wrong_start_file_is_named_in_one_line(ran, composed, tmp_path):
     text.write_text("not a checkpoint")
     torch.save(torch.nn.LSTM(1, 28).state_dict(), bare)
     empty.mkdir()
+    odd, none = tmp_path / "complex.pt", tmp_path / "none.pt"
+    weights = spectral.load_checkpoint(2)["weights"]
+    torch.save({**weights, "weight_hh_cell": weights["weight_hh_cell"] + 1j}, odd)
+    torch.save({"weights": None}, none)
     last = f"{spectral.path}/checkpoints/step_00000002.pt"
     for file, got, remedy in (
-        (tmp_path / "none.pt", "must be a file that exists, got", "use a checkpoint of a run"),
+        (odd, "must hold real numbers in weight_hh_cell, got torch.complex128", "use a checkpoint of a run"),
+        (none, "must be a readable checkpoint, got", "use a checkpoint of a run"),
+        (tmp_path / "absent.pt", "must be a file that exists, got", "use a checkpoint of a run"),
         (text, "must be a readable checkpoint, got", "use a checkpoint of a run"),
         (spectral.path, "must be a file, got the folder", f"use {last}"),
         (empty, "must be a file, got the folder", "use a checkpoint of a run"),

@@ -131,6 +131,21 @@ def test_movable_fraction_sees_the_rounding_freeze():
     assert frozen < small < large < 1
 
 
+@pytest.mark.parametrize("unit_scaled", [False, True])
+@pytest.mark.parametrize("shown", ["exact", "weight_hh", "bias_ih", "bias_hh", "cell_0", "readout.bias"])
+def test_zeros_that_become_tiny_have_not_moved(shown, unit_scaled):
+    """All of these are zero in an exact net, so that their own size is no measure; half of the numbers once counted."""
+    net = SpectralLSTM(spectral_construction(T), unit_scaled=unit_scaled)
+    seen = snapshot(net, learning_rate=1e-30)
+    names = [name for name in seen.trained if shown == "exact" or name.startswith(shown)]
+    some = replace(seen, trained={name: seen.trained[name] for name in names})
+    assert gradient.movable(some) == {"gradient/movable_fraction": 0}
+    with torch.no_grad():
+        net.readout.weight.add_(1e-3 * torch.ones_like(net.readout.weight) * (1 if unit_scaled else net.readout.weight))
+    far = replace(snapshot(net, learning_rate=1e12), trained={name: some.trained[name] for name in names})
+    assert gradient.movable(far)["gradient/movable_fraction"] > 0
+
+
 @pytest.mark.parametrize("size", [2, 3, 40])
 def test_curvature_of_a_quadratic(size):
     draw = torch.Generator().manual_seed(size)
@@ -418,6 +433,15 @@ class TestVerdict:
     }
     centred: ClassVar = {"centred/loss": 1e-30, "centred/training": 1e-15, "centred/tones": 1e-15}
     unknown: ClassVar = {name: value for name, value in exact.items() if "/mode" not in name and "mech" not in name}
+
+    @pytest.mark.parametrize("signal", ["white_noise", "tones", "double_amplitude", "two_windows", "stream"])
+    def test_one_signal_that_fails_is_enough(self, signal):
+        """An error on a stream of windows was not measured once, and repair was claimed of a net that lacks it."""
+        values = {**self.exact, **self.centred, f"error/{signal}": 1.0}
+        assert judge({**values, f"centred/{signal}": 1e-3}, Thresholds()).name == "preserved"
+        for error in (0.6, 1e300):
+            found = judge({**values, f"centred/{signal}": error}, Thresholds())
+            assert found.name == "drifted" and any(signal in reason for reason in found.reasons)
 
     @pytest.mark.parametrize(
         "end,name",

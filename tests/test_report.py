@@ -141,10 +141,10 @@ def test_chosen_keys_axes_tags_and_places(tree, tmp_path, monkeypatch, capsys):
     assert {file.name for file in tmp_path.iterdir()} >= {"learning_curves.png", "heat_map.png", "report.html"}
     assert "drift.weight_hh_cell" in capsys.readouterr().out
     for word, complaint in {
-        "keys=modle": "did you mean model", "x=T": "x and y must be given together", "tag=lost/train": "did you mean loss/train",
+        "keys=modle": "did you mean model", "x=T": "x and y must be given together", "x=T y=T": "x and y must be two keys, got x=T y=T", "tag=lost/train": "did you mean loss/train",
         "value=relative_error.finale": "did you mean relative_error.final", "kees=T": "did you mean keys", "T": "key=value",
     }.items():  # fmt: skip
-        monkeypatch.setattr("sys.argv", ["report", str(tree), word, f"out={tmp_path}"])
+        monkeypatch.setattr("sys.argv", ["report", str(tree), *word.split(), f"out={tmp_path}"])
         with pytest.raises(SystemExit, match="1"):
             __main__.main()
         err = capsys.readouterr().err

@@ -98,3 +98,7 @@ def test_who_does_not_check_types_is_told_in_one_line(wrong, words):
     with pytest.raises(ValueError, match=words) as refusal:
         wrong(wavebase.spectral_lstm(4))
     assert "\n" not in str(refusal.value)
+
+
+def test_completion_offers_the_public_names_alone():
+    assert {name for name in dir(wavebase) if not name.startswith("__")} == set(wavebase.__all__)

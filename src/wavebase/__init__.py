@@ -43,5 +43,5 @@ else:
 
 
 def __dir__() -> list[str]:
-    """What completion offers: also what nobody has used yet."""
-    return sorted({*globals(), *__all__})
+    """Return what completion offers: the public names, used yet or not."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

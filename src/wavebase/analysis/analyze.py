@@ -59,7 +59,7 @@ def analyze(
         bias_ih, bias_hh: [g H], zero if left out.
         hidden_0, cell_0: States before the first step, [H], zero if left out.
         roles: Thresholds of the units' roles.
-        draws: Draws of each null of matrices and readouts (None: 199 up to 64 units, 49 up to 256, then 9 and fewer);
+        draws: Draws of each null of matrices and readouts (None: 199 up to 32 units, 159 up to 64, 49 up to 256, then 9 and fewer);
             nulls of trajectories get a quarter.
         generator: Source of the nulls (None: one with seed 0).
 
@@ -147,7 +147,12 @@ class _Measurements:
         """Read the impulse response over as many steps as the inputs have, or as the readout has outputs."""
         cell = self.cell
         steps = x.shape[1] if x is not None else len(cell.w_out) if cell.w_out is not None else 0
-        if cell.w_ih is None or steps < 4 or steps**2 * cell.hidden_size > 4 * STATES:
+        if cell.w_ih is None or steps < 4:
+            return None
+        if steps**2 * cell.hidden_size > 4 * STATES:
+            self.notes.append(
+                f"the impulse response over {steps} steps is left out: it has {steps**2 * cell.hidden_size:.2g} states"
+            )
             return None
         drawn = self._run_nulls(lambda c: impulse.statistics(c, steps))
         self._add(impulse.statistics(cell, steps), drawn, impulse.ABOUT)
@@ -168,8 +173,11 @@ class _Measurements:
         if not np.isfinite(run.hidden).all():
             raise ValueError("inputs must leave the states finite, got an overflow; give fewer steps")
 
+        # the quantities of a gated cell are those of its Jacobians, which a few samples tell
+        few = x[: effective.MOST_SAMPLES] if self.cell.gated else x
+
         def measure(c: Cell) -> dict[str, float]:
-            r = simulate(c, x)
+            r = simulate(c, few)
             plain = {} if c.gated else trajectory.statistics(c, r, thresholds)
             return plain | effective.statistics(c, r)
 

@@ -17,7 +17,7 @@ ABOUT: dict[str, tuple[Alternative, bool, str]] = {
     "leading_exponent": ("two-sided", True, "log of the largest stretch over time, a step"),
 }
 RANK = 1e-8  # of the largest singular value
-WORK = 1e6  # samples x S^3 that a net may cost
+WORK = 3e5  # samples x S^3 that a net may cost
 MOST_SAMPLES = 8
 
 

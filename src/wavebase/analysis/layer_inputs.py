@@ -57,7 +57,7 @@ def layer_inputs(
             found[layer.name] = None
             notes.append(f"{layer.name} reads {width} channels, which the inputs lack: it is not run")
             continue
-        signal = signal[:, ::-1] if layer.reverse else signal
+        signal = np.ascontiguousarray(signal[:, ::-1]) if layer.reverse else signal  # torch takes no negative strides
         found[layer.name] = signal
         if any(other.net == layer.net and other.level == layer.level + 1 for other in layers):
             hidden = simulate(make_cell(**layer.arguments()), signal).hidden

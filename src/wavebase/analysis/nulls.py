@@ -133,9 +133,10 @@ NULLS = {"random": random_like, "shuffled": shuffled_like}
 
 
 def draws_for(hidden_size: int, gates: int = 1) -> int:
-    """Return the default number of draws: 199 up to 64 units, 49 up to 256, 9 up to 512, then 4 (3 for several gates).
+    """Return the default number of draws: 199 up to 32 units, 159 up to 64, 49 up to 256, 9 up to 512, then 4 (3 for several gates).
 
-    Fewer than 19 cannot reject at 5 %, but show where random systems lie: one eigenvalue problem of 1024 units takes a second.
+    Trajectories get a quarter, of 159 the fewest that can reject at 5 % on two sides. Fewer than 19 cannot reject at all, but
+    show where random systems lie: one eigenvalue problem of 1024 units takes a second.
     """
     large = 4 if gates == 1 else 3
-    return next((draws for units, draws in ((64, 199), (256, 49), (512, 9)) if hidden_size <= units), large)
+    return next((draws for units, draws in ((32, 199), (64, 159), (256, 49), (512, 9)) if hidden_size <= units), large)

@@ -20,7 +20,8 @@ from wavebase.analysis.report_text import number, wrapped
 from wavebase.analysis.rotations import RotationPair
 from wavebase.analysis.trajectory import Trajectory
 
-MOST_FLAGGED = 6  # quantities that a summary names
+FULL_LAYERS, MOST_LAYERS = 2, 5  # of a summary: described in full, named at all
+MOST_FLAGGED = 3  # quantities that a summary names
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,42 @@ class Report:
         }
 
     def short(self, name: str) -> str:
-        """Summarise a report in a few lines of at most 80 columns: the net, called `name`, and what random weights do not show."""
-        lines = [f"{name}: {self.activation}, {self.hidden_size} units"]
-        for gate in self.gates:
-            radius = self.quantities[f"{gate}.spectral_radius" if len(self.gates) > 1 else "spectral_radius"]
-            null = radius.nulls[0] if radius.nulls else None
-            beside = f" (random {number(null.low)}..{number(null.high)})" if null else ""
-            lines[0] += f"; {radius.name} {number(radius.value)}{beside}"
-        flagged = [f"{q.name} {number(q.value)}" for q in self.quantities.values() if q.flagged]
-        more = f" and {len(flagged) - MOST_FLAGGED} more" if len(flagged) > MOST_FLAGGED else ""
-        judged = sum(math.isfinite(q.value) and bool(q.nulls) for q in self.quantities.values())
-        outside = ", ".join(flagged[:MOST_FLAGGED]) + more if flagged else "none"
-        lines.append(f"unlike random weights (p <= 0.05, {len(flagged)} of {judged} quantities): {outside}")
+        """Summarise a report in about six lines of at most 80 columns: the net, called `name`, and what random weights lack."""
+        several = len(self.gates) > 1
+        radii = ", ".join(f"{gate + ' ' if several else ''}{_beside(q)}" for gate, q in self._radii().items())
+        flagged, judged = self._judged()
+        outside = ", ".join(f"{q.name} {_beside(q)}" for q in flagged[:MOST_FLAGGED]) or "none"
+        rest = len(flagged) - MOST_FLAGGED
+        lines = [
+            f"{name}: {self.activation}, {self.hidden_size} units; spectral_radius (random 5..95 %) {radii}",
+            f"unlike random weights (p <= 0.05, {self.draws()} draws, {len(flagged)} of {len(judged)} quantities): {outside}"
+            + (f" and {rest} more" if rest > 0 else ""),
+        ]
         return "\n".join(part for line in lines for part in wrapped(line))
+
+    def row(self, name: str) -> str:
+        """Summarise a report in a line: the largest spectral radius of its gates, and how much random weights lack."""
+        gate, radius = max(self._radii().items(), key=lambda item: item[1].value)
+        flagged, judged = self._judged()
+        which = f"{gate} " if len(self.gates) > 1 else ""
+        line = f"  {name}, {self.activation} of {self.hidden_size}: {which}{_beside(radius)}; {len(flagged)} of {len(judged)}"
+        return "\n".join(wrapped(line))
+
+    def draws(self) -> str:
+        """Return the number of draws of the random null, or the range over quantities."""
+        draws = sorted({q.nulls[0].draws for q in self._judged()[1]})
+        return "no" if not draws else str(draws[0]) if len(draws) == 1 else f"{draws[0]} to {draws[-1]}"
+
+    def _radii(self) -> dict[str, Quantity]:
+        several = len(self.gates) > 1
+        return {
+            gate: self.quantities[f"{gate}.spectral_radius" if several else "spectral_radius"] for gate in self.gates
+        }
+
+    def _judged(self) -> tuple[list[Quantity], list[Quantity]]:
+        """Return the quantities that random weights lack, the least p-value first, and all that are judged."""
+        judged = [q for q in self.quantities.values() if math.isfinite(q.value) and q.nulls]
+        return sorted((q for q in judged if q.flagged), key=lambda q: q.nulls[0].p_value), judged
 
     def table(self) -> str:
         """List the quantities in at most 80 columns: the value, and both nulls' 5 to 95 % and p-value."""
@@ -89,7 +113,7 @@ class Report:
         for name, q in self.quantities.items():
             if not math.isfinite(q.value):
                 continue
-            label = f"{name[:25]}{' g' if q.gauge else ''}"
+            label = f"{name}{' g' if q.gauge else ''}"
             line = f"{label:<28}{number(q.value):>9}"
             if q.nulls:
                 first = q.nulls[0]
@@ -109,6 +133,23 @@ class Report:
             lines.append("roles: " + ", ".join(f"{count} {role}" for role, count in counts.items()))
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(part for line in lines for part in wrapped(line))
+
+
+def summary(reports: Mapping[str, Report]) -> list[str]:
+    """Summarise the layers of a file in about ten lines of at most 80 columns: each in full if there are at most two."""
+    if len(reports) <= FULL_LAYERS:
+        return [report.short(name) for name, report in reports.items()]
+    draws = next(iter(reports.values())).draws()
+    head = f"{len(reports)} layers: the largest spectral radius (random 5..95 %); quantities unlike random weights (p <= 0.05, {draws} draws)"
+    rows = [report.row(name) for name, report in list(reports.items())[:MOST_LAYERS]]
+    rest = len(reports) - MOST_LAYERS
+    return [*wrapped(head), *rows, *([f"  and {rest} more in spectrum.txt"] if rest > 0 else [])]
+
+
+def _beside(quantity: Quantity) -> str:
+    """Return a value, and in brackets where 90 % of random weights lie."""
+    null = quantity.nulls[0] if quantity.nulls else None
+    return number(quantity.value) + (f" ({number(null.low)}..{number(null.high)})" if null else "")
 
 
 def _modulus(found: Mode) -> str:

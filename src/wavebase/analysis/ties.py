@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 
 TIE = 1e-9  # of the largest number: how far rounding may move equal ones apart
 SPLIT = 1e-7  # of the largest modulus: rounding splits a double eigenvalue by about sqrt(eps)
@@ -32,5 +31,7 @@ def first_largest(values: np.ndarray) -> np.ndarray:
 
 def clusters(eigenvalues: np.ndarray) -> np.ndarray:
     """Return labels 0, 1, ... of [n] complex numbers, equal for those that rounding split from one multiple eigenvalue."""
+    from scipy.sparse.csgraph import connected_components  # scipy.sparse takes a fifth of a second to import
+
     distance = np.abs(eigenvalues[:, None] - eigenvalues)
     return connected_components(distance <= SPLIT * np.abs(eigenvalues).max(initial=0.0), directed=False)[1]

@@ -20,7 +20,11 @@ from wavebase.records.atomic import RecordsError, open_regular
 CONTAINERS = ("weights", "state_dict", "model_state_dict", "model_state", "model", "net")  # usual keys of a state_dict
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".jit", ".ts", ".pkl", ".pickle", ".safetensors", ".npz")
 _KERAS = "pip install h5py and save each layer's recurrent kernel, transposed, as w_hh in an .npz"
+_RECORDING = "a recording is trained on: wavebase run signal=file signal.path=FILE"
 REMEDIES = {
+    ".wav": _RECORDING,
+    ".csv": _RECORDING,
+    ".npy": "save arrays by name, numpy.savez('net.npz', w_hh=...); a recording is trained on, signal=file signal.path=FILE",
     ".onnx": "pip install onnx and save R and W of the recurrent node as w_hh and w_ih in an .npz, gates in torch's order",
     ".h5": _KERAS,
     ".hdf5": _KERAS,

@@ -1,7 +1,7 @@
 """Judge a stored run, and read the spectrum of any recurrent net: `python -m wavebase.probe CHECKPOINT|FOLDER|FILE.npz|FILE.pt`.
 
 A run's folder or checkpoint gets the verdict at every checkpoint and the step at which each condition first failed
-(verdict.json). Recurrent weights get every quantity beside its nulls (spectrum.json, spectrum.txt, spectrum.png) and, over
+(verdict.txt, verdict.json). Recurrent weights get every quantity beside its nulls (spectrum.json, spectrum.txt, spectrum.png) and, over
 a run's checkpoints, how each moved in training (series.png). Heavy imports come late.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wavebase.analysis.spectrum_report import Report
     from wavebase.analysis.trajectory import RoleThresholds
 
+MOST_NOTES, MOST_PICTURES = 2, 3  # that the console shows or names; the files have all
 Save = Callable[[str, bytes], None]
 
 USAGE = """usage: python -m wavebase.probe PATH [key=value ...]
@@ -33,7 +34,7 @@ readout=     the matrix that reads a net, where names and shapes do not tell: re
 samples=256  Gaussian inputs that a net is read on where the file brings none; a deeper layer is read on the states of the one below it
 steps=       their length (as long, and as large, as the signals of its run; else 10, of unit variance)
 seed=0       of the nulls
-draws=       of each null (by size)
+draws=       of each null (199 up to 32 units, then fewer); a quarter of them for trajectories
 net=         which one of stacked weights
 panels=      of spectrum.png, such as panels=eigenvalues,quantities,readout (all that have content); series for every quantity over a run's checkpoints in series.png (the twelve that moved most)
 out=         folder for spectrum.json, spectrum.txt and spectrum.png (beside what was read)
@@ -94,7 +95,6 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
 
     from wavebase.analysis import weight_files
     from wavebase.analysis.cell import OutOfRangeError
-    from wavebase.analysis.report_text import wrapped
     from wavebase.analysis.trajectory import RoleThresholds
     from wavebase.experiment import validation
     from wavebase.figures import spectrum_sheet
@@ -118,20 +118,41 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     judged = judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last)
     if judged:
         lines.append(_judge(source, save))
-        written.append("verdict.json")
+        written += ["verdict.txt", "verdict.json"]
         if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
-            return "\n".join([*lines, f"verdict.json in {out}; no recurrent weights to read a spectrum of"])
+            return "\n".join([*lines, f"{', '.join(written)} in {out}; no recurrent weights to read a spectrum of"])
     try:
         reports, notes = _read_files(source, options, thresholds)
     except OutOfRangeError:
         if not judged:
             raise
-        return "\n".join([*lines, f"verdict.json in {out}; no finite weights of a usable size to read a spectrum of"])
+        return "\n".join(
+            [*lines, f"{', '.join(written)} in {out}; no finite weights of a usable size to read a spectrum of"]
+        )
     source = replace(source, files={label: source.files[label] for label in reports})
-    found, pictures = _write_spectra(path, source, reports, notes, panels, save)
-    shown = dict.fromkeys([*notes, *(note for report in reports[source.last].values() for note in report.notes)])
-    lines += [*found, *(part for note in shown for part in wrapped(f"note: {note}"))]
-    return "\n".join([*lines, f"{', '.join([*written, 'spectrum.txt', 'spectrum.json', *pictures])} in {out}"])
+    pictures = _write_spectra(path, source, reports, notes, panels, save)
+    lines += _summary(reports[source.last], notes, brief=bool(judged))
+    text = f"spectrum.txt (over {len(reports)} checkpoints)" if len(reports) > 1 else "spectrum.txt"
+    named = pictures if len(pictures) <= MOST_PICTURES else [f"{len(pictures)} pictures"]
+    return "\n".join([*lines, f"{', '.join([*written, text, 'spectrum.json', *named])} in {out}"])
+
+
+def _summary(reports: Mapping[str, Report], notes: list[str], brief: bool) -> list[str]:
+    """Return what the console gets of the newest file: a few lines, the notes on the file, and some of those on layers.
+
+    Args:
+        reports: By layer.
+        notes: On the file.
+        brief: Whether a verdict stands above, so that the notes on layers are counted only.
+    """
+    from wavebase.analysis.report_text import wrapped
+    from wavebase.analysis.spectrum_report import summary
+
+    more = list(dict.fromkeys(note for report in reports.values() for note in report.notes))
+    shown = [] if brief or len(reports) > 2 else more[:MOST_NOTES]
+    lines = [*summary(reports), *(part for note in (*notes, *shown) for part in wrapped(f"note: {note}"))]
+    rest = len(more) - len(shown)
+    return [*lines, f"{rest} more note{'s' if rest > 1 else ''} in spectrum.txt"] if rest else lines
 
 
 def _read_files(
@@ -170,14 +191,15 @@ def _read_files(
 
 
 def _judge(source: Source, save: Save) -> str:
-    """Write verdict.json and return its table."""
+    """Write verdict.json and verdict.txt, its table, and return a summary."""
     from wavebase.experiment.judge import judge_folder
     from wavebase.records.folder import RunFolder
     from wavebase.records.strict_json import dump_json
 
     judged = judge_folder(RunFolder(source.root), source.step)
     save("verdict.json", dump_json(judged.to_dict(), indent=1))
-    return judged.table() + "\n"
+    save("verdict.txt", judged.table().encode() + b"\n")
+    return judged.short()
 
 
 def _write_spectra(
@@ -187,8 +209,8 @@ def _write_spectra(
     notes: list[str],
     panels: list[str],
     save: Save,
-) -> tuple[list[str], list[str]]:
-    """Write spectrum.json, spectrum.txt and pictures of reports by checkpoint and layer; return lines and pictures' names."""
+) -> list[str]:
+    """Write spectrum.json, spectrum.txt and pictures of reports by checkpoint and layer; return the pictures' names."""
     from wavebase.figures import spectrum_sheet, style
     from wavebase.figures.movement import READABLE, movement, movement_table
     from wavebase.records.strict_json import dump_json
@@ -197,14 +219,12 @@ def _write_spectra(
     layers = {name: report.to_dict() for name, report in last.items()}
     results: dict[str, Any] = {"path": str(path), "step": source.last, "notes": notes, "layers": layers}
     whole_series = spectrum_sheet.SERIES in panels
-    lines: list[str] = []
     table, pictures = [f"note: {note}" for note in notes], []
     for number, (name, report) in enumerate(last.items()):
         suffix = f"_{number}" if number else ""
         pictures.append(f"spectrum{suffix}.png")
         save(pictures[-1], style.png(spectrum_sheet.sheet(report, panels)))
         table += [f"{name} of {source.last}", report.table()]
-        lines.append(report.short(name))
         if len(reports) > 1:
             moved = {label: layers[name].quantities for label, layers in reports.items() if name in layers}
             most = len(report.quantities) if whole_series else READABLE
@@ -212,15 +232,13 @@ def _write_spectra(
             if figure is not None:
                 pictures.append(f"series{suffix}.png")
                 save(pictures[-1], style.png(figure))
-            lines_of_series = movement_table(moved)
-            table += lines_of_series
-            lines.append(f"{lines_of_series[0]}: see spectrum.txt")
+            table += movement_table(moved)
             results.setdefault("series", {})[name] = {
                 label: {q.name: q.value for q in quantities.values()} for label, quantities in moved.items()
             }
     save("spectrum.json", dump_json(results, indent=1))
     save("spectrum.txt", console.visible("\n".join(table)).encode(errors="replace") + b"\n")
-    return lines, pictures
+    return pictures
 
 
 if __name__ == "__main__":

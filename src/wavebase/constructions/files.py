@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from wavebase.constructions.construction import STATE_NAMES, WEIGHT_NAMES, Construction, unit_scales
 from wavebase.records.atomic import RecordsError, atomic_write
 from wavebase.records.untrusted import parse_json, reason
+from wavebase.recurrence.cells import GATES
 
 FORMAT, FORMAT_1 = "wavebase construction, version 2", "wavebase construction, version 1"  # 1 had no unit scales
 TENSORS = ("weights", "mask", "max_activation", "unit_scale")
@@ -34,7 +36,7 @@ def save_construction(construction: Construction, path: str | Path) -> None:
     T, input_gate, gains and the other numbers.
 
     Raises:
-        ValueError: For anything but a construction.
+        ValueError: For anything but a construction whose fields fit each other and whose numbers are finite.
         OSError: If the disk refuses.
 
     >>> import tempfile, wavebase
@@ -48,6 +50,8 @@ def save_construction(construction: Construction, path: str | Path) -> None:
 
     if not isinstance(construction, Construction):
         raise ValueError(f"construction must be a Construction, got {type(construction).__name__}; give net.construction")  # fmt: skip
+    if wrong := [*_wrong_tensors(construction), *_wrong_numbers(construction)]:
+        raise ValueError(f"construction must have finite fields that fit each other, got others in {_names(wrong)}; build it anew")  # fmt: skip
     masks = {f"mask.{name}": mask for name, mask in construction.mask.items()}
     scales = {f"unit_scale.{name}": scale for name, scale in construction.unit_scale.items()}
     tensors = {**construction.weights, **masks, **scales, PEAKS: construction.max_activation}
@@ -83,6 +87,7 @@ def load_construction(path: str | Path) -> Construction:
         raise _refused(path, f"a file of format {about.get('format')!r}")
     if about.pop("sha256", None) != _digest(tensors, about):
         raise _refused(path, "content that does not match its checksum")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors maps the file, which may change
     try:
         known: dict[str, Any] = {name: parse_json(about[name]) for name in NUMBERS}
         blocks = {name: slice(*units) for name, units in parse_json(about["blocks"]).items()}
@@ -91,51 +96,80 @@ def load_construction(path: str | Path) -> Construction:
             weights=tensors,
             mask=mask,
             max_activation=peaks,
-            unit_scale=scales or unit_scales(tensors, peaks, known["amplitude"], blocks),
+            unit_scale=scales,
             blocks=blocks,
             bins=tuple(parse_json(about["bins"])),
             **known,
         )
-        _check(made)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:  # the checksum is right, but another program wrote it
+        if wrong := [*_wrong_tensors(made), *_wrong_numbers(made)]:
+            raise ValueError(f"{_names(wrong)} do not fit each other")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # the checksum fits: another program wrote it
         raise _refused(path, f"other fields than a construction's ({reason(error)})") from error
-    return made
+    return made if scales else replace(made, unit_scale=unit_scales(tensors, peaks, made.amplitude, blocks))
 
 
-def _check(made: Construction) -> None:
-    """Raise ValueError for fields or tensors whose types or shapes differ from those in `Construction`."""
-    H, inputs = made.hidden_size, made.weights["weight_ih_cell"].shape[-1]
-    shapes = {"weight_ih": (H, inputs), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
-    shapes = {name: shapes[name.rpartition("_")[0]] for name in WEIGHT_NAMES} | dict.fromkeys(STATE_NAMES, (H,))
-    shapes |= {
-        "readout.weight": (len(made.weights["readout.bias"]), H),
-        "readout.bias": made.weights["readout.bias"].shape,
-    }
-    wrong = [
-        name
-        for name, shape in shapes.items()
-        if made.weights[name].shape != shape or made.weights[name].dtype != made.dtype
-    ]
-    wrong += [
-        name
-        for name, w in made.weights.items()
-        if name not in made.unit_scale or made.unit_scale[name].shape != w.shape
-    ]
-    wrong += [name for name, mask in made.mask.items() if mask.shape != (H, H) or mask.dtype != torch.bool]
-    wrong += [] if made.max_activation.shape == (H,) and set(made.weights) == set(shapes) else [PEAKS]
-    wrong += [name for name, u in made.blocks.items() if not 0 <= u.start <= u.stop <= H]
-    whole = (made.T, made.bound_windows, made.latency, *made.bins)
-    numbers = (made.margin, made.amplitude, made.output_gain, made.scale, made.error_bound, *made.gains.values())
-    wrong += [] if len(made.weights["readout.bias"]) in (len(made.bins), 1) else ["bins"]  # a lock-in has one output
-    if wrong or not made.dtype.is_floating_point or made.input_gate not in ("tanh", "sigmoid"):
-        raise ValueError(f"{', '.join([*wrong, made.input_gate])[:100]} do not fit each other")
-    if not all(type(n) is int for n in whole) or not all(type(n) in (int, float) for n in numbers):
-        raise ValueError("fields that should be numbers and are not")
+def _names(wrong: list[str]) -> str:
+    return ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+
+
+def _wrong_tensors(made: Construction) -> list[str]:
+    """Return the names of tensors that are missing, surplus, not finite, or of another shape or dtype."""
+    H, bias, inputs = made.hidden_size, made.weights["readout.bias"], made.weights["weight_ih_cell"]
+    if not (made.dtype.is_floating_point and H and inputs.numel()):
+        return ["hidden_0", "weight_ih_cell"]
+    kinds = {"weight_ih": (H, inputs.shape[-1]), "weight_hh": (H, H), "bias_ih": (H,), "bias_hh": (H,)}
+    shapes = {name: kinds[name.rpartition("_")[0]] for name in WEIGHT_NAMES} | dict.fromkeys(STATE_NAMES, (H,))
+    shapes |= {"readout.weight": (bias.numel(), H), "readout.bias": (bias.numel(),)}
+    masks = dict.fromkeys((f"weight_hh_{gate}" for gate in GATES), (H, H))
+
+    def fits(tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+        return tensor is not None and tensor.shape == shape and tensor.dtype == dtype and bool(tensor.isfinite().all())
+
+    def positive(tensor: Tensor | None) -> bool:
+        return tensor is not None and bool((tensor > 0).all())
+
+    wrong = [name for name, shape in shapes.items() if not fits(made.weights.get(name), shape, made.dtype)]
+    for name, shape in shapes.items():
+        unit = made.unit_scale.get(name)
+        given = unit is not None or made.unit_scale  # none at all in files of version 1
+        wrong += [f"unit_scale.{name}"] if given and not (fits(unit, shape, made.dtype) and positive(unit)) else []
+    wrong += [f"mask.{name}" for name, shape in masks.items() if not fits(made.mask.get(name), shape, torch.bool)]
+    peaks = made.max_activation
+    wrong += [] if fits(peaks, (H,), torch.float64) and positive(peaks) else [PEAKS]
+    for known, found in ((shapes, made.weights), (shapes, made.unit_scale), (masks, made.mask)):
+        wrong += sorted(set(found) - set(known))
+    return wrong
+
+
+def _wrong_numbers(made: Construction) -> list[str]:
+    """Return the names of fields beside the tensors that cannot be a construction's."""
+
+    def real(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    def whole(value: Any, least: int, end: float = math.inf) -> bool:
+        return type(value) is int and least <= value < end
+
+    outputs = len(made.weights["readout.bias"])  # a lock-in has one for all bins
+    right = {
+        "T": whole(made.T, 1),
+        "bins": outputs in (len(made.bins), 1) and len(set(made.bins)) == len(made.bins) > 0
+        and all(whole(k, 0, made.T) for k in made.bins),
+        "input_gate": made.input_gate in ("tanh", "sigmoid"),
+        "margin": real(made.margin) and made.margin > 0,
+        "amplitude": real(made.amplitude) and made.amplitude > 0,
+        "output_gain": real(made.output_gain) and made.output_gain != 0,
+        "scale": real(made.scale),
+        "error_bound": type(made.error_bound) in (int, float) and made.error_bound >= 0,  # infinite where there is none
+        "bound_windows": whole(made.bound_windows, 1),
+        "latency": whole(made.latency, 0),
+        "gains": all(map(real, made.gains.values())),
+        "blocks": all(
+            u.step is None and whole(u.start, 0) and whole(u.stop, u.start, made.hidden_size + 1)
+            for u in made.blocks.values()
+        ),
+    }  # fmt: skip
+    return [name for name, is_right in right.items() if not is_right]
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

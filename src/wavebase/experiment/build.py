@@ -15,12 +15,12 @@ from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
+from wavebase.experiment.restoring import load_net, start_sha256
 from wavebase.experiment.start import buffers_restored, measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
-from wavebase.records.untrusted import reason
 from wavebase.tasks.base import check_output
 from wavebase.theory import boundaries
 from wavebase.theory.boundaries import Boundary, Curvatures
@@ -47,6 +47,7 @@ class Components(NamedTuple):
     boundary: Boundary
     noise_error: float | None = None
     recording: str | None = None
+    start: str | None = None
 
 
 def build_components(
@@ -82,7 +83,9 @@ def build_components(
     plain = settings.schedule == "constant" and settings.warmup == 0 and settings.clip_norm is None
     noise = predicted_noise_error(net, task, cfg, trained, optimizer, known) if begins and plain else None
     boundary, recording = Boundary(rule, curvatures), getattr(signal, "sha256", None)
-    return Components(task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording)
+    return Components(
+        task, net, trained, optimizer, settings, learning_rate, boundary, noise, recording, start_sha256(cfg)
+    )
 
 
 def _build_task_and_net(cfg: RunConfig) -> tuple[Any, Any, Any]:
@@ -194,20 +197,6 @@ def _without(node: Mapping[str, Any], key: str) -> dict[str, Any]:
     first, _, rest = key.partition(".")
     kept = {name: value for name, value in node.items() if name != first}
     return kept | {first: _without(node[first], rest)} if rest else kept
-
-
-def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
-    """Give a net the weights of a checkpoint.
-
-    Raises:
-        RecordsError: If they are another net's.
-    """
-    try:
-        net.load_state_dict(state["net"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names, shapes and kinds
-        raise RecordsError(
-            f"{folder.path} must hold checkpoints of the net in its config.yaml, got others ({reason(error)}); restore config.yaml"
-        ) from error
 
 
 def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> Snapshot:

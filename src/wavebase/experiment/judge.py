@@ -13,7 +13,8 @@ from torch import Tensor
 
 from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import Construction
-from wavebase.experiment.build import load_net, load_run, measure, snapshot
+from wavebase.experiment.build import load_run, measure, snapshot
+from wavebase.experiment.restoring import load_net
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
@@ -170,10 +171,33 @@ class VerdictHistory:
             },
         }
 
+    def short(self) -> str:
+        """Return the verdict, what fails and what the run went through, in about five lines of at most 80 columns."""
+        failing = [c for c in self.last.conditions if not c.holds]
+        shown = [
+            f"{c.name} {c.value:.2g} (bound {c.bound:.2g}, first at step {self.first_failed[c.name]})"
+            for c in failing[:2]
+        ]
+        rest = f" and {len(failing) - 2} more" if len(failing) > 2 else ""
+        held = f"{len(self.last.conditions) - len(failing)} of {len(self.last.conditions)} conditions hold"
+        lines = [self._name(), f"{held}; not {', '.join(shown)}{rest}" if failing else held, self._turns(3)]
+        return "\n".join(textwrap.fill(line, 80) for line in lines)
+
+    def _name(self) -> str:
+        precision = f", {self.last.precision.words()}" if self.last.precision else ""
+        return f"verdict at step {max(self.verdicts)}: {self.last.name}{precision}"
+
+    def _turns(self, most: int | None = None) -> str:
+        """Return the verdicts that the run went through, the last `most` of them."""
+        named = [(step, verdict.name) for step, verdict in self.verdicts.items()]
+        turns = [f"{name} from step {step}" for n, (step, name) in enumerate(named) if not n or named[n - 1][1] != name]
+        if most is not None and len(turns) > most:
+            turns = [turns[0], "...", *turns[1 - most :]]
+        return f"so far: {', '.join(turns)}"
+
     def table(self) -> str:
         """Return the verdict and its conditions as text of at most 80 columns."""
-        precision = f", {self.last.precision.words()}" if self.last.precision else ""
-        lines = [textwrap.fill(f"verdict at step {max(self.verdicts)}: {self.last.name}{precision}", 80)]
+        lines = [textwrap.fill(self._name(), 80)]
         lines += [f"  {reason}" for reason in self.last.reasons]
         lines.append(f"{'condition':<33} {'start':>9} {'now':>9}    {'bound':>9}  first fails")
         for c in self.last.conditions:
@@ -182,9 +206,7 @@ class VerdictHistory:
             bound = f"{'>=' if c.least else '<='} {c.bound:>9.2g}"
             first = self.start.get(c.name, float("nan"))
             lines.append(f"{c.name:<33} {first:>9.2g} {c.value:>9.2g} {bound}  {when}")
-        named = [(step, verdict.name) for step, verdict in self.verdicts.items()]
-        turns = [f"{name} from step {step}" for n, (step, name) in enumerate(named) if not n or named[n - 1][1] != name]
-        return "\n".join([*lines, textwrap.fill(f"so far: {', '.join(turns)}", 80)])
+        return "\n".join([*lines, textwrap.fill(self._turns(), 80)])
 
 
 def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from wavebase.experiment import config
 from wavebase.experiment.build import build_components
-from wavebase.experiment.session import Session, same_recording
+from wavebase.experiment.restoring import check_content, check_fields
+from wavebase.experiment.session import Session
 from wavebase.experiment.summary import describe, objective
 from wavebase.records.folder import RunFolder
-from wavebase.signals.recording_files import content_sha256
 from wavebase.theory import boundaries
 from wavebase.training.interruption import Interrupted, Interruption
 from wavebase.training.loop import Status, train
@@ -82,7 +82,7 @@ def prepare(
     folder = RunFolder(job.path if cfg.resume else _unused(job.path), config.identity)
     finished = folder.finished(text)
     if finished is not None:
-        _check_recording(cfg, finished, folder)
+        check_content(cfg, finished, folder)
         log.info("%s", describe(finished, folder.path, short=not single))
         log.info("%s was finished before; resume=false runs it anew", folder.path.name)
         return finished
@@ -92,6 +92,7 @@ def prepare(
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     state = folder.newest_checkpoint(until)
     if state is not None:
+        check_fields(state, folder, cfg.train.steps)
         components = build_components(cfg, state["learning_rate"], boundaries.recorded(state))
     else:
         components = build_components(cfg, measured=measured)
@@ -140,13 +141,6 @@ def train_and_finish(
     if interruption():
         raise Interrupted(f"interrupted after {first.folder.path}; run the same command again for the rest")
     return finals
-
-
-def _check_recording(cfg: config.RunConfig, summary: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise RecordsError if a finished run was trained on another content of its recording; one that is gone is not compared."""
-    path, known = cfg.signal.get("path"), summary.get("recording_sha256")
-    if known is not None and path is not None and Path(path).is_file():
-        same_recording(folder.path, known, content_sha256(path), path)
 
 
 def config_text(node: Mapping[str, Any]) -> str:

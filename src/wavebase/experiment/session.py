@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +15,11 @@ from wavebase.experiment.build import Components, measure, snapshot
 from wavebase.experiment.config import RunConfig
 from wavebase.experiment.drawing import WeightImages, draw_figures
 from wavebase.experiment.progress import steps_shown
+from wavebase.experiment.restoring import check_content, restore
 from wavebase.experiment.summary import describe, objective, summarize
 from wavebase.probes import verdict
-from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
-from wavebase.records.untrusted import reason
 from wavebase.training.loop import Status
-from wavebase.training.optimizers import load_state
 from wavebase.training.schedule import LearningRate
 from wavebase.training.stacking import stack_key, unstackable_reason
 from wavebase.training.trainer import TrainState
@@ -66,12 +63,7 @@ class Session:
         self.values: dict[str, float] = {}
         self.start_values: dict[str, float] = {}
         if state is not None:
-            try:
-                self._restore(state)
-            except (KeyError, TypeError, RuntimeError) as error:  # torch's and Python's, for what is not ours
-                raise RecordsError(
-                    f"{folder.path} must hold checkpoints of this run, got one of step {state.get('step')} with something else ({reason(error)}); delete it to use an older one"
-                ) from error
+            self._restore(state)
             kept = state["metrics_bytes"]
             log.info("%s continues from step %d", folder.path, self.first_step)
         self.parts.append(
@@ -90,12 +82,8 @@ class Session:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        same_recording(
-            self.folder.path, state.get("recording_sha256"), self.components.recording, self.cfg.signal.get("path")
-        )
-        self.components.net.load_state_dict(state["net"])
-        load_state(self.components.optimizer, state["optimizer"])
-        self.data.set_state(state["data"])
+        check_content(self.cfg, state, self.folder)
+        restore(self.components.net, self.components.optimizer, self.data, state, self.folder)
         self.first_step, self.seconds_before = state["step"], state["seconds"]
         self.values, self.start_values = dict(state["values"]), dict(state["start_values"])
         self.ended = state["ended"]
@@ -240,6 +228,7 @@ class Session:
                 "ended": ended,
                 "parts": self.parts,
                 "recording_sha256": built.recording,
+                "start_sha256": built.start,
                 "example": None if hasattr(built.task, "examples") else self._example(EXAMPLES),  # what `look` shows
             },
             self.cfg.train.keep_checkpoints,
@@ -264,15 +253,6 @@ class Session:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
-
-
-def same_recording(folder: Path, known: str | None, now: str | None, path: object) -> None:
-    """Raise RecordsError if a run began with another content of its recording; None is not compared."""
-    if known is not None and now is not None and known != now:
-        raise RecordsError(
-            f"{folder} must be continued with the recording that it began with, got another content of {path}; "
-            "restore the file, or use resume=false"
-        )
 
 
 def parameter_table(net: nn.Module) -> str:

@@ -72,6 +72,7 @@ def summarize(
         "parts": parts,
         "changes": changes(parts),
         "recording_sha256": components.recording,
+        "start_sha256": components.start,
         "versions": provenance.versions(),
         "git": provenance.git_state(),
         **({"trusted": sources} if (sources := registry.sources()) else {}),
@@ -122,7 +123,9 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         return f"{path.name}: {verdict}relative error {number(error['initial'])} -> {number(error['final'])}"
     optim, weight = summary["optim"], summary["watched_weight"]
     moved, noise = summary.get("moved"), summary.get("label_noise")  # version 0.1 had neither
-    zero = f"mean predictor: 1, zero: {baseline['zero'] / baseline['mean']:.2f}" if baseline["mean"] > 0 else "zero: 1"
+    zero = (
+        f"mean predictor: 1, zero: {number(baseline['zero'] / baseline['mean'])}" if baseline["mean"] > 0 else "zero: 1"
+    )
     rate = number(optim["lr"])
     if optim["boundary"] is not None:
         rate += (

@@ -102,7 +102,7 @@ def _pseudospectrum(ax: Axes, report: Report) -> bool:
     weight = _main_weight(report)
     values = np.linalg.eigvals(weight)
     extent = 1.25 * max(1.0, np.abs(values).max(initial=0.0))
-    x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 64 else 41)
+    x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 32 else 41)
     levels = np.arange(-4, 0.51, 0.5)
     logarithm = np.log10(np.maximum(smallest, 1e-12))
     if not ((levels > logarithm.min()) & (levels < logarithm.max())).sum() > 1:

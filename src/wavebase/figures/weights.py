@@ -156,7 +156,7 @@ def _matrix(ax: Axes, weight: np.ndarray, blocks: Mapping[str, slice], title: st
     size = np.abs(weight[np.isfinite(weight) & (weight != 0)])
     top = size.max(initial=1e-300)
     norm = SymLogNorm(linthresh=max(np.min(size, initial=top), top * 1e-12) / 2, vmin=-top, vmax=top)
-    picture = _image(ax, weight, norm, blocks, title + ("" if size.size else " (all zero)"))
+    picture = _image(ax, weight, norm, blocks, title + ("" if weight.any() else " (all zero)"))
     ticks = [-top, 0, top] if size.size else [0]
     bar = ax.figure.colorbar(picture, ax=ax, shrink=0.75, ticks=ticks)
     bar.ax.set_yticklabels([number(tick) for tick in ticks])

@@ -180,7 +180,10 @@ def build(
         if not steps:
             raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
         try:
-            net.load_state_dict(run.load_checkpoint(steps[-1])["net"])
+            found = run.load_checkpoint(steps[-1])["net"]
+            if not all(found[name].is_floating_point() for name in net.state_dict()):
+                raise TypeError("torch would cast them")
+            net.load_state_dict(found)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's, for other names and shapes
             raise ValueError(
                 f"model.weights must be a run of model=learned_prior with the same T, horizon, periods, stages and width, got {weights} with others; use null"

@@ -44,6 +44,9 @@ class SpectralLSTM(UnitScaled):
         weights: To start from instead, by the names and shapes of the construction's; or None.
         unit_scaled: Whether the parameters are the weights over their natural units (`models.unit_scaled`) or the
             weights themselves; `named_weights` gives the weights either way.
+
+    Raises:
+        ValueError: For a construction without one input and an output a bin, such as a lock-in, and for other weights.
     """
 
     hidden_0: nn.Parameter
@@ -54,6 +57,7 @@ class SpectralLSTM(UnitScaled):
     ):
         super().__init__()
         weights = construction.weights if weights is None else weights
+        _check_weights(construction, weights)
         self.T, self.latency, self.input_gate = construction.T, construction.latency, construction.input_gate
         self.construction, self.unit_scaled = construction, unit_scaled
         self._amplitude_checked = False
@@ -107,6 +111,23 @@ class SpectralLSTM(UnitScaled):
         parts = [getattr(self, name) for name in WEIGHT_NAMES]
         joined = join_gates(parts, [self.readout.weight, self.readout.bias], units)  # type: ignore[arg-type]
         return *(self.in_weights(name, getattr(self, name)).expand(batch, -1) for name in STATE_NAMES), *joined
+
+
+def _check_weights(construction: Construction, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the net can hold the construction, and the weights fit it."""
+    H, F = construction.hidden_size, len(construction.bins)
+    for name, wanted in (("weight_ih_cell", [H, 1]), ("readout.weight", [F, H])):
+        if (got := list(construction.weights[name].shape)) != wanted:
+            raise ValueError(
+                f"construction must have one input and an output a bin, {name} {wanted}, got {got}; give one of spectral_construction"
+            )
+    for name, weight in construction.weights.items():
+        found = weights.get(name)
+        if found is None or found.shape != weight.shape or found.is_complex():
+            there = "nothing" if found is None else f"{list(found.shape)} {found.dtype}"
+            raise ValueError(
+                f"weights must hold {name} {list(weight.shape)} of real numbers, got {there}; give those of a net with the same construction"
+            )
 
 
 def spectral_lstm(

@@ -44,6 +44,10 @@ def load_start(construction: Construction, path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"model.start_from must hold {name} {list(weight.shape)}, got {got} in {path}; use a checkpoint of a run with the same T, bins, algorithm and hidden_size"
             )
+        if not found[name].is_floating_point():
+            raise ValueError(
+                f"model.start_from must hold real numbers in {name}, got {found[name].dtype} in {path}; use {file}"
+            )
         weights[name] = found[name].to(weight.dtype)
     return weights
 

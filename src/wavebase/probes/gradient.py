@@ -75,8 +75,8 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
     """Measure gradient/movable_fraction: the fraction of trained numbers that a plain gradient step would change.
 
     The step has the present learning rate, on the loss of 16 held-out signals. A change is lost in rounding ("rounding
-    freeze") if it is under half a unit in the last place of the weight, or of its tensor's root mean square where that
-    is more: a zero that becomes 1e-20 has not moved. Empty without trained weights, or if a weight or its gradient is
+    freeze") if it is under half a unit in the last place of the weight, of its tensor's root mean square or, with an exact
+    algorithm, of its natural unit, whichever is most: a zero that becomes 1e-20 has not moved. Empty without trained weights, or if a weight or its gradient is
     not finite.
     """
     trained = list(snapshot.trained.values())
@@ -84,9 +84,10 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
     slopes = gradients(snapshot.loss(snapshot.forward(signal), target), trained)
     if not trained or not _finite(*trained, *slopes):
         return {}
-    moved = 0
-    for weight, slope in zip(trained, slopes, strict=True):
+    moved, units = 0, _units(snapshot)
+    for name, weight, slope in zip(snapshot.trained, trained, slopes, strict=True):
         size = weight.detach().abs().clamp_min(weight.detach().square().mean().sqrt())
+        size = size.maximum(units[name].to(size)) if name in units else size
         moved += int((snapshot.learning_rate * slope.abs() > torch.finfo(weight.dtype).eps / 2 * size).sum())
     return {"gradient/movable_fraction": moved / sum(weight.numel() for weight in trained)}
 
@@ -112,9 +113,7 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
     live = sum(int((g.abs() > LIVE * largest).sum()) for g in slopes)
     counts = {"trained": 0, "changed": 0, "nonzero": 0, "nonzero_changed": 0}
     frozen = {name for name in STATE_NAMES if name not in trained}
-    about = snapshot.algorithm
-    known = {} if about is None else {name: about.unit(name) for name in about.weights}
-    scales = snapshot.construction.unit_scale if snapshot.construction else known
+    scales = _natural_units(snapshot)
     for name, start in snapshot.start.items():
         if name in frozen or (name not in trained and set(trained) <= set(snapshot.start)):
             continue
@@ -124,6 +123,20 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
         for key, part in zip(counts, (torch.ones_like(used), changed, used, changed & used), strict=True):
             counts[key] += int(part.sum())
     return {f"moved/{name}": float(count) for name, count in {**counts, "live": live}.items()}
+
+
+def _natural_units(snapshot: Snapshot) -> Mapping[str, Tensor]:
+    """Return the natural unit of every weight of an exact algorithm, by name; empty without one."""
+    about = snapshot.algorithm
+    known = {} if about is None else {name: about.unit(name) for name in about.weights}
+    return snapshot.construction.unit_scale if snapshot.construction else known
+
+
+def _units(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Return the natural units of what is trained: those of the weights, or 1 if the weights over their units are trained."""
+    scales = {name: unit for name, unit in _natural_units(snapshot).items() if name in snapshot.trained}
+    raw = all(torch.equal(snapshot.trained[name].detach(), snapshot.weights[name]) for name in scales)
+    return scales if raw else {name: torch.ones_like(unit) for name, unit in scales.items()}
 
 
 def _finite(*tensors: Tensor) -> bool:

@@ -173,7 +173,10 @@ class RunFolder(RunReader):
 def load_weights(file: Path) -> dict[str, Any]:
     """Return the weights by canonical name in a checkpoint, or in a file that holds nothing else. Raises RecordsError."""
     found = checkpoints.load(file.resolve())  # the user may name a file by a link
-    return found.get("weights", found)
+    weights = found.get("weights", found)
+    if not isinstance(weights, dict):
+        raise RecordsError(f"{file} must hold weights by name, got {type(weights).__name__}; use another checkpoint")
+    return weights
 
 
 def find_runs(root: Path | str) -> list[RunFolder]:

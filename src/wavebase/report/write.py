@@ -29,6 +29,8 @@ class Options:
     def __post_init__(self) -> None:
         if bool(self.x) != bool(self.y):
             raise ValueError(f"x and y must be given together, got x={self.x} y={self.y}; give both or neither")
+        if self.x and self.x == self.y:
+            raise ValueError(f"x and y must be two keys, got x={self.x} y={self.y}; give another y")
 
 
 def write(root: Path, options: Options | None = None) -> int:

@@ -66,6 +66,11 @@ def content_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_there(path: str) -> bool:
+    """Return whether a path, or the name of a recording that ships, leads to a file."""
+    return path.startswith(SHIPPED) or Path(path).is_file()
+
+
 def _locate(path: str) -> Path:
     shipped = path.startswith(SHIPPED)
     file = DATA / path.removeprefix(SHIPPED) if shipped else Path(path)
@@ -140,7 +145,10 @@ def _read_csv(file: Path, channel: int | str) -> tuple[np.ndarray, int | None]:
     if len(head) > 1:
         name = f" ({head[column]})" if has_header else ""
         time = isinstance(channel, int) and len(samples) > 2 and bool((np.diff(samples) > 0).all())
-        _report_column(str(file), column % len(head), name, len(head), float(samples.min()), float(samples.max()), time)
+        doubt = "rises" if time else "decimal" if not has_header and _may_be_decimal(rows, delimiter) else ""
+        _report_column(
+            str(file), column % len(head), name, len(head), float(samples.min()), float(samples.max()), doubt
+        )
     return samples, None
 
 
@@ -156,11 +164,20 @@ def _column(head: list[str], channel: int | str) -> int:
     return channel
 
 
+def _may_be_decimal(rows: list[list[str]], delimiter: str) -> bool:
+    """Return whether all rows are one number with a decimal comma, or two whole numbers."""
+    return delimiter == "," and all(
+        len(row) == 2 and re.fullmatch(r"\s*[-+]?\d+", row[0]) and re.fullmatch(r"\d+\s*", row[1]) for row in rows
+    )
+
+
 @lru_cache(maxsize=64)
-def _report_column(file: str, column: int, name: str, columns: int, low: float, high: float, time: bool) -> None:
-    """Log once which column is read. Warn if it always rises, as a time does: the first column often is the time."""
+def _report_column(file: str, column: int, name: str, columns: int, low: float, high: float, doubt: str) -> None:
+    """Log once which column is read. Warn if it always rises, as a time does, or if its commas may be decimal ones."""
     read = f"{file}: column {column}{name} of {columns}, from {low:g} to {high:g}"
-    if time:
+    if doubt == "decimal":
+        log.warning("%s, is read; part cells by ; if the commas are decimal", read)
+    elif doubt == "rises":
         other = (column + 1) % columns
         log.warning("%s, is read; it rises at every row, as a time does; signal.channel=%d reads another", read, other)
     else:

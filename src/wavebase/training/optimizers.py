@@ -204,7 +204,11 @@ def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Load an optimiser's state_dict so that it continues bit for bit.
 
     torch casts the float32 counts and schedules of some optimisers (ASGD, NAdam) to the parameter's dtype.
+
+    Raises:
+        ValueError: For what is no state of this optimiser with its settings and parameters.
     """
+    _check_state(optimizer, saved)
     optimizer.load_state_dict(dict(saved))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in saved["param_groups"] for n in group["params"]]
@@ -212,6 +216,50 @@ def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
         for key, value in saved["state"].get(n, {}).items():
             if isinstance(value, Tensor) and value.ndim == 0 and parameter.ndim > 0:
                 optimizer.state[parameter][key] = value.clone()
+
+
+def _check_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError unless groups and state are those of this optimiser: torch checks neither shapes nor settings."""
+    own = optimizer.state_dict()["param_groups"]
+    if len(saved["param_groups"]) != len(own):
+        raise ValueError(f"{len(saved['param_groups'])} groups of parameters in place of {len(own)}")
+    for ours, theirs in zip(own, saved["param_groups"], strict=True):
+        for key, value in ours.items():
+            found = theirs.get(key, value)  # another release of torch may have had fewer settings
+            if (key == "params" and found != value) or _kind(found) != _kind(value):
+                raise ValueError(f"the setting {key} is {' '.join(str(found).split())[:40]!r}")
+    known = {} if needs_closure(optimizer) else _state_after_a_step(optimizer)
+    for n, state in known.items():
+        found = saved["state"].get(n, {})
+        for key, value in state.items() if found else ():
+            if type(found.get(key)) is not type(value):
+                raise ValueError(f"the state {key} of parameter {n} is {type(found.get(key)).__name__}")
+            if isinstance(value, Tensor) and (found[key].shape, found[key].dtype) != (value.shape, value.dtype):
+                got = f"{list(found[key].shape)} {found[key].dtype}"
+                raise ValueError(f"the state {key} of parameter {n} is {got} in place of {list(value.shape)} {value.dtype}")  # fmt: skip
+    if surplus := set(saved["state"]) - {n for group in own for n in group["params"]}:
+        raise ValueError(f"there is a state of an unknown parameter {str(min(surplus, key=str))[:40]}")
+
+
+def _kind(value: Any) -> Any:
+    """Return the type of a setting, with those of its parts."""
+    return (type(value), *map(_kind, value)) if isinstance(value, tuple | list) else type(value)
+
+
+def _state_after_a_step(optimizer: optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """Return the state, by the parameters' numbers, after a step on gradients of zero, which is taken back."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [(p.detach().clone(), p.grad) for p in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    optimizer.state.clear()
+    with torch.no_grad():
+        for parameter, (value, gradient) in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+            parameter.grad = gradient
+    return state
 
 
 def needs_closure(optimizer: optim.Optimizer) -> bool:
