@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import FEW, ROOT, SMALL
-from test_models import EXPERIMENTS, native_task, small
+from test_models import EXPERIMENTS, MODELS, native_task, small
 from test_recurrence import distance
-from wavebase.experiment import config, runner, stacked
+from wavebase.experiment import build, config, runner, stacked
 from wavebase.records.folder import RunFolder
 from wavebase.training.graphs import WARM_UP, ReplayedFunction, _tell
 from wavebase.training.interruption import Interrupted, Interruption
@@ -90,7 +90,10 @@ def test_training_steps_probes_and_verdict_are_the_cpus(start, dtype, composed, 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_there_with_the_cpus_numbers(experiment, composed, tmp_path):
-    settings = (*small(experiment), f"train.steps={STEPS}", "train.log_every=1", "dtype=float64")
+    noise = ["signal.noise=0.1"] * (
+        experiment == "harmonic_forecast"
+    )  # without it a covariance has no inverse but for rounding
+    settings = (*small(experiment), f"train.steps={STEPS}", "train.log_every=1", "dtype=float64", *noise)
     there = go(composed(*settings, "device=cuda"), tmp_path / "cuda")
     here = go(composed(*settings, "device=cpu"), tmp_path / "cpu")
     losses = [[line["loss/train"] for line in numbers(folder) if "loss/train" in line] for folder in (there, here)]
@@ -98,16 +101,26 @@ def test_every_experiment_runs_there_with_the_cpus_numbers(experiment, composed,
     assert there.summary()["verdict"] == here.summary()["verdict"]
 
 
-@pytest.mark.parametrize(
-    "model", ["zero", "last", "dft", "esprit", "omp", "linear_prediction", "bayes", "sparse_bayes"]
-)
-def test_models_without_an_experiment_of_their_own_run_there(model, composed, tmp_path):
-    settings = (*native_task(model), "dtype=float64")
-    there = go(composed(*settings, "device=cuda"), tmp_path / "cuda")
-    here = go(composed(*settings, "device=cpu"), tmp_path / "cpu")
-    assert there.summary()["relative_error"]["final"] == pytest.approx(
-        here.summary()["relative_error"]["final"], rel=1e-6, abs=1e-12
-    )
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"lstm_forecaster", "seq2seq_gru", "mlp_gru"}))
+def test_every_model_computes_there_what_it_does_on_the_cpu(model, composed):
+    """To 1e-11, or 1000 times what rounding the last digit of its input changes: some solve systems that are nearly singular."""
+    outputs, quantiles = {}, {}
+    for device in ("cuda", "cpu"):
+        cfg = config.parse(composed(*native_task(model), "dtype=float64", f"device={device}"))
+        components = build.build_components(cfg, learning_rate=1e-3)
+        inputs = components.task.sample_batch(4, cfg.generator("data")).input
+        with torch.no_grad():
+            outputs[device] = components.net(inputs).cpu()
+        if getattr(components.net, "probabilistic", False):
+            quantiles[device] = components.net.quantiles(inputs, (0.1, 0.9)).cpu()
+    rounding = 0.0
+    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
+        sign = torch.randint(2, inputs.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with torch.no_grad():
+            rounding = distance(components.net(inputs * (1 + 2e-16 * sign)), outputs["cpu"])
+    assert outputs["cpu"].any() or model in ("zero", "random_scaled")  # the latter begins with a readout of zero
+    for found in (outputs, quantiles):
+        assert not found or distance(found["cuda"], found["cpu"]) <= max(1e-11, 1000 * rounding)
 
 
 @pytest.mark.parametrize("members", [1, 3])

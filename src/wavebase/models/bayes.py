@@ -147,7 +147,7 @@ class Bayes(HarmonicForecaster):
 
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
         """Return quantiles of the draws."""
-        return self.posterior(past).draws.quantile(levels.double(), 1).to(past)
+        return self.posterior(past).draws.quantile(levels.double().cpu(), 1).to(past)
 
 
 @registered

@@ -183,8 +183,9 @@ class MLPGRU(_Decoder):
 def _polar_dft(past: Tensor) -> tuple[Tensor, Tensor]:
     """Return |X| / sqrt N, of the size of the samples, and the angle of X, both [B, N//2 + 1]."""
     spectrum = torch.fft.rfft(past, norm="ortho")
-    # + 0: an imaginary part of -0, which some transforms return at the ends, would make an angle of pi one of -pi
-    return spectrum.abs(), torch.atan2(spectrum.imag + 0.0, spectrum.real)
+    # the bins that are real: an imaginary part of -0 or -1e-18 would make an angle of pi one of -pi
+    real = torch.arange(spectrum.shape[-1], device=past.device) * 2 % past.shape[-1] == 0
+    return spectrum.abs(), torch.atan2(torch.where(real, 0.0, spectrum.imag), spectrum.real)
 
 
 def _leaky_mlp(sizes: tuple[int, ...], dtype: torch.dtype) -> nn.Sequential:

@@ -55,7 +55,8 @@ class InContextRegression(SquaredErrorTask):
         step = gradient_step(training.input, best_rate(T, dimension)).to(training.target)
         self.held_out = {"training": training, "gradient_step": Batch(training.input, step)}
         self.baselines = constant_losses(training.target)
-        best = gradient_step(training.input, best_preconditioner(T, self.variances)).to(training.target)
+        preconditioner = best_preconditioner(T, self.variances).to(device)
+        best = gradient_step(training.input, preconditioner).to(training.target)
         self.baselines["optimum"] = self.loss(best, training.target).item()
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
