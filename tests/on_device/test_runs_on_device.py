@@ -115,12 +115,14 @@ def test_every_model_computes_there_what_it_does_on_the_cpu(model, composed):
             quantiles[device] = components.net.quantiles(inputs, (0.1, 0.9)).cpu()
     rounding = 0.0
     if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-        sign = torch.randint(2, inputs.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        sign = torch.randint(2, inputs.shape, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
         with torch.no_grad():
             rounding = distance(components.net(inputs * (1 + 2e-16 * sign)), outputs["cpu"])
     assert outputs["cpu"].any() or model in ("zero", "random_scaled")  # the latter begins with a readout of zero
     for found in (outputs, quantiles):
-        assert not found or distance(found["cuda"], found["cpu"]) <= max(1e-11, 1000 * rounding)
+        # chains accept or reject by comparison: rounding makes other chains of the same distribution
+        bound = 1e-2 if model == "bayes" else max(1e-11, 1000 * rounding)
+        assert not found or distance(found["cuda"], found["cpu"]) <= bound
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -144,10 +146,10 @@ def test_replayed_steps_are_the_steps_launched_one_by_one(start, members, compos
         return [RunFolder(path) for path in paths]
 
     recorded = folders("recorded")
-    stacks = 1 if "model=lstm" not in start else members  # torch.nn.LSTM has no batching rule
-    assert len(replays) == stacks * (STEPS - WARM_UP)
+    expected = 0 if "model=lstm" in start else STEPS - WARM_UP  # torch.nn.LSTM cannot be given other parameters
+    assert len(replays) == expected
     plain = folders("plain", "train.cuda_graphs=false")
-    assert len(replays) == stacks * (STEPS - WARM_UP)
+    assert len(replays) == expected
     for one, two in zip(recorded, plain, strict=True):
         assert apart(one, two) == 0 and not differences(one, two, 0, 0)
 

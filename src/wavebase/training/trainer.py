@@ -59,14 +59,12 @@ class SingleTrainer:
         on_cuda = all(parameter.is_cuda for parameter in member.trained.values())
         self.has_closure = needs_closure(member.optimizer)
         self.flat = FlatOptimizer(member.optimizer) if can_be_flat(member.optimizer) else None
-        # tensors of their own on the same numbers: what autograd has noted of the parameters on other streams stays out.
-        # Not for torch's recurrent nets, which compute with a list of parameters of their own
-        torchs_own = any(isinstance(module, nn.RNNBase) for module in member.net.modules())
-        self.leaves: dict[str, Tensor] = {
-            name: parameter if torchs_own else parameter.detach().requires_grad_()
-            for name, parameter in member.trained.items()
-        }
-        self.replayed = ReplayedFunction(self._gradients, cuda_graphs) if on_cuda and not self.has_closure else None
+        # tensors of their own on the same numbers: what autograd has noted of the parameters on other streams stays out
+        self.leaves = {name: parameter.detach().requires_grad_() for name, parameter in member.trained.items()}
+        # torch's recurrent nets compute with a list of parameters of their own, which functional_call may leave as it is
+        own_list = any(isinstance(module, nn.RNNBase) for module in member.net.modules())
+        can_be_replayed = on_cuda and not (self.has_closure or own_list)
+        self.replayed = ReplayedFunction(self._gradients, cuda_graphs) if can_be_replayed else None
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
