@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -151,6 +152,13 @@ class ForkedProcess:
                 file.seek(0)
                 written.append(file.read())
         return tuple(written)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_are_heard():
+    """What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

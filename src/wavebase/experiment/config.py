@@ -193,7 +193,17 @@ def parse(node: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: For the first wrong value.
     """
+    _check_sizes(node, ())
     return call(RunConfig, node, "")
+
+
+def _check_sizes(node: Any, place: tuple[str, ...]) -> None:
+    """Refuse whole numbers that torch cannot hold, wherever they are: it would end in a traceback of its own."""
+    if isinstance(node, Mapping | list | tuple):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            _check_sizes(value, (*place, str(key)))
+    elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+        raise ConfigError(f"{'.'.join(place)} must lie in -2^63..2^63-1, got {str(node)[:40]}; use a smaller number")
 
 
 def parse_stored(node: Mapping[str, Any]) -> RunConfig:

@@ -95,6 +95,8 @@ class PowerSpectrum(SquaredErrorTask):
         self.shuffle_targets, self.off_task_steps = shuffle_targets, off_task_steps
         self.fixed = None
         if training_count is not None:
+            needed = 4 * 8 * training_count * self.samples
+            check_memory(needed, f"task.training_count={training_count} signals", "use a smaller task.training_count")
             self.fixed = self._batch(signal.sample(training_count, self.samples, probe_generator))
 
     def sample_batch(self, batch: int, generator: torch.Generator, step: int = 0) -> Batch:
