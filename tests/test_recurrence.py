@@ -26,8 +26,11 @@ SHAPES = {  # stack, B, N, I, H
     "many vectors": ((), 130, 3, 1, 13),
     "wide input": ((), 17, 2, 40, 4),
     "two stack axes": ((2, 3), 4, 3, 2, 5),
+    "two tiles": ((3,), 17, 2, 3, 16),
+    "many chunks": ((1,), 3, 3, 2, 35),
     "long sums": ((), 33, 2, 1, 150),
 }
+OF_CUDA_KERNELS = {name: shape for name, shape in SHAPES.items() if shape[-1] <= 128}
 
 
 def arguments(stack: tuple[int, ...], B: int, N: int, I: int, H: int, dtype: torch.dtype) -> list[Tensor]:  # noqa: E741

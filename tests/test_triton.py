@@ -18,7 +18,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from conftest import ROOT
-from test_recurrence import arguments, distance, loss
+from test_recurrence import OF_CUDA_KERNELS, arguments, distance, loss
 from wavebase.recurrence import lstm
 from wavebase.recurrence.lstm import lstm_sequence, plain
 from wavebase.recurrence.native import build, triton_lstm
@@ -31,13 +31,6 @@ SOURCE = Path(triton_lstm.__file__).with_name("triton_kernels.py")
 SHARED = {90: 232448, 80: 166912}  # bytes of shared memory for one program
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = [(torch.float32, "tanh"), (torch.float32, "sigmoid"), (torch.float64, "tanh")]
-SHAPES = {  # stack, B, N, I, H
-    "one net": ((), 5, 4, 1, 7),
-    "all ones": ((), 1, 1, 1, 1),
-    "stack of three, two tiles": ((3,), 17, 2, 3, 16),
-    "stack of one, many chunks": ((1,), 3, 3, 2, 35),
-    "two stack axes, wide input": ((1, 2), 3, 2, 40, 4),
-}
 
 
 def kernels(path, name="kernels_of_test"):
@@ -89,7 +82,7 @@ def errors(tensors, input_gate="tanh"):
 
 
 @pytest.mark.parametrize(("dtype", "input_gate"), KINDS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", OF_CUDA_KERNELS.values(), ids=OF_CUDA_KERNELS)
 def test_values_and_gradients_are_the_plain_loops(interpreted, shape, dtype, input_gate):
     assert max(errors(arguments(*shape, dtype), input_gate)) < BOUND[dtype]
 

@@ -5,18 +5,14 @@ import logging
 import pytest
 import torch
 
-from test_recurrence import arguments, distance
+from test_recurrence import OF_CUDA_KERNELS, arguments, distance
 from wavebase.recurrence.lstm import lstm_sequence, plain
 from wavebase.recurrence.native import triton_lstm
 
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = [(torch.float32, "tanh"), (torch.float32, "sigmoid"), (torch.float64, "tanh"), (torch.float64, "sigmoid")]
 SHAPES = {  # stack, B, N, I, H
-    "one net": ((), 5, 4, 1, 7),
-    "all ones": ((), 1, 1, 1, 1),
-    "stack of three, two tiles": ((3,), 17, 2, 3, 16),
-    "stack of one, many chunks": ((1,), 3, 3, 2, 35),
-    "two stack axes, wide input": ((1, 2), 3, 2, 40, 4),
+    **OF_CUDA_KERNELS,
     "T = 8, a stack": ((5,), 64, 8, 1, 56),
     "T = 16, a stack": ((5,), 64, 16, 1, 112),
     "more programs than multiprocessors": ((70,), 70, 5, 1, 35),

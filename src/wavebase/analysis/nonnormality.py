@@ -79,7 +79,8 @@ def kreiss(weights: np.ndarray, eigenvalues: np.ndarray, radii: int = 8, angles:
     scaled = weights / np.where(usable, radius, 1.0)[..., None, None]
     excess = np.repeat(np.geomspace(1e-3, 10, radii), angles)
     z = (1 + excess) * np.tile(np.exp(1j * np.linspace(0, np.pi, angles)), radii)
-    largest = [_largest_excess(weight, z, excess) if fits else np.nan for weight, fits in zip(scaled.reshape(-1, H, H), usable.flat, strict=True)]  # fmt: skip
+    every = zip(scaled.reshape(-1, H, H), usable.flat, strict=True)
+    largest = [_largest_excess(weight, z, excess) if fits else np.nan for weight, fits in every]
     return np.reshape(largest, radius.shape)
 
 

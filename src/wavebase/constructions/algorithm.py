@@ -34,8 +34,8 @@ class ExactAlgorithm:
         mask: Entries that the algorithm uses, by weight; all others are zero by intention.
         symmetries: Generators of the finite group of changes that no output sees, each from weights to weights. The inverse
             of each must be reachable from them.
-        questions: How the function is computed: each maps weights, on the CPU, to a score, 1 for the algorithm and 0 for a net that does
-            it otherwise, such as the share of its effect that exchanging a block's state has.
+        questions: How the function is computed: each maps weights, on the CPU, to a score, 1 for the algorithm and 0 for a
+            net that does it otherwise, such as the share of its effect that exchanging a block's state has.
         forward: The function itself, from weights and input to output; needed for `mask`.
 
     Raises:

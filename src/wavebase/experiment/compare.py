@@ -105,7 +105,9 @@ def load_net(path: Path, seed: int = 0, count: int = 64) -> Net:
     if path.suffix == ".safetensors":
         made = load_construction(path)
         if len(made.weights["readout.bias"]) != len(made.bins):
-            raise ValueError(f"the net must have an output a bin, got the construction of a lock-in in {path}; compare spectral nets")  # fmt: skip
+            raise ValueError(
+                f"the net must have an output a bin, got the construction of a lock-in in {path}; compare spectral nets"
+            )
         signal = (
             WhiteNoise(made.amplitude).sample(count, 4 * made.T, torch.Generator().manual_seed(seed)).to(made.dtype)
         )

@@ -19,13 +19,8 @@ from wavebase.signals.recording_files import content_sha256, is_there
 from wavebase.theory import boundaries
 from wavebase.training.optimizers import load_state
 
-FOREIGN = (
-    LookupError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    RuntimeError,
-)  # what torch raises for other names and kinds
+# what torch raises for other names and kinds
+FOREIGN = (LookupError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 def load_net(net: nn.Module, state: Mapping[str, Any], folder: RunFolder) -> None:
@@ -111,7 +106,9 @@ def _start_file(cfg: RunConfig) -> Path | None:
     return file if file.is_file() else None
 
 
-def restore(net: nn.Module, optimizer: torch.optim.Optimizer, data: torch.Generator, state: Mapping[str, Any], folder: RunFolder) -> None:  # fmt: skip
+def restore(
+    net: nn.Module, optimizer: torch.optim.Optimizer, data: torch.Generator, state: Mapping[str, Any], folder: RunFolder
+) -> None:
     """Give net, optimiser and the generator of the batches what a checkpoint holds of them.
 
     Raises:

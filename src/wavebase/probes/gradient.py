@@ -76,8 +76,8 @@ def movable(snapshot: Snapshot) -> dict[str, float]:
 
     The step has the present learning rate, on the loss of 16 held-out signals. A change is lost in rounding ("rounding
     freeze") if it is under half a unit in the last place of the weight, of its tensor's root mean square or, with an exact
-    algorithm, of its natural unit, whichever is most: a zero that becomes 1e-20 has not moved. Empty without trained weights, or if a weight or its gradient is
-    not finite.
+    algorithm, of its natural unit, whichever is most: a zero that becomes 1e-20 has not moved. Empty without trained
+    weights, or if a weight or its gradient is not finite.
     """
     trained = list(snapshot.trained.values())
     signal, target = (part[:SEQUENCES] for part in snapshot.held_out["training"])

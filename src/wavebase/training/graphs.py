@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -53,7 +54,9 @@ class ReplayedFunction:
     def _without_waiting(self, arguments: tuple[Any, ...]) -> Sequence[Tensor | None]:
         """Call the function with an error for whatever waits for the device, which a recording does not survive."""
         mode = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls the mode a prototype
+            torch.cuda.set_sync_debug_mode("error")
         try:
             return self.function(*arguments)
         except RuntimeError as error:

@@ -236,7 +236,9 @@ def _check_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
                 raise ValueError(f"the state {key} of parameter {n} is {type(found.get(key)).__name__}")
             if isinstance(value, Tensor) and (found[key].shape, found[key].dtype) != (value.shape, value.dtype):
                 got = f"{list(found[key].shape)} {found[key].dtype}"
-                raise ValueError(f"the state {key} of parameter {n} is {got} in place of {list(value.shape)} {value.dtype}")  # fmt: skip
+                raise ValueError(
+                    f"the state {key} of parameter {n} is {got} in place of {list(value.shape)} {value.dtype}"
+                )
     if surplus := set(saved["state"]) - {n for group in own for n in group["params"]}:
         raise ValueError(f"there is a state of an unknown parameter {str(min(surplus, key=str))[:40]}")
 

@@ -56,15 +56,14 @@ class SingleTrainer:
 
     def __init__(self, member: TrainState, cuda_graphs: bool = True):
         self.member = member
-        on_cuda = all(parameter.is_cuda for parameter in member.trained.values())
         self.has_closure = needs_closure(member.optimizer)
         self.flat = FlatOptimizer(member.optimizer) if can_be_flat(member.optimizer) else None
-        # tensors of their own on the same numbers: what autograd has noted of the parameters on other streams stays out
-        self.leaves = {name: parameter.detach().requires_grad_() for name, parameter in member.trained.items()}
         # torch's recurrent nets compute with a list of parameters of their own, which functional_call may leave as it is
         own_list = any(isinstance(module, nn.RNNBase) for module in member.net.modules())
-        can_be_replayed = on_cuda and not (self.has_closure or own_list)
-        self.replayed = ReplayedFunction(self._gradients, cuda_graphs) if can_be_replayed else None
+        on_cuda = all(parameter.is_cuda for parameter in member.trained.values())
+        self.replayed: ReplayedFunction | None = None
+        if on_cuda and cuda_graphs and not (self.has_closure or own_list):
+            self.replayed = ReplayedFunction(self._gradients())
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
         """See `Trainer`."""
@@ -85,11 +84,19 @@ class SingleTrainer:
         loss.backward()
         return loss
 
-    def _gradients(self, inputs: Any, target: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the loss and the gradient of each trained parameter."""
-        output = torch.func.functional_call(self.member.net, self.leaves, (inputs,))
-        loss = self.member.task.loss(output, target)
-        return loss.detach(), *torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True)
+    def _gradients(self) -> Callable[..., tuple[Tensor | None, ...]]:
+        """Return a function of inputs and target that returns the loss and the gradient of each trained parameter.
+
+        It computes with tensors of its own on the parameters' storage, because autograd keeps notes about the parameters
+        on the stream where a Hessian-vector product was taken, and a CUDA graph must not be recorded with those.
+        """
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in self.member.trained.items()}
+
+        def gradients(inputs: Any, target: Tensor) -> tuple[Tensor | None, ...]:
+            loss = self.member.task.loss(torch.func.functional_call(self.member.net, leaves, (inputs,)), target)
+            return loss.detach(), *torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+
+        return gradients
 
     def _rewind(self) -> None:
         with torch.no_grad():
