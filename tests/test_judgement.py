@@ -207,7 +207,8 @@ def test_the_command_judges_runs_and_checkpoints(lost, monkeypatch, capsys):
         and f"{len(conditions) - len(failing)} of {len(conditions)} conditions hold; not {failing[0].name}" in text
     )
     table = (folder.path / "verdict.txt").read_text()
-    assert "verdict.txt, verdict.json" in lines[-1] and all(c.name in table for c in conditions)
+    assert lines[-1] == str(folder.path) and all(c.name in table for c in conditions)
+    assert "verdict.txt, verdict.json, spectrum.txt" in " ".join(lines[-4:-1])
 
 
 def test_a_wrong_word_leaves_nothing_behind(ran, monkeypatch, capsys):

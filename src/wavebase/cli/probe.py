@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,27 +115,31 @@ def probe(path: Path, overrides: list[str], judge: bool = True) -> str:
     def save(name: str, content: bytes) -> None:
         atomic_write(out / name, lambda file: file.write(content))
 
-    lines, written = [], []
+    lines: list[str] = []
+    written: list[str] = []
     judged = judge and source.config and re.fullmatch("step_[0-9]{8,15}", source.last)
     if judged:
         lines.append(_judge(source, save))
         written += ["verdict.txt", "verdict.json"]
         if not any(name.startswith("weight_hh") for name in weight_files.read(source.files[source.last]).weights):
-            return "\n".join([*lines, f"{', '.join(written)} in {out}; no recurrent weights to read a spectrum of"])
+            return _ended([*lines, "no recurrent weights to read a spectrum of"], written, out)
     try:
         reports, notes = _read_files(source, options, thresholds)
     except OutOfRangeError:
         if not judged:
             raise
-        return "\n".join(
-            [*lines, f"{', '.join(written)} in {out}; no finite weights of a usable size to read a spectrum of"]
-        )
+        return _ended([*lines, "no finite weights of a usable size to read a spectrum of"], written, out)
     source = replace(source, files={label: source.files[label] for label in reports})
     pictures = _write_spectra(path, source, reports, notes, panels, save)
     lines += _summary(reports[source.last], notes, brief=bool(judged))
     text = f"spectrum.txt (over {len(reports)} checkpoints)" if len(reports) > 1 else "spectrum.txt"
-    named = pictures if len(pictures) <= MOST_PICTURES else [f"{len(pictures)} pictures"]
-    return "\n".join([*lines, f"{', '.join([*written, text, 'spectrum.json', *named])} in {out}"])
+    written += [text, "spectrum.json", *(pictures if len(pictures) <= MOST_PICTURES else [f"{len(pictures)} pictures"])]
+    return _ended(lines, written, out)
+
+
+def _ended(lines: list[str], written: list[str], out: Path) -> str:
+    """Return lines of text, then the files written and, on a line of its own to be copied, their folder."""
+    return "\n".join([*lines, *textwrap.wrap(f"{', '.join(written)} in", 80), str(out)])
 
 
 def _summary(reports: Mapping[str, Report], notes: list[str], brief: bool) -> list[str]:

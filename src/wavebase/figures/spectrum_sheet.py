@@ -102,7 +102,7 @@ def _pseudospectrum(ax: Axes, report: Report) -> bool:
     weight = _main_weight(report)
     values = np.linalg.eigvals(weight)
     extent = 1.25 * max(1.0, np.abs(values).max(initial=0.0))
-    x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 32 else 41)
+    x, y, smallest = pseudospectrum(weight, extent, 61 if report.hidden_size <= 64 else 41)
     levels = np.arange(-4, 0.51, 0.5)
     logarithm = np.log10(np.maximum(smallest, 1e-12))
     if not ((levels > logarithm.min()) & (levels < logarithm.max())).sum() > 1:
@@ -179,7 +179,7 @@ def _energy(ax: Axes, report: Report) -> bool:
 def _jacobians(ax: Axes, report: Report) -> bool:
     """Of a gated cell, which has no energy balance: how much each step stretches."""
     found = report.effective
-    if found is None or not np.isfinite(found.step_radius).any():
+    if found is None or np.isfinite(found.step_radius).sum() < 2:
         return False
     ax.set_title("Spectral radius of each step's Jacobian", fontsize=11)
     ax.plot(range(len(found.step_radius)), found.step_radius, "o-", markersize=4, color=COLOURS[0])
