@@ -21,25 +21,28 @@ class _Function(torch.autograd.Function):
 
 
 class JoinedGates(_Function):
-    """See `join_gates`: the units of all numbers in one tensor, or None; then all tensors."""
+    """See `join_gates`: the shapes of all tensors, the units of all numbers in one tensor, or None; then the tensors, or
+    the one that holds all of their numbers.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(units: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-        numbers = flattened(tensors)  # one operation on all numbers costs less than one on each tensor
+    def forward(shapes: Sequence[torch.Size], units: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        # one operation on all numbers costs less than one on each tensor
+        numbers = flattened(tensors) if len(tensors) > 1 else tensors[0]
         if units is not None:
             numbers = numbers * units
-        (H, I), others = tensors[0].shape, tensors[16:]  # noqa: E741
+        (H, I), others = shapes[0], shapes[16:]  # noqa: E741
         sizes = [4 * H * I, 4 * H * H, 4 * H, 4 * H, *(other.numel() for other in others)]
         weight_ih, weight_hh, bias_ih, bias_hh, *rest = numbers.split(sizes)
         joined = weight_ih.view(4 * H, I), weight_hh.view(4 * H, H), bias_ih + bias_hh
-        return *joined, *(part.view(other.shape) for part, other in zip(rest, others, strict=True))
+        return *joined, *(part.view(other) for part, other in zip(rest, others, strict=True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        units, *tensors = inputs
-        ctx.shapes = [tensor.shape for tensor in tensors]
+        ctx.shapes, units, *tensors = inputs
+        ctx.one = len(tensors) == 1
         ctx.save_for_backward(units)
 
     @staticmethod
@@ -48,8 +51,10 @@ class JoinedGates(_Function):
         numbers = flattened((*gradients[:3], *gradients[2:]))
         if units is not None:
             numbers = numbers * units
+        if ctx.one:
+            return None, None, numbers
         parts = numbers.split([shape.numel() for shape in ctx.shapes])
-        return None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
+        return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 class CompiledSequence(_Function):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,9 +35,24 @@ class FlatOptimizer:
                 value = value.clone()
             self.optimizer.state[self.numbers][key] = value
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Step along one gradient for every parameter."""
-        self.numbers.grad = flattened(gradients)
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self.numbers.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def has_gradients(self) -> bool:
+        """Return whether the loss depends on every parameter."""
+        return self.numbers.grad is not None or all(parameter.grad is not None for parameter in self.parameters)
+
+    def step(self) -> None:
+        """Step along the gradients of the parameters and of `numbers`."""
+        own = [parameter.grad for parameter in self.parameters]
+        if self.numbers.grad is None:
+            self.numbers.grad = flattened(own)  # type: ignore[arg-type]  # all have one
+        elif any(gradient is not None for gradient in own):  # a net that joins its gates and uses them otherwise too
+            pairs = zip(own, self.parameters, strict=True)
+            self.numbers.grad += flattened([torch.zeros_like(p) if g is None else g for g, p in pairs])
         self.optimizer.step()
 
     def sync(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn, optim
 
+from wavebase.recurrence.lstm import parameters_in
 from wavebase.tasks.base import Batch, Task
 from wavebase.training.flat import FlatOptimizer, can_be_flat
 from wavebase.training.graphs import ReplayedFunction
@@ -78,9 +80,15 @@ class SingleTrainer:
         return self._evaluate().detach()[None]
 
     def _evaluate(self) -> Tensor:
-        inputs, target = self.batch
-        loss = self.member.task.loss(self.member.net(inputs), target)
-        self.member.optimizer.zero_grad()
+        (inputs, target), flat = self.batch, self.flat
+        # clipping needs the gradient of each parameter
+        storage = (
+            parameters_in(flat.numbers, flat.parameters) if flat and self.member.clip_norm is None else nullcontext()
+        )
+        with storage:
+            output = self.member.net(inputs)
+        loss = self.member.task.loss(output, target)
+        (flat or self.member.optimizer).zero_grad()
         loss.backward()
         return loss
 
@@ -116,7 +124,7 @@ class SingleTrainer:
     def update(self, step: int) -> None:
         """See `Trainer`."""
         member = self.member
-        if self.flat and any(parameter.grad is None for parameter in self.flat.parameters):
+        if self.flat and not self.flat.has_gradients():
             self.flat.sync()  # a parameter that the loss does not depend on must stay, whatever its weight decay
             self.flat = None
         set_rate([member.optimizer, *([self.flat.optimizer] if self.flat else [])], member.learning_rate(step))
@@ -130,7 +138,7 @@ class SingleTrainer:
         elif self.has_closure:
             member.optimizer.step(self._evaluate_again)  # type: ignore[arg-type]  # a tensor, as torch says elsewhere
         elif self.flat:
-            self.flat.step([parameter.grad for parameter in self.flat.parameters])  # type: ignore[misc]
+            self.flat.step()
         else:
             member.optimizer.step()
 

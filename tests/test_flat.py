@@ -1,0 +1,95 @@
+"""Parameters stepped as one: the gradient goes to their storage, and every number is that of torch's own loop."""
+
+import pytest
+import torch
+
+from wavebase.models.spectral import SpectralLSTM, spectral_lstm
+from wavebase.training.trainer import SingleTrainer, TrainState
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, weight_decay=1e-2),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+}
+
+
+class AlsoOtherwise(SpectralLSTM):
+    """Uses a gate outside the recurrence too."""
+
+    def forward(self, signal):
+        return super().forward(signal) + self.weight_ih_input.square().sum() + self.readout.bias.sum()
+
+
+class Half(SpectralLSTM):
+    """Its output does not depend on the readout's bias, which joins the gates all the same."""
+
+    def forward(self, signal):
+        return super().forward(signal) - self.readout.bias
+
+
+class Squares:
+    """The mean square."""
+
+    def loss(self, output, target):
+        return (output - target).square().mean()
+
+
+def trained(kind, optimizer, names, clip_norm=None, steps=4):
+    """Weights after some steps of torch's own loop, after as many of the trainer, and the trainer."""
+    found = []
+    for own in (True, False):
+        torch.manual_seed(0)
+        construction = spectral_lstm(4, dtype=torch.float64).construction
+        net = kind(construction, unit_scaled=True)
+        chosen = {name: p for name, p in net.named_parameters() if names(name)}
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        step = OPTIMIZERS[optimizer](list(chosen.values()))
+        batches = [
+            (torch.randn(8, 4, dtype=torch.float64) / 4, torch.randn(8, 1, 4, dtype=torch.float64))
+            for _ in range(steps)
+        ]
+        trainer = None if own else SingleTrainer(
+            TrainState(net, Squares(), chosen, step, lambda _: 1e-3, clip_norm, None, None, None, None)
+        )  # fmt: skip
+        for number, (signal, target) in enumerate(batches):
+            if own:
+                step.zero_grad()
+                Squares().loss(net(signal), target).backward()
+                if clip_norm:
+                    torch.nn.utils.clip_grad_norm_(chosen.values(), clip_norm)
+                step.step()
+            else:
+                trainer.losses([(signal, target)])
+                trainer.update(number)
+        found.append({name: parameter.detach().clone() for name, parameter in net.named_parameters()})
+    return *found, trainer
+
+
+def gates_and_readout(name):
+    return name not in ("hidden_0", "cell_0")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_gradient_gives_the_numbers_of_eighteen(optimizer):
+    wanted, got, trainer = trained(SpectralLSTM, optimizer, gates_and_readout)
+    assert trainer.flat.numbers.grad is not None
+    assert all(parameter.grad is None for parameter in trainer.flat.parameters)
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    start = dict(SpectralLSTM(trainer.member.net.construction, unit_scaled=True).named_parameters())
+    moved = {name for name in got if not torch.equal(start[name], got[name])}
+    assert len(moved) > 9 and not {"hidden_0", "cell_0"} & moved, moved
+
+
+@pytest.mark.parametrize("kind", [AlsoOtherwise, Half])
+@pytest.mark.parametrize(
+    "names", [gates_and_readout, lambda name: True, lambda name: name.startswith("weight_hh"), lambda name: "input" in name]
+)  # fmt: skip
+def test_whatever_is_trained_and_whatever_else_uses_it(kind, names):
+    wanted, got, _ = trained(kind, "SGD", names)
+    for name in wanted:
+        assert torch.allclose(wanted[name], got[name], rtol=1e-13, atol=1e-300), name
+
+
+def test_clipped_gradients_are_those_of_each_parameter():
+    wanted, got, _ = trained(SpectralLSTM, "SGD", gates_and_readout, clip_norm=0.01)
+    assert all(torch.allclose(wanted[name], got[name], rtol=1e-12, atol=1e-300) for name in wanted)
