@@ -54,6 +54,7 @@ class FlatOptimizer:
             pairs = zip(own, self.parameters, strict=True)
             self.numbers.grad += flattened([torch.zeros_like(p) if g is None else g for g, p in pairs])
         self.optimizer.step()
+        self.numbers.grad = None
 
     def sync(self) -> None:
         """Give the optimiser its state."""
