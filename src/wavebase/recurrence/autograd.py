@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,13 +29,13 @@ class JoinedGates(_Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(shapes: Sequence[torch.Size], units: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(shapes: Sequence[Sequence[int]], units: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         # one operation on all numbers costs less than one on each tensor
         numbers = flattened(tensors) if len(tensors) > 1 else tensors[0]
         if units is not None:
             numbers = numbers * units
         (H, I), others = shapes[0], shapes[16:]  # noqa: E741
-        sizes = [4 * H * I, 4 * H * H, 4 * H, 4 * H, *(other.numel() for other in others)]
+        sizes = [4 * H * I, 4 * H * H, 4 * H, 4 * H, *map(math.prod, others)]  # torch.func makes tuples of sizes
         weight_ih, weight_hh, bias_ih, bias_hh, *rest = numbers.split(sizes)
         joined = weight_ih.view(4 * H, I), weight_hh.view(4 * H, H), bias_ih + bias_hh
         return *joined, *(part.view(other) for part, other in zip(rest, others, strict=True))
@@ -53,7 +54,7 @@ class JoinedGates(_Function):
             numbers = numbers * units
         if ctx.one:
             return None, None, numbers
-        parts = numbers.split([shape.numel() for shape in ctx.shapes])
+        parts = numbers.split([math.prod(shape) for shape in ctx.shapes])
         return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
