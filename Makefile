@@ -29,7 +29,8 @@ bench: $(STAMP)
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/parametrization.py
 	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/sweeps.py
+	$(BIN)/python bench/one_step.py --write
+	$(BIN)/python bench/sweeps.py --turns 1
 	$(BIN)/python bench/cosine.py
 
 findings: $(STAMP)

@@ -4,7 +4,7 @@
 
 Every launcher runs the same command in a process of its own, in a new folder: start-up, training, probes, figures, records and
 the report at the end. The launchers take turns. Each run of the first sweep through the stacked launcher is compared with the one
-through the basic launcher by its last weights. Memory: what a stack of 1, 8 and 64 adds to the peak of a process that has run
+through the basic launcher by its last weights. Sweeps of fewer seeds show what a job costs in a sweep of 4, 16 and 64. Memory: what a stack of 1, 8 and 64 adds to the peak of a process that has run
 something tiny, without figures. Writes bench/results/sweeps.md; the ratios are what is quoted.
 """
 
@@ -28,7 +28,9 @@ from wavebase.experiment import runner, stacked
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder, find_runs
 
-SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", "seed=range(0,16)", "T=8", "threads=1")
+RATES, SEEDS = 4, 16
+SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", f"seed=range(0,{SEEDS})", "T=8", "threads=1")
+FEWER = (1, 4)  # seeds of the sweeps that show the cost of a job against their number
 LAUNCHERS = {
     "stacked": ("hydra/launcher=stacked",),
     "stacked, one process": ("hydra/launcher=stacked", "hydra.launcher.processes=1"),
@@ -119,6 +121,15 @@ def main() -> None:
                 print(f"turn {turn}: {name} {wall:.1f} s wall, {cpu:.1f} s CPU", flush=True)
         basic = list(offered).index("basic")
         worst, equal = difference(ends(Path(root) / f"{basic}-0"), ends(Path(root) / "0-0"))
+        jobs = {}
+        for seeds in FEWER:
+            folder = Path(root) / f"fewer{seeds}"
+            folder.mkdir()
+            sweep = [f"seed=range(0,{seeds})" if word.startswith("seed=") else word for word in SWEEP]
+            sweep += [f"train.steps={asked.steps}", *offered["stacked"], f"hydra.sweep.dir={folder}/sweep"]
+            jobs[RATES * seeds] = command(folder, *sweep)
+            print(f"{RATES * seeds} jobs: {jobs[RATES * seeds][0]:.1f} s wall", flush=True)
+    jobs[RATES * SEEDS] = statistics.median(walls["stacked"]), statistics.median(cpus["stacked"])
     added = {}
     for members in STACKS:
         measure = [sys.executable, __file__, "--memory", str(members)]
@@ -138,6 +149,10 @@ def main() -> None:
         ),
         "",
         f"Stacked against basic: last weights of all 64 runs differ by at most {worst:.2g} relative; {equal} of 64 agree bit for bit.",
+        "",
+        "| jobs of a sweep, stacked | wall s | CPU s | CPU s a job |",
+        "|---|---|---|---|",
+        *(f"| {count} | {wall:.1f} | {cpu:.1f} | {cpu / count:.2f} |" for count, (wall, cpu) in jobs.items()),
         "",
         "| members of a stack | MiB added to the process | per member, in units of one alone |",
         "|---|---|---|",

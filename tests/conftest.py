@@ -20,6 +20,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from omegaconf import OmegaConf
 from torch import nn
@@ -220,9 +221,10 @@ LAID_OUT = {"test_figures", "test_report", "test_dashboard", "test_gallery"}  # 
 
 @pytest.fixture(autouse=True)
 def _pictures_are_drawn_where_they_lie(request, monkeypatch):
-    """Elsewhere the layout of a picture, half of its cost, is left to chance."""
+    """Elsewhere the layout of a picture, half of its cost, is left to chance, and it has few points."""
     if not FULL and request.module.__name__ not in LAID_OUT:
         monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        monkeypatch.setattr(Figure, "set_dpi", lambda figure, dpi: setattr(figure, "dpi", 30))
 
 
 @pytest.fixture(autouse=True)
