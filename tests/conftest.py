@@ -1,4 +1,10 @@
 """Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
+# ruff: noqa: E402
+
+import os
+
+# before numpy and torch are imported: for matrices this small, threads of their own wait longer than they work, at full speed
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import copy
@@ -7,7 +13,6 @@ import gc
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
