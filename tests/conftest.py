@@ -1,5 +1,4 @@
 """Shared ways into the program: a composed configuration, and the command line in this process or in a forked copy of it."""
-# ruff: noqa: E402
 
 import os
 
