@@ -54,6 +54,7 @@ SMALL = (
     "probe.curvature=false",
     FEW,
 )
+ONE_PROBE = "probe.measure=[function.held_out_error]"  # for tests of other things: the others are half of what a small run costs
 
 # WAVEBASE_FULL=1 tries all of a grid of which a few repetitions or samples show as much, many times slower
 FULL = bool(os.environ.get("WAVEBASE_FULL"))

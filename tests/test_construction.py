@@ -50,7 +50,7 @@ def outputs(net, signals):
 
 
 # of the two longest windows, one in each dtype
-EXACT = [(T, dtype) for T in WINDOWS for dtype in BOUND if FULL or (T, dtype) not in ((100, torch.float64), (128, torch.float32))]  # fmt: skip
+EXACT = [(T, dtype) for T in WINDOWS for dtype in BOUND if FULL or (T < 100 or (T, dtype) == (100, torch.float32))]  # fmt: skip
 
 
 @pytest.mark.parametrize("T,dtype", EXACT, ids=str)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, ForkedProcess, wait_until
+from conftest import FEW, ONE_PROBE, SMALL, ForkedProcess, wait_until
 from wavebase.cli import run
 from wavebase.experiment import runner, stacked, summary
 from wavebase.probes import curvature
@@ -21,7 +21,7 @@ from wavebase.training.workers import run_in_processes
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
 LONG = ("T=4", "train.steps=10000000", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false",
-        "train.checkpoint_every=20", "optim.lr=0.01", "threads=1")  # fmt: skip
+        "train.checkpoint_every=20", "optim.lr=0.01", "threads=1", ONE_PROBE, FEW)  # fmt: skip
 STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=2", "hydra.sweep.dir=sweep")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import ONE_PROBE, SMALL
 from wavebase.experiment import runner, stacked
 from wavebase.records.folder import RunFolder
 
@@ -14,7 +14,7 @@ CONFIGURATIONS = sorted(file.stem for file in (Path(__file__).parents[1] / "conf
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_stack_of_two_is_each_alone(name, composed, tmp_path):
-    words = (*SMALL, f"optim={name}", "model=random", "train.steps=3", "train.log_every=1")
+    words = (*SMALL, ONE_PROBE, f"optim={name}", "model=random", "train.steps=3", "train.log_every=1")
 
     def jobs(where):
         return [runner.Job(composed(*words, f"seed={n}"), tmp_path / where / str(n), {"optim": name}) for n in range(2)]
