@@ -42,6 +42,7 @@ SMALL = {
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 2 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python bench/parametrization.py": "--rounds 1",
+    r"python bench/one_step.py": "--seconds 0.1",
     r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
     r"python experiments/forecast_robustness.py": "--signals 4 --updates 16",
     r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",

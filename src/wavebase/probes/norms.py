@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 TINY = torch.finfo(torch.float64).tiny  # least denominator, so that 0/0 is 0
-SAFE = 1e-140, 1e140  # largest entries whose squares neither underflow nor overflow in float64
+SAFE = 1e-140, 1e140  # norms of which no square that counts underflows or overflows in float64
 
 
 def norm(values: Tensor) -> Tensor:
     """Return the Frobenius norm in float64, also where squares would underflow or overflow."""
     values = values.double()
-    largest = values.abs().max() if values.numel() else values.new_zeros(())
-    if largest == 0 or SAFE[0] < largest < SAFE[1] or not largest.isfinite():
-        return values.norm()
-    return largest * (values / largest).norm()
+    plain = values.norm()
+    if SAFE[0] < plain.item() < SAFE[1] or not values.numel():
+        return plain
+    largest = values.abs().max()
+    return plain if largest == 0 or not largest.isfinite() else largest * (values / largest).norm()
 
 
 def relative_norm(part: Tensor, whole: Tensor) -> float:
