@@ -23,7 +23,9 @@ def test_a_forced_path_agrees_with_the_plain_loop(path):
     if lacking:
         pytest.skip(f"the processor has no {', '.join(sorted(lacking))}")
     if not FULL and build.library().wavebase_vector_bytes() == VECTOR_BYTES[path]:
-        pytest.skip("this process has loaded this path, and tests/test_recurrence.py tries it: again with WAVEBASE_FULL=1")
+        pytest.skip(
+            "this process has loaded this path, and tests/test_recurrence.py tries it: again with WAVEBASE_FULL=1"
+        )
     chosen = "plain_loops or accurate or vmap or threads"
     code = (
         "import sys, pytest; from wavebase.recurrence.native import build;"
