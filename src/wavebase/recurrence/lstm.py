@@ -96,7 +96,7 @@ def join_gates(
 def parameters_in(numbers: Tensor, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Inside it, `join_gates` of exactly these tensors reads `numbers`, and the gradient goes there and not to them.
 
-    One gradient instead of eighteen: a quarter of a small net's training step (`bench/one_step.py`).
+    One gradient instead of eighteen: a fifth of a small net's training step (`bench/one_step.py`).
 
     Args:
         numbers: [sum of their sizes], whose views they are, in their order.
