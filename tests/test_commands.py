@@ -93,7 +93,6 @@ LONG = {
     "python bench/stack_on_cuda.py": "needs a CUDA device; tests/on_device/ runs it",
     "python experiments/cosine_exactness.py": "T = 4096",
     "python tests/kill_sweeps.py": "tests/test_survival.py kills twenty times",
-    "python tests/under_load.py": "runs this suite",
 }
 
 # ---- what a page prints ----
