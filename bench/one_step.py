@@ -53,13 +53,13 @@ class EmptyRecurrence(torch.autograd.Function):
     """Takes and returns tensors of the recurrence's shapes, and computes nothing."""
 
     @staticmethod
-    def forward(ctx, weight_ih, weight_hh, bias, states, *gradients):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def forward(ctx, weight_ih, weight_hh, bias, states, *gradients):  # type: ignore[no-untyped-def]
         """Return stored states, keep stored gradients."""
         ctx.save_for_backward(*gradients)
         return states.view_as(states)
 
     @staticmethod
-    def backward(ctx, _):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def backward(ctx, _):  # type: ignore[no-untyped-def]
         """Return the stored gradients."""
         return *ctx.saved_tensors, None, None, None, None
 

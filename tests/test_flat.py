@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wavebase.models.spectral import SpectralLSTM, spectral_lstm
+from wavebase.recurrence.native import lstm as native
 from wavebase.training.trainer import SingleTrainer, TrainState
 
 OPTIMIZERS = {
@@ -33,7 +34,7 @@ class Squares:
         return (output - target).square().mean()
 
 
-def trained(kind, optimizer, names, clip_norm=None, steps=4):
+def trained(kind, optimizer, names, clip_norm=None, steps=4, batch=8, windows=1):
     """Weights after some steps of torch's own loop, after as many of the trainer, and whether it took one
     gradient for all of them."""
     found = []
@@ -46,7 +47,7 @@ def trained(kind, optimizer, names, clip_norm=None, steps=4):
             parameter.requires_grad_(name in chosen)
         step = OPTIMIZERS[optimizer](list(chosen.values()))
         batches = [
-            (torch.randn(8, 4, dtype=torch.float64) / 4, torch.randn(8, 1, 4, dtype=torch.float64))
+            (torch.randn(batch, 4 * windows).double() / 4, torch.randn(batch, windows, 4).double())
             for _ in range(steps)
         ]
         trainer = None if own else SingleTrainer(
@@ -72,9 +73,10 @@ def gates_and_readout(name):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_one_gradient_gives_the_numbers_of_eighteen(optimizer):
-    wanted, got, one = trained(SpectralLSTM, optimizer, gates_and_readout)
-    assert one
+@pytest.mark.parametrize("batch,windows", [(8, 1), (5, 3)])
+def test_one_gradient_gives_the_numbers_of_eighteen(optimizer, batch, windows):
+    wanted, got, one = trained(SpectralLSTM, optimizer, gates_and_readout, batch=batch, windows=windows)
+    assert one == native.available()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
     start = dict(SpectralLSTM(spectral_lstm(4, dtype=torch.float64).construction, unit_scaled=True).named_parameters())
     moved = {name for name in got if not torch.equal(start[name], got[name])}

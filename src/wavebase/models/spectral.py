@@ -27,8 +27,11 @@ from wavebase.models.starts import load_start, random_weights
 from wavebase.models.unit_scaled import Parametrization, UnitScaled, is_unit_scaled, unit_key
 from wavebase.models.windows import flushed, warn_beyond_amplitude, window_ends
 from wavebase.recurrence.cells import GATES, InputGate, Trace, lstm_trace
-from wavebase.recurrence.lstm import join_gates, lstm_sequence
+from wavebase.recurrence.lstm import join_gates, read_sequence
 from wavebase.registry import registered
+
+# keys of the units of all that `join_gates` joins
+JOINED_UNITS = tuple(map(unit_key, ("weight_ih", "weight_hh", "bias_ih", *READOUT_NAMES)))
 
 
 class SpectralLSTM(UnitScaled):
@@ -84,14 +87,15 @@ class SpectralLSTM(UnitScaled):
         inputs = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
         if not self._amplitude_checked:
             self._amplitude_checked = warn_beyond_amplitude(signal, self.construction.amplitude)
-        h_0, c_0, w_ih, w_hh, b, weight, bias = self._states_and_weights(len(inputs))
-        read = lstm_sequence(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate, window_ends(self.T, self.latency))[0]
-        return nn.functional.linear(read, weight, bias)
+        h_0, c_0 = self._states(len(inputs))
+        at = window_ends(self.T, self.latency)
+        return read_sequence(inputs, h_0, c_0, *self._parts(), self.input_gate, at)
 
     def trace(self, signal: Tensor) -> Trace:
         """Return states and gates of every step, each [batch, samples + latency, H]."""
         inputs = flushed(signal, self.T, self.latency, self.hidden_0.dtype)
-        h_0, c_0, w_ih, w_hh, b, *_ = self._states_and_weights(len(inputs))
+        h_0, c_0 = self._states(len(inputs))
+        w_ih, w_hh, b, *_ = join_gates(*self._parts())
         return lstm_trace(inputs, h_0, c_0, w_ih, w_hh, b, self.input_gate)
 
     @torch.no_grad()
@@ -104,13 +108,16 @@ class SpectralLSTM(UnitScaled):
         found |= {name: self.in_weights(name, self.get_parameter(name)) for name in (*STATE_NAMES, *READOUT_NAMES)}
         return {name: found[name].detach() for name, _ in self.named_parameters()}
 
-    def _states_and_weights(self, batch: int) -> tuple[Tensor, ...]:
-        """Return both initial states [batch, H], the joined weights of the cell, and weight and bias of the readout."""
-        names = ("weight_ih", "weight_hh", "bias_ih", *READOUT_NAMES) if self.unit_scaled else ()
-        units = [self._buffers[unit_key(name)] for name in names]
-        parts = [getattr(self, name) for name in WEIGHT_NAMES]
-        joined = join_gates(parts, [self.readout.weight, self.readout.bias], units)  # type: ignore[arg-type]
-        return *(self.in_weights(name, getattr(self, name)).expand(batch, -1) for name in STATE_NAMES), *joined
+    def _states(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return both initial states, [batch, H]."""
+        hidden, cell = self.in_weights("hidden_0", self.hidden_0), self.in_weights("cell_0", self.cell_0)
+        return hidden.expand(batch, -1), cell.expand(batch, -1)
+
+    def _parts(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the gates, the readout and the units of both, as `join_gates` takes them."""
+        held = self._parameters  # not getattr, whose detour through nn.Module costs as much as the recurrence at T = 5
+        units = [self._buffers[key] for key in JOINED_UNITS] if self.unit_scaled else []
+        return [held[name] for name in WEIGHT_NAMES], [self.readout.weight, self.readout.bias], units  # type: ignore[misc,return-value]
 
 
 def _check_weights(construction: Construction, weights: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from wavebase.recurrence.cells import InputGate, plain_sequence
 
@@ -22,8 +23,8 @@ class _Function(torch.autograd.Function):
 
 
 class JoinedGates(_Function):
-    """See `join_gates`: the shapes of all tensors, the units of all numbers in one tensor, or None; then the tensors, or
-    the one that holds all of their numbers.
+    """See `join_gates`: the shapes of all tensors, the units of all numbers in one tensor, or None; then the tensors.
+    `forward` also takes the one that holds all of their numbers.
     """
 
     generate_vmap_rule = True
@@ -42,20 +43,20 @@ class JoinedGates(_Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.shapes, units, *tensors = inputs
-        ctx.one = len(tensors) == 1
+        ctx.shapes, units, *_ = inputs
         ctx.save_for_backward(units)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (units,) = ctx.saved_tensors
-        numbers = flattened((*gradients[:3], *gradients[2:]))
-        if units is not None:
-            numbers = numbers * units
-        if ctx.one:
-            return None, None, numbers
-        parts = numbers.split([math.prod(shape) for shape in ctx.shapes])
+        parts = JoinedGates.gradient(units, gradients).split([math.prod(shape) for shape in ctx.shapes])
         return None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
+
+    @staticmethod
+    def gradient(units: Tensor | None, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of all numbers from those of what `forward` returns."""
+        numbers = flattened((*gradients[:3], *gradients[2:]))  # both biases have one gradient
+        return numbers if units is None else numbers * units
 
 
 class CompiledSequence(_Function):
@@ -89,6 +90,34 @@ class CompiledSequence(_Function):
         *tensors, backend, at, tanh_input_gate, keep = _stacked(info, in_dims, arguments)
         keep = keep or any_needs_gradient(tensors)  # what is mapped hides whether it needs a gradient
         return CompiledSequence.apply(*tensors, backend, at, tanh_input_gate, keep), (0, 0, 0, 0, 0 if keep else None)
+
+
+class StoredNet(_Function):
+    """All numbers of a net, its units and shapes as for `JoinedGates`, and what `CompiledSequence` takes but for weights; to
+    the readout of those states. Differentiable once: what a training step needs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, units: Tensor | None, shapes: Any, *how: Any) -> Tensor:
+        *inputs, backend, at, tanh_input_gate = how
+        *cell_weights, weight, bias = JoinedGates.forward(shapes, units, numbers)
+        states, _, _, *kept = backend.forward(*inputs, *cell_weights, at, tanh_input_gate, True)
+        read = states.reshape(-1, states.shape[-1])
+        ctx.save_for_backward(units, weight, read, *inputs, *cell_weights, *kept)
+        ctx.how = backend, at, tanh_input_gate
+        return torch.addmm(bias, read, weight.t()).view(*states.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (units, weight, read, *saved), (backend, at, tanh_input_gate) = ctx.saved_tensors, ctx.how
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        # the order of torch's own products: the same bits
+        of_read = weight.t().mm(rows.t()).t() if read.stride() == (1, len(read)) else rows.mm(weight)
+        of_states = of_read.unflatten(0, gradient.shape[:-1])
+        of_cell = backend.backward(*saved, of_states, None, None, at, tanh_input_gate, False, False)[3:]
+        numbers = JoinedGates.gradient(units, (*of_cell, rows.t().mm(read), rows.sum(0)))
+        return numbers, *[None] * 8
 
 
 class SequenceGradient(_Function):

@@ -15,8 +15,9 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, any_needs_gradient, flattened
+from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, StoredNet, any_needs_gradient, flattened
 from wavebase.recurrence.cells import InputGate, plain_sequence
 from wavebase.recurrence.native import lstm as native
 from wavebase.recurrence.native import triton_lstm
@@ -85,22 +86,57 @@ def join_gates(
         weight_ih [4H, I], weight_hh [4H, H], bias [4H], and the others. Differentiable as often as wanted; forward mode
         needs `plain`.
     """
-    of_all = flattened((*units[:3], *units[2:])) if units else None  # both biases have one unit
     join = JoinedGates.forward if _plain_asked.get() else JoinedGates.apply
-    tensors, (numbers, held) = (*parts, *others), _storage.get()
-    whole = len(tensors) == len(held) and all(map(is_, tensors, held))
-    return join([tensor.shape for tensor in tensors], of_all, *((numbers,) if whole else tensors))
+    tensors = (*parts, *others)
+    return join([tensor.shape for tensor in tensors], _of_all(units), *tensors)
+
+
+def read_sequence(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    parts: Sequence[Tensor],
+    readout: Sequence[Tensor],
+    units: Sequence[Tensor],
+    input_gate: InputGate,
+    at: slice,
+) -> Tensor:
+    """Read the states of one sequence: `join_gates`, `lstm_sequence` and a linear layer, in one node of the graph where
+    `parameters_in` holds all weights.
+
+    Args:
+        inputs, hidden, cell, input_gate, at: As for `lstm_sequence`, without a stack.
+        parts, units: As for `join_gates`.
+        readout: Weight [F, H] and bias [F].
+
+    Returns:
+        [B, states read, F].
+    """
+    tensors, (numbers, held) = (*parts, *readout), _storage.get()
+    if numbers is not None and len(tensors) == len(held) and all(map(is_, tensors, held)):
+        backend = _backend((inputs, hidden, cell, numbers), input_gate == "tanh")
+        if backend is not None and inputs.ndim == 3:
+            steps, shapes = range(*at.indices(inputs.shape[-2])), [tensor.shape for tensor in tensors]
+            how = inputs, hidden, cell, backend, steps, input_gate == "tanh"
+            return StoredNet.apply(numbers, _of_all(units), shapes, *how)
+    w_ih, w_hh, b, weight, bias = join_gates(parts, readout, units)
+    return linear(lstm_sequence(inputs, hidden, cell, w_ih, w_hh, b, input_gate, at)[0], weight, bias)
+
+
+def _of_all(units: Sequence[Tensor]) -> Tensor | None:
+    """The units of all numbers in one tensor; both biases have one unit."""
+    return flattened((*units[:3], *units[2:])) if units else None
 
 
 @contextmanager
 def parameters_in(numbers: Tensor, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Inside it, `join_gates` of exactly these tensors reads `numbers`, and the gradient goes there and not to them.
+    """Inside it, `read_sequence` of exactly these tensors reads `numbers`, and the gradient goes there and not to them.
 
-    One gradient instead of eighteen: a fifth of a small net's training step (`bench/one_step.py`).
+    One node and one gradient instead of eighteen: a third of a small net's training step (`bench/one_step.py`).
 
     Args:
         numbers: [sum of their sizes], whose views they are, in their order.
-        parameters: In the order of `join_gates`; others are joined as they are.
+        parameters: In the order of `read_sequence`; a net with others is not read from `numbers`.
     """
     token = _storage.set((numbers, parameters))
     try:
