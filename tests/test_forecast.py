@@ -232,7 +232,7 @@ def test_learned_prior_starts_as_ridge_regression_and_contains_the_oracle():
     with torch.no_grad():  # tell it the two periods
         net.log_power.fill_(-14)
         net.log_power[drawn.periods[0] - 10] = math.log(0.25)
-        net.log_noise.fill_(math.log(0.02**2))
+        net.log_power[-1] = math.log(0.02**2)
     future = drawn.signal[:, 100:]
     assert nmse((net(drawn.signal[:, :100]) - future).square(), future.square()).value < 0.01
 

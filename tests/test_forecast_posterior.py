@@ -15,7 +15,7 @@ from wavebase.models import (
     toeplitz,
 )
 from wavebase.models.harmonic_posterior import HarmonicPosterior
-from wavebase.models.scaled_future import ScaledFuture
+from wavebase.signals.scaled_future import ScaledFuture
 from wavebase.signals.harmonics import Harmonics, sinusoids
 from wavebase.signals.subspace import oracle, subspace
 from wavebase.statistics import nmse, split_rhat

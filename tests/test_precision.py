@@ -77,7 +77,7 @@ def test_a_learned_prior_solves_long_lookbacks_in_float32():
     with torch.no_grad():  # as certain of one period as training can make it
         net.log_power.fill_(-14)
         net.log_power[0] = 2
-        net.log_noise.fill_(-30)
+        net.log_power[-1] = -30
     assert net(A.sample(4, 500, draws()).float()).isfinite().all()
 
 

@@ -19,13 +19,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from wavebase.models.scaled_future import ScaledFuture
+from wavebase.signals.scaled_future import FULL, ScaledFuture
 from wavebase.signals.subspace import subspace
 
 # (b cos phi, b sin phi) with b ~ U(0, 1), as a mixture of Gaussians: standard deviations and weights. The weights that
 # correct it to the exact law have a second moment of 1.22.
 SPREADS, WEIGHTS = (0.46, 0.045), (0.91, 0.09)
-FULL = 1 - 1e-6  # a past with such an |x| holds the sample that set the scale
 TINY = 1e-30
 
 

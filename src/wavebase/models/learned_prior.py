@@ -21,23 +21,59 @@ from wavebase.signals.subspace import Subspace, subspace
 LEAST_NOISE = 1e-4  # of the signal's variance: enough to solve in float32
 
 
+class Stage(nn.Module):
+    """A residual block that reads what the solution under some powers says of each period, and corrects the powers.
+
+    Args:
+        P: Periods.
+        width: Of the state, W.
+    """
+
+    scale: Tensor
+    floor: Tensor
+
+    def __init__(self, P: int, width: int, dtype: torch.dtype):
+        super().__init__()
+        for name, (of_matched, of_amplitude) in {"scale": (0.01, 1.0), "floor": (1e-3, 1e-6)}.items():
+            self.register_buffer(name, torch.tensor([of_matched] * P + [of_amplitude] * P, dtype=dtype))
+        self.read = nn.Linear(2 * P, width, bias=False, dtype=dtype)
+        self.norm = nn.LayerNorm(width, dtype=dtype)
+        self.inner = nn.Linear(width, width, dtype=dtype)
+        self.outer = nn.Linear(width, width, bias=False, dtype=dtype)
+        self.last_norm = nn.LayerNorm(width, dtype=dtype)
+        self.correct = nn.Linear(width, P + 1, dtype=dtype)
+
+    def forward(self, state: Tensor, matched: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state [B, W] and the change of the logarithms of powers and noise [B, P + 1]."""
+        seen = torch.addcmul(self.floor, torch.cat([matched, amplitude], -1), self.scale).log()
+        state = torch.addmm(state, seen, self.read.weight.T)
+        inner = nn.functional.silu(self.inner(self.norm(state)))
+        state = torch.addmm(state, inner, self.outer.weight.T)
+        return state, self.correct(self.last_norm(state))
+
+
 class LearnedPrior(RobustForecaster):
     """Sparse Bayes, unrolled and learned.
 
     Every stage has a power gamma_p for each period and one for the noise. It computes the exact solution C^-1 x under
     them, and from it the matched power q_p = |D_p^T C^-1 x|^2 and the posterior amplitude gamma_p^2 q_p of each period.
-    A residual block reads these and corrects the logarithms of all powers. The forecast is the posterior mean under the
-    last powers, plus a linear readout of the block's state that is zero at the start.
+    A residual block reads these and corrects the logarithms of all powers. The posterior mean under the last powers is
+    the forecast, plus a correction that a last layer reads off it and off the blocks' state: the law of the future that
+    a largest |x| of 1 implies is not Gaussian. The correction is zero at the start.
 
     The powers of the first stage are the same for all signals, so the untrained net is ridge regression on the
     dictionary. With the right powers it would be the forecaster that knows the true periods.
+
+    A signal alone costs as many calls of torch as a batch does, so these are few and large.
     """
 
     probabilistic = True
     basis: Tensor
+    covariances: Tensor
     reduced: Tensor
-    squares: Tensor
     future: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(
         self,
@@ -48,90 +84,88 @@ class LearnedPrior(RobustForecaster):
         robust: bool = False,
     ):
         super().__init__(robust)
-        self.stages = stages
         P, n = space.reduced.shape[1:]
+        H = space.atoms.shape[2] - space.basis.shape[2]
+        eye = space.reduced.new_zeros(n, n).fill_diagonal_(1).flatten().expand(2, n * n)
+        # the covariances of a unit power of each period, even and odd block, and of the noise
+        units = torch.cat([space.squares.movedim(0, 1) + LEAST_NOISE * eye, eye[None]]).flatten(1)
         self.register_buffer("basis", space.basis.flatten(0, 1).mT.to(dtype).contiguous())  # [N, 2n]
-        self.register_buffer("reduced", space.reduced.to(dtype))  # [2, P, n]
-        self.register_buffer("squares", space.squares.to(dtype))  # [2, P, n n]
-        self.register_buffer("future", space.atoms[..., space.basis.shape[2] :].to(dtype))  # [2, P, H]
-        self.log_power = nn.Parameter(torch.full((P,), math.log(0.2 / P), dtype=dtype))
-        self.log_noise = nn.Parameter(torch.tensor(math.log(0.02), dtype=dtype))
+        self.register_buffer("covariances", units.to(dtype))  # [P + 1, 2 n n]
+        self.register_buffer("reduced", torch.block_diag(*space.reduced).mT.to(dtype).contiguous())  # [2n, 2P]
+        self.register_buffer("future", space.atoms[..., -H:].flatten(0, 1).to(dtype))  # [2P, H]
+        for name, (of_power, of_noise) in {"least": (-14, -8), "most": (2, 0)}.items():
+            self.register_buffer(name, torch.tensor([of_power] * P + [of_noise], dtype=dtype))
+        start = [math.log(0.2 / P)] * P + [math.log(0.02)]
+        self.log_power = nn.Parameter(torch.tensor(start, dtype=dtype))  # the last is the noise's
         self.embed = nn.Linear(2 * n + 3, width, dtype=dtype)
-        self.read = nn.ModuleList(nn.Linear(2 * P, width, dtype=dtype) for _ in range(stages))
-        self.block = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width, dtype=dtype),
-                nn.Linear(width, width, dtype=dtype),
-                nn.GELU(),
-                nn.Linear(width, width, dtype=dtype),
-            )
-            for _ in range(stages)
+        self.stages = nn.ModuleList(Stage(P, width, dtype) for _ in range(stages))
+        self.last = nn.Sequential(
+            nn.Linear(width + H, width // 2, dtype=dtype), nn.SiLU(), nn.Linear(width // 2, H, dtype=dtype)
         )
-        self.correct = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width, dtype=dtype), nn.Linear(width, P + 1, dtype=dtype)) for _ in range(stages)
-        )
-        self.readout = nn.Linear(width, self.future.shape[2], dtype=dtype)
 
     def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [B, H] of a past [B, N] without gaps, offset or trend, of the generator's size."""
-        log_power, log_noise, x, state = self._powers(past)
-        response = log_power.exp() * self._matched(log_power, log_noise, x)
-        return (response @ self.future).sum(0) + self.readout(state)
+        log_power, x, state = self._powers(past)
+        return self._mean(log_power.exp(), self._matched(self._covariance(log_power.exp()), x), state)
 
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
         """Return quantiles of the Gaussian process with the chosen powers, whose common scale is the past's most likely one.
 
         Training does not see that scale: the forecast is the same for all.
         """
-        log_power, log_noise, x, state = self._powers(past)
-        power, C = log_power.exp(), self._covariance(log_power, log_noise, x.shape[-1])
-        mean = ((power * (torch.linalg.solve(C, x) @ self.reduced.mT)) @ self.future).sum(0) + self.readout(state)
-        across = torch.einsum("bp,iph,ipn->ibhn", power, self.future, self.reduced)  # between future and past
-        explained = (across * torch.linalg.solve(C, across.mT).mT).sum((0, -1))
-        rest = past.square().sum(-1) - x.square().sum((0, -1))
-        scale = ((x * torch.linalg.solve(C, x)).sum((0, -1)) + rest / log_noise[:, 0].exp()) / past.shape[-1]
-        variance = power.sum(-1, keepdim=True) - explained + log_noise.exp()
+        log_power, x, state = self._powers(past)
+        power, noise = log_power.exp().split([log_power.shape[-1] - 1, 1], -1)
+        C = self._covariance(log_power.exp())
+        mean = self._mean(log_power.exp(), self._matched(C, x), state)
+        reduced, future = self.reduced.T, self.future
+        n = x.shape[-1]
+        across = ((future.T * power.repeat(1, 2)[:, None]) @ reduced).unflatten(-1, (2, n)).movedim(-2, 1)  # [B, 2, H, n]
+        explained = (across * torch.linalg.solve(C, across.mT).mT).sum((1, -1))
+        rest = past.square().sum(-1) - x.square().sum((1, -1))
+        scale = ((x * torch.linalg.solve(C, x)).sum((1, -1)) + rest / noise[:, 0]) / past.shape[-1]
+        variance = power.sum(-1, keepdim=True) - explained + noise
         return gaussian_quantiles(mean, scale[:, None] * variance, levels)
 
-    def _powers(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return log powers [B, P], log noise [B, 1], coordinates [2, B, n] and the last block's state [B, W]."""
-        log_power, log_noise = self.log_power, self.log_noise[None]  # the same for all signals in the first stage
+    def _powers(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log powers [B, P + 1], coordinates [B, 2, n] and the last block's state, normalised, [B, W]."""
+        log_power = self.log_power  # the same for all signals in the first stage
         coordinates = past @ self.basis
-        x = coordinates.unflatten(-1, (2, -1)).movedim(-2, 0)  # [2, B, n]
+        x = coordinates.unflatten(-1, (2, -1))
         state = self.embed(torch.cat([coordinates, self._sizes(past, coordinates)], -1))
-        for read, block, correct in zip(self.read, self.block, self.correct, strict=True):
-            matched = self._matched(log_power, log_noise, x).square().sum(0)
-            amplitude = (2 * log_power).exp() * matched
-            seen = torch.cat([(0.01 * matched + 1e-3).log(), (amplitude + 1e-6).log()], -1)
-            state = state + read(0.3 * seen)
-            state = state + block(state)
-            change = correct(state)
-            log_power = (log_power + change[..., :-1]).clamp(-14, 2)
-            log_noise = (log_noise + change[..., -1:]).clamp(-8, 0)
-        return log_power, log_noise, x, state
+        for stage in self.stages:
+            power = log_power.exp()
+            squares = self._matched(self._covariance(power), x).square()
+            even, odd = squares.chunk(2, -1)
+            matched = even + odd
+            state, change = stage(state, matched, power[..., :-1].square() * matched)
+            log_power = (log_power + change).clamp(self.least, self.most)
+        return log_power, x, nn.functional.layer_norm(state, state.shape[-1:])
 
     def _sizes(self, past: Tensor, coordinates: Tensor) -> Tensor:
         """Return three numbers that a linear layer cannot compute: the energy outside of the sinusoids' space, which is
         noise; all energy; and how far the largest |x| is from 1. About 1 in size, [B, 3]."""
-        energy = past.square().sum(-1, keepdim=True)
-        rest = (energy - coordinates.square().sum(-1, keepdim=True)).clamp_min(1e-6)
-        N = past.shape[-1]
-        return torch.cat(
-            [(200 * rest / N).log(), (5 * energy / N + 1e-6).log(), 20 * (past.abs().amax(-1, keepdim=True) - 1)], -1
-        )
+        energy = past.square().mean(-1, keepdim=True)
+        rest = energy - coordinates.square().sum(-1, keepdim=True) / past.shape[-1]
+        sizes = torch.cat([200 * rest.clamp_min(1e-8), 5 * energy + 1e-6], -1).log()
+        return torch.cat([sizes, 20 * (past.abs().amax(-1, keepdim=True) - 1)], -1)
 
-    def _matched(self, log_power: Tensor, log_noise: Tensor, x: Tensor) -> Tensor:
-        """Return d_p^T C^-1 x for all periods, [2, B, P], where C is the covariance under these powers."""
-        C = self._covariance(log_power, log_noise, x.shape[-1])
-        # one covariance for all signals is factorised once
-        solved = torch.linalg.solve(C, x.mT).mT if log_power.ndim == 1 else torch.linalg.solve(C, x)
-        return solved @ self.reduced.mT
+    def _covariance(self, power: Tensor) -> Tensor:
+        """Return the past's covariance in the sinusoids' space, [B, 2, n, n], or [2, n, n] for one set of powers."""
+        n = self.basis.shape[-1] // 2
+        return (power @ self.covariances).unflatten(-1, (2, n, n))
 
-    def _covariance(self, log_power: Tensor, log_noise: Tensor, n: int) -> Tensor:
-        """Return the past's covariance in the sinusoids' space, [2, B, n, n], or [2, n, n] for one set of powers."""
-        power = log_power.exp()
-        noise = log_noise.exp() + LEAST_NOISE * power.sum(-1, keepdim=True)
-        return (power @ self.squares).unflatten(-1, (n, n)) + torch.diag_embed(noise.expand(*noise.shape[:-1], n))
+    def _matched(self, C: Tensor, x: Tensor) -> Tensor:
+        """Return d_p^T C^-1 x for cosines and then for sines of all periods, [B, 2P]."""
+        if C.ndim == 3:  # one covariance for all signals is factorised once
+            solved = torch.linalg.solve_ex(C, x.movedim(0, -1))[0].movedim(-1, 0)
+        else:
+            solved = torch.linalg.solve_ex(C, x[..., None])[0]
+        return solved.flatten(1) @ self.reduced
+
+    def _mean(self, power: Tensor, matched: Tensor, state: Tensor) -> Tensor:
+        """Return the posterior mean of the future under these powers, corrected, [B, H]."""
+        mean = (matched.unflatten(-1, (2, -1)) * power[:, None, :-1]).flatten(1) @ self.future
+        return mean + self.last(torch.cat([state, mean], -1))
 
 
 @registered
@@ -142,7 +176,7 @@ def build(
     init: torch.Generator,
     *,
     periods: tuple[int, int] = (2, 99),
-    stages: int = 2,
+    stages: int = 3,
     width: int = 512,
     weights: str | None = None,
     robust: bool = False,
@@ -162,18 +196,17 @@ def build(
     check_periods(periods)
     for name, value in (("stages", stages), ("width", width)):
         if value < 1:
-            raise ValueError(f"model.{name} must be at least 1, got {value}; use {2 if name == 'stages' else 512}")
+            raise ValueError(f"model.{name} must be at least 1, got {value}; use {3 if name == 'stages' else 512}")
     space = subspace(periods, lookback, horizon)
     net = build_within_memory(
         lambda: LearnedPrior(space, stages, width, dtype, robust), "use a smaller T or model.width"
     )
-    zero_at_start = [net.readout]
-    for part in (*net.block, *net.correct):
-        zero_at_start.append(list(part.children())[-1])
+    # the logarithms that a stage reads are several times larger than the other inputs
+    weaker = {stage.read: 0.3 for stage in net.stages}
+    zero = {net.last[-1]: 0.0} | {layer: 0.0 for stage in net.stages for layer in (stage.outer, stage.correct)}
     for module in net.modules():
         if isinstance(module, nn.Linear):
-            bound = 0.0 if module in zero_at_start else module.in_features**-0.5
-            draw_uniform(module, bound, init)
+            draw_uniform(module, (weaker | zero).get(module, 1.0) * module.in_features**-0.5, init)
     if weights is not None:
         run = RunFolder(Path(weights))
         steps = run.checkpoint_steps()

@@ -41,7 +41,8 @@ class Prepared(NamedTuple):
     def restore(self, forecast: Tensor) -> Tensor:
         """Return the signal's forecast [..., H] from that of the prepared past."""
         N, H = self.past.shape[-1], forecast.shape[-1]
-        return forecast * self.scale + self.line @ _line(N, H, forecast)[N:].mT
+        line = _fits(N, forecast.dtype, forecast.device).line if H <= N else _line(N, H).to(forecast)
+        return forecast * self.scale + self.line @ line[:, N : N + H]
 
 
 class RobustForecaster(NamedModel):
@@ -104,26 +105,29 @@ def prepare(past: Tensor) -> Prepared:
     Args:
         past: [..., N]. A gap between two samples is filled with a straight line, one at an end with the nearest sample.
     """
-    filled = fill(past)
+    filled = past if _is_whole(past) else fill(past)
     N = past.shape[-1]
-    shape, inverse = _line(N, 0, filled), _inverse_covariance(N).to(filled)
-    energy = ((filled @ inverse) * filled).sum(-1)
-    line, before = torch.zeros_like(filled[..., :2]), torch.zeros_like(energy)
-    for terms in (1, 2):  # an offset; then a slope beside it
-        weight = shape[:, :terms].mT @ inverse @ shape[:, :terms]
-        found = filled @ torch.linalg.solve(weight, shape[:, :terms].mT @ inverse).mT
-        explained = ((found @ weight) * found).sum(-1)
-        rest = filled - found @ shape[:, :terms].mT
-        large = (filled - rest).square().mean(-1) > SIZE**2 * rest.square().mean(-1)
-        stands_out = large & ((explained - before) * (N - terms) > STANDS_OUT * (energy - explained))
-        line = torch.where(stands_out[..., None], nn.functional.pad(found, (0, 2 - terms)), line)
-        before = explained
-    stands_out = (line != 0).any(-1)
-    straight = filled - line @ shape.mT
+    fits = _fits(N, filled.dtype, filled.device)
+    fitted = filled @ fits.fit
+    rests, found = fitted[..., :-2].unflatten(-1, (3, N)).square().sum(-1), fitted[..., -2:]
+    passed = (torch.cat([rests, found.square()], -1) @ fits.conditions > 0).unflatten(-1, (2, 2)).all(-2)
+    stands_out = passed.any(-1, keepdim=True)
+    line = torch.where(torch.cat([stands_out, passed[..., 1:]], -1), found, 0)  # a slope never without an offset
+    straight = filled - line @ fits.line[:, :N]
     largest = straight.abs().amax(-1, keepdim=True)
-    usual = (largest >= SMALLEST) & (largest <= 1 + 1e-6) & ~stands_out[..., None] | (largest == 0)
+    usual = (largest >= SMALLEST) & (largest <= 1 + 1e-6) & ~stands_out | (largest == 0)
     scale = torch.where(usual, 1.0, largest)
     return Prepared(straight / scale, line, scale)
+
+
+def _is_whole(past: Tensor) -> bool:
+    """Return whether no sample is nan, or False where looking costs more than filling or is impossible."""
+    if past.is_cuda:
+        return False
+    try:
+        return not past.isnan().any()
+    except RuntimeError:  # torch.func.vmap allows no branches
+        return False
 
 
 def fill(past: Tensor) -> Tensor:
@@ -141,14 +145,50 @@ def fill(past: Tensor) -> Tensor:
     return torch.where(missing, start + (end - start) * (t - left) / (right - left).clamp_min(1), past)
 
 
-def _line(N: int, H: int, like: Tensor) -> Tensor:
-    """Return 1 and time in units of the lookback about its middle, [N + H, 2]."""
-    t = (torch.arange(N + H, dtype=like.dtype, device=like.device) - (N - 1) / 2) / N
-    return torch.stack([torch.ones_like(t), t], 1)
+class _Fits(NamedTuple):
+    """What `prepare` computes from a lookback of N samples by products.
+
+    An offset is even about the middle of the lookback and a slope is odd, so neither changes the other's fit.
+
+    Attributes:
+        fit: [N, 3 N + 2]. Times a signal: what an offset and a slope leave of it, whitened; what an offset leaves; what both
+            leave; and both.
+        conditions: [5, 4]. Times the squares of these (of the first three their sums): four numbers, positive if the F test
+            finds an offset, and a slope beside it; if the offset is large, and if both are.
+        line: 1 and time in units of the lookback about its middle, [2, 2 N].
+    """
+
+    fit: Tensor
+    conditions: Tensor
+    line: Tensor
 
 
-@lru_cache(maxsize=4)
-def _inverse_covariance(N: int) -> Tensor:
-    """Return the inverse covariance of N samples of the process, [N, N]."""
-    atoms = sinusoids((2, max(N - 1, 2)), N).flatten(0, 1)
-    return torch.linalg.inv(atoms.mT @ atoms / (len(atoms) / 2) + NOISE * torch.eye(N, dtype=atoms.dtype))
+@lru_cache(maxsize=8)
+def _fits(N: int, dtype: torch.dtype, device: torch.device) -> _Fits:
+    with torch.inference_mode(False):  # else training could not use what a forecast has computed
+        atoms, eye = sinusoids((2, max(N - 1, 2)), N).flatten(0, 1), torch.eye(N, dtype=torch.float64)
+        inverse = torch.linalg.inv(atoms.mT @ atoms / (len(atoms) / 2) + NOISE * eye)
+        line = _line(N, N)
+        shape = line[:, :N].mT  # [N, 2]
+        white, weight = inverse @ shape, (shape * (inverse @ shape)).sum(0)
+        found = white / weight  # [N, 2]
+        offset, both = eye - found[:, :1] @ shape[:, :1].mT, eye - found @ shape.mT
+        fit = torch.cat([both @ torch.linalg.cholesky(inverse), offset, both, found], 1)
+        power, small = shape.square().mean(0), SIZE**2 / N
+        conditions = torch.tensor(
+            [
+                [-STANDS_OUT, -STANDS_OUT, 0, 0],
+                [0, 0, -small, 0],
+                [0, 0, 0, -small],
+                [weight[0] * (N - 1), 0, power[0], power[0]],
+                [-STANDS_OUT * weight[1], weight[1] * (N - 2), 0, power[1]],
+            ],
+            dtype=torch.float64,
+        )
+        return _Fits(*(part.to(device, dtype) for part in (fit, conditions, line)))
+
+
+def _line(N: int, H: int) -> Tensor:
+    """Return 1 and time in units of the lookback about its middle, float64 [2, N + H]."""
+    t = (torch.arange(N + H, dtype=torch.float64) - (N - 1) / 2) / N
+    return torch.stack([torch.ones_like(t), t])

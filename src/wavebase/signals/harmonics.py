@@ -79,34 +79,36 @@ class Harmonics:
         return self.draw(batch, samples, generator).signal
 
     def draw(self, batch: int, samples: int, generator: torch.Generator) -> Drawn:
-        """Draw signals together with what they are made of."""
+        """Draw signals together with what they are made of, on the generator's device."""
+        device = generator.device
         (fewest, most), (shortest, longest) = self.components, self.periods
-        count = torch.randint(fewest, most + 1, (batch, 1), generator=generator)
-        present = torch.arange(most) < count
-        period = torch.randint(shortest, longest + 1, (batch, most), generator=generator)
-        amplitude, turn = torch.rand(2, batch, most, generator=generator, dtype=torch.float64)
+        count = torch.randint(fewest, most + 1, (batch, 1), generator=generator, device=device)
+        present = torch.arange(most, device=device) < count
+        period = torch.randint(shortest, longest + 1, (batch, most), generator=generator, device=device)
+        amplitude, turn = torch.rand(2, batch, most, generator=generator, dtype=torch.float64, device=device)
         amplitude = amplitude * present / (amplitude * present).sum(1, keepdim=True)
         # a sin(w t + phi) = a sin(phi) cos(w t) + a cos(phi) sin(w t)
         of_cos, of_sin = amplitude * (2 * math.pi * turn).sin(), amplitude * (2 * math.pi * turn).cos()
         # terms of equal period add up: one product with the sinusoids of all periods, however many terms there are
-        weights = torch.zeros(batch, 2, longest - shortest + 1, dtype=torch.float64)
+        weights = torch.zeros(batch, 2, longest - shortest + 1, dtype=torch.float64, device=device)
         weights[:, 0].scatter_add_(1, period - shortest, of_cos)
         weights[:, 1].scatter_add_(1, period - shortest, of_sin)
-        clean = weights.flatten(1) @ sinusoids(self.periods, samples).flatten(0, 1)
+        clean = weights.flatten(1) @ _sinusoids(self.periods, samples, device)
         if self.modulated:
-            ratio = 0.5 + 1.5 * torch.rand(batch, most, generator=generator, dtype=torch.float64)
-            turning = torch.randint(samples, (batch, most), generator=generator)
+            ratio = 0.5 + 1.5 * torch.rand(batch, most, generator=generator, dtype=torch.float64, device=device)
+            turning = torch.randint(samples, (batch, most), generator=generator, device=device)
             row = (period - shortest) * samples + turning
             rows = torch.cat([row, row + (longest - shortest + 1) * samples], 1)
             change = torch.cat([(ratio - 1) * of_cos, (ratio - 1) * of_sin], 1)
             both, starts = present.repeat(1, 2), 2 * (count.cumsum(0) - count)[:, 0]
-            swells = _swelling_sinusoids(self.periods, samples)
+            swells = _swelling_sinusoids(self.periods, samples).to(device)
             clean += embedding_bag(rows[both], swells, starts, per_sample_weights=change[both], mode="sum")
         clean = clean / clean.abs().amax(1, keepdim=True)
-        noise = torch.full((batch,), self.noise, dtype=torch.float64)
+        noise = torch.full((batch,), self.noise, dtype=torch.float64, device=device)
         signal = clean
         if self.noise:
-            signal = clean + self.noise * torch.randn(batch, samples, generator=generator, dtype=torch.float64)
+            white = torch.randn(batch, samples, generator=generator, dtype=torch.float64, device=device)
+            signal = clean + self.noise * white
             top = signal.abs().amax(1, keepdim=True)
             signal, clean, noise = signal / top, clean / top, noise / top[:, 0]
         return Drawn(signal, clean, count[:, 0], period * present, noise)
@@ -120,6 +122,12 @@ def sinusoids(periods: tuple[int, int], samples: int, first: int = 0) -> Tensor:
     p = torch.arange(periods[0], periods[1] + 1)[:, None]
     angle = 2 * math.pi * (torch.arange(first, first + samples).remainder(p) / p.to(torch.float64))
     return torch.stack([angle.cos(), angle.sin()])
+
+
+@lru_cache(maxsize=4)
+def _sinusoids(periods: tuple[int, int], samples: int, device: torch.device) -> Tensor:
+    """Return `sinusoids` on a device, [2 * periods, samples]."""
+    return sinusoids(periods, samples).flatten(0, 1).to(device)
 
 
 @lru_cache(maxsize=2)

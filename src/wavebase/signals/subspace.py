@@ -67,15 +67,14 @@ def subspace(periods: tuple[int, int], lookback: int, horizon: int) -> Subspace:
 def oracle(drawn: Drawn, lookback: int, periods: tuple[int, int]) -> Tensor:
     """Forecast signals from their lookback and the knowledge of their periods, mean power and noise, [B, H].
 
-    The posterior mean for Gaussian amplitudes. Its expectation given the lookback alone is that of the signal, so a net
-    that is trained towards it learns the same forecast as from the signal itself, from less noise.
+    The posterior mean for Gaussian amplitudes. It does not use that the largest |x| is 1, which a net can learn: see
+    `signals.scaled_future.expected`.
     """
-    space = subspace(periods, lookback, drawn.signal.shape[1] - lookback)
+    space = Subspace(*(part.to(drawn.signal) for part in subspace(periods, lookback, drawn.signal.shape[1] - lookback)))
     B, P = len(drawn.signal), space.atoms.shape[1]
     index = (drawn.periods - periods[0] + 1).clamp_min(0)  # 0 collects what is not there
-    count = torch.zeros(B, P + 1, dtype=torch.float64).scatter_add_(
-        1, index, torch.ones_like(drawn.clean[:, :1]).expand(index.shape)
-    )
+    ones = torch.ones_like(drawn.clean[:, :1]).expand(index.shape)
+    count = drawn.clean.new_zeros(B, P + 1).scatter_add_(1, index, ones)
     power = drawn.clean[:, :lookback].square().mean(1, keepdim=True) / drawn.components[:, None] * count[:, 1:]
     C = (power @ space.squares).unflatten(-1, (space.basis.shape[1], -1))
     C.diagonal(dim1=-2, dim2=-1).add_(drawn.noise.square().clamp_min(1e-12)[:, None])

@@ -7,7 +7,20 @@ import math
 import torch
 from torch import Tensor
 
+from wavebase.signals.harmonics import Drawn
+
+FULL = 1 - 1e-6  # a past with such an |x| holds the sample that set the scale
 TINY = 1e-30
+
+
+def expected(drawn: Drawn, lookback: int) -> Tensor:
+    """Return the mean of the samples after the lookback, given it and the signal without noise, [B, H].
+
+    Its expectation given the lookback alone is that of the signal itself, so a net that is trained towards it learns the
+    same forecast, from less noise.
+    """
+    full = drawn.signal[:, :lookback].abs().amax(1) >= FULL
+    return ScaledFuture(drawn.clean[:, lookback:], drawn.noise[:, None].clamp_min(1e-9)).mean(full)
 
 
 class ScaledFuture:
