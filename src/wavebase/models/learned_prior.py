@@ -177,7 +177,7 @@ def build(
     *,
     periods: tuple[int, int] = (2, 99),
     stages: int = 3,
-    width: int = 512,
+    width: int = 384,
     weights: str | None = None,
     robust: bool = False,
 ) -> LearnedPrior:
@@ -196,7 +196,7 @@ def build(
     check_periods(periods)
     for name, value in (("stages", stages), ("width", width)):
         if value < 1:
-            raise ValueError(f"model.{name} must be at least 1, got {value}; use {3 if name == 'stages' else 512}")
+            raise ValueError(f"model.{name} must be at least 1, got {value}; use {3 if name == 'stages' else 384}")
     space = subspace(periods, lookback, horizon)
     net = build_within_memory(
         lambda: LearnedPrior(space, stages, width, dtype, robust), "use a smaller T or model.width"

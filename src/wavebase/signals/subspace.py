@@ -67,17 +67,27 @@ def subspace(periods: tuple[int, int], lookback: int, horizon: int) -> Subspace:
 def oracle(drawn: Drawn, lookback: int, periods: tuple[int, int]) -> Tensor:
     """Forecast signals from their lookback and the knowledge of their periods, mean power and noise, [B, H].
 
-    The posterior mean for Gaussian amplitudes. It does not use that the largest |x| is 1, which a net can learn: see
-    `signals.scaled_future.expected`.
+    The posterior mean for Gaussian amplitudes. It does not use that the largest |x| is 1; `signals.scaled_future` does.
     """
-    space = Subspace(*(part.to(drawn.signal) for part in subspace(periods, lookback, drawn.signal.shape[1] - lookback)))
-    B, P = len(drawn.signal), space.atoms.shape[1]
+    return future_given_periods(drawn, lookback, periods)[0]
+
+
+def future_given_periods(drawn: Drawn, lookback: int, periods: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return mean [B, H] and covariance [B, H, H] of the future without noise, given the lookback and what the oracle knows.
+
+    For Gaussian amplitudes, which are nearly those of the signals.
+    """
+    H = drawn.signal.shape[1] - lookback
+    space = Subspace(*(part.to(drawn.signal) for part in subspace(periods, lookback, H)))
+    B, (_, P, n), future = len(drawn.signal), space.reduced.shape, space.atoms[..., lookback:]
     index = (drawn.periods - periods[0] + 1).clamp_min(0)  # 0 collects what is not there
     ones = torch.ones_like(drawn.clean[:, :1]).expand(index.shape)
     count = drawn.clean.new_zeros(B, P + 1).scatter_add_(1, index, ones)
     power = drawn.clean[:, :lookback].square().mean(1, keepdim=True) / drawn.components[:, None] * count[:, 1:]
-    C = (power @ space.squares).unflatten(-1, (space.basis.shape[1], -1))
+    C = (power @ space.squares).unflatten(-1, (n, n))
     C.diagonal(dim1=-2, dim2=-1).add_(drawn.noise.square().clamp_min(1e-12)[:, None])
-    solved = torch.linalg.solve(C, space.coordinates(drawn.signal[:, :lookback]))
-    response = power * (solved @ space.reduced.mT)  # [2, B, P]
-    return (response @ space.atoms[..., lookback:]).sum(0)
+    across = (power @ torch.einsum("iph,ipn->iphn", future, space.reduced).flatten(2)).unflatten(-1, (H, n))
+    before = (power @ torch.einsum("iph,ipk->phk", future, future).flatten(1)).unflatten(-1, (H, H))
+    solved = torch.linalg.solve(C, across.mT)  # [2, B, n, H]
+    mean = torch.einsum("ibn,ibnh->bh", space.coordinates(drawn.signal[:, :lookback]), solved)
+    return mean, before - (across @ solved).sum(0)

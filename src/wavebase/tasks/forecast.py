@@ -10,8 +10,7 @@ from torch import Tensor
 
 from wavebase.registry import registered
 from wavebase.signals import Signal
-from wavebase.signals.scaled_future import expected
-from wavebase.signals.subspace import oracle
+from wavebase.signals.scaled_future import expected, scaled_oracle
 from wavebase.statistics import nmse
 from wavebase.tasks.base import Batch, require_at_least, require_signal
 
@@ -31,10 +30,10 @@ class Forecast:
         training: free_running, the input is the past alone; teacher_forced, the net also reads the true sample before each
             one that it predicts.
         target: What training aims at. observed, the samples; clean, the samples without their noise; expected, their mean given
-            the past and the signal without noise (`signals.scaled_future.expected`); oracle, the forecast of one that knows
-            the periods (`signals.subspace.oracle`). Given the past, the first and the third have the same expectation.
-            That of the others is too large by a few percent where the largest |x| lies in the past, and else too small; the
-            oracle's has a third of the variance. The held-out target is always observed.
+            the past and the signal without noise; oracle, the forecast of one that knows the periods, the noise and that the
+            largest |x| is 1 (`signals.scaled_future`). All have the same expectation given the past, but for that of clean,
+            which ignores the noise's part in the scaling, and less and less variance. The held-out target is always
+            observed.
         weights: Weights of the squared errors of the steps h = 1..horizon, equal or falling as 1/h (mean 1).
         curriculum: Training steps over which the greatest number of components rises from the least to the signal's own.
         held_out_count: Number of held-out signals.
@@ -103,8 +102,10 @@ class Forecast:
         if self.target in ("expected", "oracle"):
             drawn = signal.draw(batch, samples, generator)
             past = drawn.signal[:, : self.lookback].to(self.device, self.dtype)
-            knows_all = self.target == "expected"
-            aim = expected(drawn, self.lookback) if knows_all else oracle(drawn, self.lookback, signal.periods)
+            if self.target == "expected":
+                aim = expected(drawn, self.lookback)
+            else:
+                aim = scaled_oracle(drawn, self.lookback, signal.periods, generator)
             return Batch(past, aim.to(self.device, self.dtype))
         if self.target == "clean":
             drawn = signal.draw(batch, samples, generator)
