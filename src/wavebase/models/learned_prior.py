@@ -72,6 +72,7 @@ class LearnedPrior(RobustForecaster):
     covariances: Tensor
     reduced: Tensor
     future: Tensor
+    energies: Tensor
     least: Tensor
     most: Tensor
 
@@ -85,7 +86,8 @@ class LearnedPrior(RobustForecaster):
     ):
         super().__init__(robust)
         P, n = space.reduced.shape[1:]
-        H = space.atoms.shape[2] - space.basis.shape[2]
+        N = space.basis.shape[2]
+        H = space.atoms.shape[2] - N
         eye = space.reduced.new_zeros(n, n).fill_diagonal_(1).flatten().expand(2, n * n)
         # the covariances of a unit power of each period, even and odd block, and of the noise
         units = torch.cat([space.squares.movedim(0, 1) + LEAST_NOISE * eye, eye[None]]).flatten(1)
@@ -93,6 +95,9 @@ class LearnedPrior(RobustForecaster):
         self.register_buffer("covariances", units.to(dtype))  # [P + 1, 2 n n]
         self.register_buffer("reduced", torch.block_diag(*space.reduced).mT.to(dtype).contiguous())  # [2n, 2P]
         self.register_buffer("future", space.atoms[..., -H:].flatten(0, 1).to(dtype))  # [2P, H]
+        # the energy outside of the sinusoids' space and all energy, of the squares of a signal and its coordinates
+        energies = torch.tensor([[200 / N, 5 / N]] * N + [[-200 / N, 0.0]] * 2 * n, dtype=dtype)
+        self.register_buffer("energies", energies, persistent=False)  # [N + 2n, 2]
         for name, (of_power, of_noise) in {"least": (-14, -8), "most": (2, 0)}.items():
             self.register_buffer(name, torch.tensor([of_power] * P + [of_noise], dtype=dtype))
         start = [math.log(0.2 / P)] * P + [math.log(0.02)]
@@ -105,49 +110,42 @@ class LearnedPrior(RobustForecaster):
 
     def forecast(self, past: Tensor) -> Tensor:
         """Return the forecast [B, H] of a past [B, N] without gaps, offset or trend, of the generator's size."""
-        log_power, x, state = self._powers(past)
-        return self._mean(log_power.exp(), self._matched(self._covariance(log_power.exp()), x), state)
+        power, x, state = self._powers(past)
+        return self._mean(power, self._matched(self._covariance(power), x), state)
 
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
         """Return quantiles of the Gaussian process with the chosen powers, whose common scale is the past's most likely one.
 
         Training does not see that scale: the forecast is the same for all.
         """
-        log_power, x, state = self._powers(past)
-        power, noise = log_power.exp().split([log_power.shape[-1] - 1, 1], -1)
-        C = self._covariance(log_power.exp())
-        mean = self._mean(log_power.exp(), self._matched(C, x), state)
-        reduced, future = self.reduced.T, self.future
-        n = x.shape[-1]
-        across = ((future.T * power.repeat(1, 2)[:, None]) @ reduced).unflatten(-1, (2, n)).movedim(-2, 1)  # [B, 2, H, n]
+        power, x, state = self._powers(past)
+        C, n = self._covariance(power), x.shape[-2]
+        mean = self._mean(power, self._matched(C, x), state)
+        power, noise = power.split([power.shape[-1] - 1, 1], -1)
+        across = (self.future.mT * power.repeat(1, 2)[:, None]) @ self.reduced.mT  # of future and past, [B, H, 2n]
+        across = across.unflatten(-1, (2, n)).movedim(-2, 1)
         explained = (across * torch.linalg.solve(C, across.mT).mT).sum((1, -1))
-        rest = past.square().sum(-1) - x.square().sum((1, -1))
-        scale = ((x * torch.linalg.solve(C, x)).sum((1, -1)) + rest / noise[:, 0]) / past.shape[-1]
+        rest = past.square().sum(-1) - x.square().sum((1, 2, 3))
+        scale = ((x * torch.linalg.solve(C, x)).sum((1, 2, 3)) + rest / noise[:, 0]) / past.shape[-1]
         variance = power.sum(-1, keepdim=True) - explained + noise
         return gaussian_quantiles(mean, scale[:, None] * variance, levels)
 
     def _powers(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log powers [B, P + 1], coordinates [B, 2, n] and the last block's state, normalised, [B, W]."""
-        log_power = self.log_power  # the same for all signals in the first stage
+        """Return powers [B, P + 1], coordinates [B, 2, n, 1] and the last block's state, normalised, [B, W]."""
         coordinates = past @ self.basis
-        x = coordinates.unflatten(-1, (2, -1))
-        state = self.embed(torch.cat([coordinates, self._sizes(past, coordinates)], -1))
+        x = coordinates.unflatten(-1, (2, -1, 1))
+        # three numbers that a linear layer cannot compute, about 1 in size; the last is how far the largest |x| is from 1
+        energies = torch.cat([past, coordinates], -1).square() @ self.energies
+        peak = (past.abs().amax(-1, keepdim=True) - 1) * 20
+        state = self.embed(torch.cat([coordinates, energies.clamp_min(2e-6).log(), peak], -1))
+        log_power = self.log_power  # the same for all signals in the first stage
         for stage in self.stages:
             power = log_power.exp()
-            squares = self._matched(self._covariance(power), x).square()
-            even, odd = squares.chunk(2, -1)
+            even, odd = self._matched(self._covariance(power), x).square().chunk(2, -1)
             matched = even + odd
             state, change = stage(state, matched, power[..., :-1].square() * matched)
             log_power = (log_power + change).clamp(self.least, self.most)
-        return log_power, x, nn.functional.layer_norm(state, state.shape[-1:])
-
-    def _sizes(self, past: Tensor, coordinates: Tensor) -> Tensor:
-        """Return three numbers that a linear layer cannot compute: the energy outside of the sinusoids' space, which is
-        noise; all energy; and how far the largest |x| is from 1. About 1 in size, [B, 3]."""
-        energy = past.square().mean(-1, keepdim=True)
-        rest = energy - coordinates.square().sum(-1, keepdim=True) / past.shape[-1]
-        sizes = torch.cat([200 * rest.clamp_min(1e-8), 5 * energy + 1e-6], -1).log()
-        return torch.cat([sizes, 20 * (past.abs().amax(-1, keepdim=True) - 1)], -1)
+        return log_power.exp(), x, nn.functional.layer_norm(state, state.shape[-1:])
 
     def _covariance(self, power: Tensor) -> Tensor:
         """Return the past's covariance in the sinusoids' space, [B, 2, n, n], or [2, n, n] for one set of powers."""
@@ -157,14 +155,14 @@ class LearnedPrior(RobustForecaster):
     def _matched(self, C: Tensor, x: Tensor) -> Tensor:
         """Return d_p^T C^-1 x for cosines and then for sines of all periods, [B, 2P]."""
         if C.ndim == 3:  # one covariance for all signals is factorised once
-            solved = torch.linalg.solve_ex(C, x.movedim(0, -1))[0].movedim(-1, 0)
+            solved = torch.linalg.solve_ex(C, x[..., 0].movedim(0, -1))[0].movedim(-1, 0)
         else:
-            solved = torch.linalg.solve_ex(C, x[..., None])[0]
+            solved = torch.linalg.solve_ex(C, x)[0]
         return solved.flatten(1) @ self.reduced
 
     def _mean(self, power: Tensor, matched: Tensor, state: Tensor) -> Tensor:
         """Return the posterior mean of the future under these powers, corrected, [B, H]."""
-        mean = (matched.unflatten(-1, (2, -1)) * power[:, None, :-1]).flatten(1) @ self.future
+        mean = (matched * power[:, :-1].repeat(1, 2)) @ self.future
         return mean + self.last(torch.cat([state, mean], -1))
 
 

@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
         """Return the signal's forecast [..., H] from that of the prepared past."""
         N, H = self.past.shape[-1], forecast.shape[-1]
         line = _fits(N, forecast.dtype, forecast.device).line if H <= N else _line(N, H).to(forecast)
-        return forecast * self.scale + self.line @ line[:, N : N + H]
+        return torch.addcmul(self.line @ line[:, N : N + H], forecast, self.scale)
 
 
 class RobustForecaster(NamedModel):
@@ -115,7 +115,7 @@ def prepare(past: Tensor) -> Prepared:
     line = torch.where(torch.cat([stands_out, passed[..., 1:]], -1), found, 0)  # a slope never without an offset
     straight = filled - line @ fits.line[:, :N]
     largest = straight.abs().amax(-1, keepdim=True)
-    usual = (largest >= SMALLEST) & (largest <= 1 + 1e-6) & ~stands_out | (largest == 0)
+    usual = (largest == largest.clamp(SMALLEST, 1 + 1e-6)) & ~stands_out | (largest == 0)
     scale = torch.where(usual, 1.0, largest)
     return Prepared(straight / scale, line, scale)
 
