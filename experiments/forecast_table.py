@@ -28,9 +28,10 @@ from wavebase.figures import style
 from wavebase.records.atomic import atomic_write
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.signals.subspace import oracle
-from wavebase.statistics import nmse, paired_difference
+from wavebase.statistics import nmse, paired_difference, proportion
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
+FRESH = 4000  # signals of the generator to which intervals are fitted
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
 
 
@@ -54,9 +55,12 @@ def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
     future = drawn.signal[:, task.lookback :]
     net, quantiles = components.net, None
     if getattr(net, "probabilistic", False) and setting(folder) == "B noisy":
+        fresh = task.signal.sample(FRESH, x.shape[1], torch.Generator().manual_seed(40_000)).to(task.dtype)
+        net.fit_spread(fresh[:, : task.lookback], fresh[:, task.lookback :])
         quantiles = torch.cat([net.quantiles(part, LEVELS) for part in x[:, : task.lookback].split(500)], 1)
     return {
         "quantiles": quantiles,
+        "spread": torch.as_tensor(getattr(net, "spread", 1.0)),
         "setting": setting(folder),
         "name": (folder.summary() or {}).get("choices", {}).get("model") or folder.path.name.split("-")[0],
         "errors": (forecast.double() - future).square(),
@@ -141,16 +145,20 @@ def _limit(base: dict[str, Any], stored: list[Any]) -> dict[str, Any]:
 
 def _coverage(noisy: dict[str, Any]) -> list[str]:
     """How often the truth lies in the central intervals, over all steps; 95 % over signals."""
-    lines = ["", "Coverage of central intervals on noisy B:", ""]
+    lines = ["", "Coverage of central intervals on noisy B, fitted to other signals:", ""]
     for name, row in noisy.items():
         if row["quantiles"] is None:
             continue
         future, found = row["drawn"].signal[:, -row["sizes"].shape[1] :], row["quantiles"].double()
         cells = []
         for level, low in ((50, 2), (80, 1), (95, 0)):
-            inside = ((future >= found[low]) & (future <= found[-1 - low])).double().mean(1)
-            cells.append(f"{level} %: {inside.mean():.3f} +- {1.96 * inside.std() / len(inside) ** 0.5:.3f}")
-        lines.append(f"- {name}: " + ", ".join(cells))
+            inside = ((future >= found[low]) & (future <= found[-1 - low])).double()
+            each = inside.mean(1)
+            cells.append(f"{level} %: {each.mean():.3f} +- {1.96 * each.std() / len(each) ** 0.5:.3f}")
+            last = proportion(int(inside[:, -1].sum()), len(inside))
+            cells[-1] += f", at the last step {last.value:.3f} ({last.low:.3f} to {last.high:.3f})"
+        spread = "" if name == "limit" else f"; factors {row['spread'].min():.2f} to {row['spread'].max():.2f}"
+        lines.append(f"- {name}: " + "; ".join(cells) + spread)
     return lines
 
 

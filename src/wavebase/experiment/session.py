@@ -25,6 +25,7 @@ from wavebase.training.stacking import stack_key, unstackable_reason
 from wavebase.training.trainer import TrainState
 
 log = logging.getLogger("wavebase")
+FRESH = 1000  # signals to which intervals are fitted
 EXAMPLES = 4  # held-out signals whose outputs a checkpoint and examples.npz keep
 
 
@@ -243,8 +244,15 @@ class Session:
             task.examples(rows) if hasattr(task, "examples") else {name: part[:EXAMPLES] for name, part in rows.items()}
         )
         if getattr(self.components.net, "probabilistic", False):
-            kept["interval"] = self.components.net.quantiles(signal[:EXAMPLES], (0.025, 0.975)).movedim(0, 1)
+            kept["interval"] = self._interval(signal[:EXAMPLES])
         self.folder.save_examples({name: part.cpu().numpy() for name, part in kept.items()})
+
+    def _interval(self, past: Tensor) -> Tensor:
+        """Return 95 % intervals of a probabilistic forecaster, fitted to fresh signals, [B, 2, H]."""
+        net, task = self.components.net, self.components.task
+        fresh = task.signal.sample(FRESH, task.lookback + task.horizon, self.cfg.generator("perturbation")).to(past)
+        net.fit_spread(fresh[:, : task.lookback], fresh[:, task.lookback :])
+        return net.quantiles(past, (0.025, 0.975)).movedim(0, 1)
 
     def _example(self, most: int | None = None) -> Tensor:
         """Return the outputs on the held-out training signals, or on the first `most` of them."""

@@ -145,6 +145,9 @@ class Bayes(HarmonicForecaster):
         """Return the forecast [B, H] of a past [B, N]."""
         return self.posterior(past).mean.to(past) + 0 * self.logarithm
 
+    def fit_spread(self, past: Tensor, future: Tensor) -> None:
+        """Do nothing: the draws are as uncertain as the posterior is."""
+
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
         """Return quantiles of the draws."""
         return self.posterior(past).draws.quantile(levels.double().cpu(), 1).to(past)

@@ -128,7 +128,7 @@ class LearnedPrior(RobustForecaster):
         rest = past.square().sum(-1) - x.square().sum((1, 2, 3))
         scale = ((x * torch.linalg.solve(C, x)).sum((1, 2, 3)) + rest / noise[:, 0]) / past.shape[-1]
         variance = power.sum(-1, keepdim=True) - explained + noise
-        return gaussian_quantiles(mean, scale[:, None] * variance, levels)
+        return gaussian_quantiles(mean, scale[:, None] * variance, levels, self.spread)
 
     def _powers(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return powers [B, P + 1], coordinates [B, 2, n, 1] and the last block's state, normalised, [B, W]."""

@@ -53,12 +53,12 @@ class SparseBayes(HarmonicForecaster):
         return toeplitz.forecast(correlation, toeplitz.solve(column, past))
 
     def distribution(self, past: Tensor, levels: Tensor) -> Tensor:
-        """Return quantiles of the Gaussian process with the variances found: their own uncertainty is left out."""
+        """Return quantiles of the Gaussian process with the variances found; `spread` stands for their own uncertainty."""
         correlation, column = self._fit(past)
         mean = toeplitz.forecast(correlation, toeplitz.solve(column, past))
         across = correlation.unfold(-1, self.lookback, 1)[..., 1:, :].flip(-1)  # of each future sample with the past
         solved = torch.linalg.solve(toeplitz.covariance(column), across.mT).mT
-        return gaussian_quantiles(mean, column[..., :1] - (across * solved).sum(-1), levels)
+        return gaussian_quantiles(mean, column[..., :1] - (across * solved).sum(-1), levels, self.spread)
 
     def _fit(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """Return correlations without noise at lags 0..N+H-1, and with it at 0..N-1."""
