@@ -22,8 +22,10 @@ from wavebase.models import (
 )
 from wavebase.records.folder import RunFolder
 from wavebase.recurrence import cells
+from wavebase.signals import scaled_future
 from wavebase.signals.generators import WhiteNoise
 from wavebase.signals.harmonics import Harmonics, sinusoids
+from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse, paired_difference
 from wavebase.tasks.forecast import Forecast
 
@@ -237,15 +239,15 @@ def test_learned_prior_starts_as_ridge_regression_and_contains_the_oracle():
     assert nmse((net(drawn.signal[:, :100]) - future).square(), future.square()).value < 0.01
 
 
-@pytest.mark.parametrize("change", [lambda net: {}, lambda net: None, lambda net: {**net, "readout.bias": net["readout.bias"] + 1j},
-                                    lambda net: {**net, "readout.bias": net["readout.bias"][:1]}])  # fmt: skip
+@pytest.mark.parametrize("change", [lambda net: {}, lambda net: None, lambda net: {**net, "embed.bias": net["embed.bias"] + 1j},
+                                    lambda net: {**net, "embed.bias": net["embed.bias"][:1]}])  # fmt: skip
 def test_a_learned_prior_refuses_the_weights_of_another_net(change, tmp_path):
     net = learned_prior.build(20, 4, F64, draws(), periods=(2, 9), width=4)
     (tmp_path / "checkpoints").mkdir()
     file = tmp_path / "checkpoints" / "step_00000001.pt"
     torch.save({"net": net.state_dict()}, file)
     build = partial(learned_prior.build, 20, 4, F64, draws(), periods=(2, 9), width=4, weights=str(tmp_path))
-    assert torch.equal(build().readout.bias, net.readout.bias)
+    assert torch.equal(build().embed.bias, net.embed.bias)
     torch.save({"net": change(net.state_dict())}, file)
     with pytest.raises(ValueError, match=r"model\.weights must be a run of model=learned_prior with the same T"):
         build()
@@ -281,6 +283,40 @@ def test_batches_of_the_task():
     losses = [free.loss(row, torch.zeros(4, dtype=F64)).item() for row in error]
     assert losses[0] == pytest.approx(4 * losses[1])
     assert free.loss(torch.ones(3, 4, dtype=F64), torch.zeros(3, 4, dtype=F64)).item() == pytest.approx(1)
+
+
+def test_targets_have_the_expectation_of_the_signal_wherever_the_largest_sample_lies():
+    drawn = Harmonics((3, 44), (10, 99), 0.1).draw(8000, 110, draws())
+    future, full = drawn.signal[:, 100:], drawn.signal[:, :100].abs().amax(1) == 1
+    targets = {
+        "expected": scaled_future.expected(drawn, 100),
+        "oracle": scaled_future.scaled_oracle(drawn, 100, (10, 99), draws()),
+        "unscaled oracle": oracle(drawn, 100, (10, 99)),
+    }
+    slopes = {
+        name: [((future * aim)[part].sum() / aim[part].square().sum()).item() for part in (full, ~full)]
+        for name, aim in targets.items()
+    }
+    assert slopes["expected"] == pytest.approx([1, 1], abs=0.01)
+    assert slopes["oracle"] == pytest.approx([1, 1.01], abs=0.02)
+    assert slopes["unscaled oracle"][0] < 0.98 and slopes["unscaled oracle"][1] > 1.08, "the control"
+    errors = {name: (aim - future).square().sum().item() for name, aim in targets.items()}
+    assert errors["expected"] < errors["oracle"] < 0.95 * errors["unscaled oracle"]
+
+
+def test_training_aims_at_what_it_is_asked_for():
+    noisy = Harmonics((3, 30), (10, 99), 0.1)
+
+    def aims(target):
+        task = Forecast(noisy, F64, torch.device("cpu"), draws(), lookback=20, horizon=4, target=target)
+        return task.sample_batch(50, draws(1)).target
+
+    expected, clean, known = aims("expected"), aims("clean"), aims("oracle")
+    assert expected.abs().max() <= 1 and not torch.equal(expected, clean)
+    assert torch.equal(expected, scaled_future.expected(noisy.draw(50, 24, draws(1)), 20))
+    assert known.shape == expected.shape and 0.05 < (known - expected).square().mean() / expected.square().mean() < 1
+    exact = scaled_future.expected(B.draw(50, 24, draws(1)), 20)  # without noise it is the signal itself
+    torch.testing.assert_close(exact, B.draw(50, 24, draws(1)).signal[:, 20:], rtol=0, atol=1e-3)
 
 
 def test_the_curriculum_raises_the_number_of_components(monkeypatch):

@@ -15,8 +15,8 @@ from wavebase.models import (
     toeplitz,
 )
 from wavebase.models.harmonic_posterior import HarmonicPosterior
-from wavebase.signals.scaled_future import ScaledFuture
 from wavebase.signals.harmonics import Harmonics, sinusoids
+from wavebase.signals.scaled_future import ScaledFuture
 from wavebase.signals.subspace import oracle, subspace
 from wavebase.statistics import nmse, split_rhat
 from wavebase.tasks.forecast import Forecast
@@ -181,7 +181,34 @@ def test_gaussian_intervals_hold_about_what_they_should(name):
         linear_forecasters.zero(100, 10, F64).quantiles(past, (0.5,))
 
 
+def test_intervals_that_are_too_narrow_are_fitted_to_other_signals():
+    x = B.sample(900, 110, draws(5))
+    (fitted, judged), future = x.split((600, 300)), x[600:, 100:]
+    net = sparse_bayes.build(100, 10, F64, periods=(10, 99), noise=0.1)
+
+    def held():
+        low, high = net.quantiles(judged[:, :100], (0.1, 0.9))
+        return ((future > low) & (future < high)).double()[:, 5:].mean().item()
+
+    middle, before = net(judged[:, :100]).detach(), held()
+    net.fit_spread(fitted[:, :100], fitted[:, 100:])
+    assert before < 0.7 and held() == pytest.approx(0.8, abs=0.05)
+    torch.testing.assert_close(net.quantiles(judged[:, :100], (0.5,))[0], middle)
+    posterior = bayes.build(100, 10, F64, chains=1, updates=16)
+    posterior.fit_spread(fitted, fitted)
+    assert posterior.spread == 1, "draws need no factor"
+
+
 # ---- signals from practice ----
+
+
+def test_a_forecast_in_inference_mode_leaves_nothing_behind_that_training_cannot_use():
+    x = B.sample(2, 37, draws())
+    with torch.inference_mode():
+        preparation.prepare(x)
+    wanted = x.clone().requires_grad_()
+    preparation.prepare(wanted).past.sum().backward()
+    assert wanted.grad.isfinite().all() and wanted.grad.any()
 
 
 def test_gaps_are_filled_with_straight_lines():

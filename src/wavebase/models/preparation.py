@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavebase.models.base import NamedModel
 from wavebase.signals.harmonics import sinusoids
