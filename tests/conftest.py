@@ -162,9 +162,12 @@ class ForkedProcess:
 
 @pytest.fixture(autouse=True, scope="session")
 def _signals_are_heard():
-    """What a shell starts in the background ignores SIGINT, and so would every process that a test starts and interrupts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What a shell starts in the background ignores SIGINT, and under nohup SIGHUP; so would every process that a test
+    starts and interrupts.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
