@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
-from wavebase.experiment.restoring import load_net, start_sha256
+from wavebase.experiment.restoring import load_net, start_sha256, with_own_start
 from wavebase.experiment.start import buffers_restored, measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
+from wavebase.limits import check_memory
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -76,6 +78,7 @@ def build_components(
     known = {} if measured is None else measured
     begins = learning_rate is None
     if learning_rate is None:
+        _check_batch(task, cfg)
         _check_loss(task, net)
         curvatures, learning_rate = _measure_rate(cfg, task, net, trained, settings, optimizer, known)
     for group in optimizer.param_groups:
@@ -138,6 +141,16 @@ def _measure_rate(
     return curvatures, (settings.lr_over_boundary or 0.0) * boundary.learning_rate
 
 
+def _check_batch(task: Any, cfg: RunConfig) -> None:
+    """Check that a batch fits into memory, by the size of the held-out signals: it is drawn when records are open."""
+    held_out = task.held_out["training"]
+    one = sum(tensor.nbytes for tensor in tree_leaves(held_out)) / len(held_out[1])
+    try:
+        check_memory(int(cfg.train.batch * one), f"train.batch={cfg.train.batch}", "use a smaller train.batch")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _check_loss(task: Any, net: nn.Module) -> None:
     """Check that a model's output is what the task compares with its target, and that the loss is one number."""
     inputs, target = task.held_out["training"]
@@ -181,7 +194,7 @@ def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
         )
     while True:
         try:
-            components = build_components(cfg, rate, curvatures)
+            components = build_components(with_own_start(cfg, folder, steps[0]), rate, curvatures)
             break
         except ConfigError as error:
             if not isinstance(error.__cause__, IgnoredOption):
