@@ -13,7 +13,7 @@ from wavebase import registry
 from wavebase.experiment.build import Components
 from wavebase.experiment.config import RunConfig, identity
 from wavebase.experiment.parts import Part, changes
-from wavebase.formatting import number
+from wavebase.formatting import counted, number
 from wavebase.probes.verdict import Verdict, is_defined
 from wavebase.records import provenance
 
@@ -146,7 +146,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         [
             "",
             *lines,
-            f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
+            f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {counted(summary['steps'], 'step')} (zero output: 1)",
             f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
             *_entry("distance", _distance_words(summary.get("distance"))),
