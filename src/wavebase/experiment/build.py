@@ -79,7 +79,7 @@ def build_components(
     begins = learning_rate is None
     if learning_rate is None:
         _check_batch(task, cfg)
-        _check_loss(task, net)
+        _check_loss(task, net, cfg)
         curvatures, learning_rate = _measure_rate(cfg, task, net, trained, settings, optimizer, known)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -151,16 +151,18 @@ def _check_batch(task: Any, cfg: RunConfig) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _check_loss(task: Any, net: nn.Module) -> None:
-    """Check that a model's output is what the task compares with its target, and that the loss is one number."""
-    inputs, target = task.held_out["training"]
-    with torch.no_grad(), buffers_restored(net):
-        output = net(inputs)
-        try:
-            check_output(task, output, target)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        loss = task.loss(output, target)
+def _check_loss(task: Any, net: nn.Module, cfg: RunConfig) -> None:
+    """Check that a model's output is what the task compares with its target, held out and in training, where torch would
+    broadcast another shape; and that the loss is one number."""
+    _, drawn = _smallest_batch(task, cfg)
+    for inputs, target in (task.held_out["training"], drawn):
+        with torch.no_grad(), buffers_restored(net):
+            output = net(inputs)
+            try:
+                check_output(task, output, target)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            loss = task.loss(output, target)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"the task's loss must be a tensor of one number, got {got}; average it over the batch")
@@ -274,6 +276,14 @@ def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained:
     return made
 
 
+def _smallest_batch(task: Any, cfg: RunConfig) -> tuple[int, Any]:
+    """Draw the least that a training batch can be. Returns how often it fits into a batch of the run, and the draw."""
+    try:
+        return cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
+    except ValueError:  # a task of lanes takes no other number
+        return 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+
+
 def _check_closure(
     optimizer: torch.optim.Optimizer, settings: config.OptimSettings, task: Any, net: nn.Module, cfg: RunConfig
 ) -> None:
@@ -291,10 +301,7 @@ def _check_closure(
         )
     try:
         with torch.no_grad(), buffers_restored(net):
-            try:
-                count, (inputs, target) = cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
-            except ValueError:  # a task of lanes takes no other number
-                count, (inputs, target) = 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+            count, (inputs, target) = _smallest_batch(task, cfg)
             optimizer.check(count * task.residuals(net(inputs), target).numel())
     except ValueError as error:
         raise ConfigError(str(error)) from error
