@@ -1,8 +1,17 @@
 """What the console and reports print: one format of numbers, no interval of a single run, names in full, singular and plural."""
 
+import contextlib
 import csv
+import fcntl
 import math
+import os
+import pty
+import struct
+import sys
+import termios
+import time
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,6 +19,7 @@ from conftest import SMALL
 from wavebase.analysis.nulls import Quantity
 from wavebase.analysis.report_text import number as of_weights
 from wavebase.console import PLAIN_WIDTH
+from wavebase.experiment.progress import steps_shown
 from wavebase.experiment.summary import describe
 from wavebase.figures.movement import movement_table
 from wavebase.figures.sweeps import Point, heat_map
@@ -18,6 +28,7 @@ from wavebase.probes.verdict import Condition, Precision
 from wavebase.records.folder import RunFolder
 from wavebase.report.__main__ import Options
 from wavebase.report.write import write
+from wavebase.signals.recordings import Recording
 
 
 @pytest.mark.parametrize(
@@ -104,3 +115,57 @@ def test_names_of_quantities_are_never_cut():
 def test_a_run_of_one_step_took_one_step(ran):
     folder = ran("T=4", *SMALL, "train.steps=1")
     assert "after 1 step (" in describe(folder.summary(), folder.path)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (24, 80)])
+def test_the_bar_shows_loss_and_error_from_the_first_frame_on(size):
+    """On a terminal that does not know its size there was once no bar, and the first frame had no numbers."""
+    pid, end = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # pytest has its own
+        values = {}
+        with steps_shown(range(3, 8), "", True, lambda: values) as steps:
+            for step in steps:
+                if step == 7:
+                    break
+                values |= {"loss/held_out": 0.5, "error/training": 0.25}
+                time.sleep(0.11)
+        sys.stderr.flush()
+        os._exit(0)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while part := os.read(end, 65536):
+            shown += part
+    os.waitpid(pid, 0)
+    os.close(end)
+    frames = [frame for frame in shown.decode().split("\r") if frame.strip()]
+    assert frames[0].startswith("3/7 |") and frames[0].endswith("| loss -, error -, ? left")
+    assert frames[-1].startswith("7/7 |") and "| loss 0.5, error 0.25, " in frames[-1]
+    assert all(len(frame) <= 79 for frame in frames)
+
+
+@pytest.mark.parametrize(
+    "samples,advice", [(1, "use a longer"), (5, "use a longer"), (10, "use T=2 or less, or a longer")]
+)
+def test_advice_can_be_followed(samples, advice, tmp_path):
+    """`use T=0 or less` was once the advice."""
+    np.save(tmp_path / "x.npy", np.arange(1.0, samples + 1))
+    with pytest.raises(ValueError, match=f"; {advice} recording"):
+        Recording(str(tmp_path / "x.npy"), 8)
+
+
+def test_where_no_algorithm_is_known_the_task_s_numbers_lead(ran):
+    """A forecaster that starts at a known answer has a verdict, which once took the place of the task's metrics."""
+    words = ("task=forecast", "signal=harmonics", "model=dictionary_ridge", "T=24", "signal.periods=[2,9]", "model.periods=[2,9]", "signal.noise=0.0", "model.noise=0.0")  # fmt: skip
+    folder = ran(*words, *SMALL[1:], "task.horizon=4", "optim.lr=1e-6", "optim.lr_over_boundary=null")
+    labels = [line[:16].strip() for line in describe(folder.summary(), folder.path).splitlines() if line[:16].strip()]
+    assert labels[:3] == ["task metrics", "final loss", "verdict"]
+    exact = ran("T=4", *SMALL, "train.steps=0", name="exact")
+    assert describe(exact.summary(), exact.path).lstrip().startswith("verdict")
+
+
+def test_long_reasons_are_wrapped(ran):
+    folder = ran("T=4", *SMALL, "train.steps=0", "probe.measure=[]")
+    lines = describe(folder.summary(), folder.path).splitlines()
+    assert all(len(line) <= PLAIN_WIDTH for line in lines if not line.startswith("records")), lines
