@@ -122,7 +122,9 @@ def configuration():
 
 
 def documented(name):
-    """The docstring of what a file names."""
+    """The docstring of what a file names, or a line that says that it has none: a model of one's own may lack one."""
+    if not getdoc(resolve_name(name)):
+        return f"`{name}` has no docstring."
     return "\n".join(["```{eval-rst}", *plain(getdoc(resolve_name(name))), "```"])
 
 
@@ -131,6 +133,7 @@ def option(file, group):
     lines = file.read_text().splitlines()
     head = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#") and "@package" not in line)
     node = yaml.safe_load(file.read_text())
+    node = node if isinstance(node, dict) else {}
     rows = [f"| `{key}` | {value} | {about} |" for key, value, about in keys(lines, group)]
     parts = [head] if head else []
     based = [base for base in node.get("defaults", []) if isinstance(base, str) and base != "_self_"]
@@ -164,4 +167,5 @@ def keys(lines, group):
         if value.startswith("#"):
             value, about = "", value.removeprefix("# ")
         if value or about:
-            yield ".".join([group, *path] if group else path), f"`{value}`" if value else "", about.replace("|", "\\|")
+            value, about = (text.replace("|", "\\|") for text in (value, about))
+            yield ".".join([group, *path] if group else path), f"`{value}`" if value else "", about

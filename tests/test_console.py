@@ -273,4 +273,4 @@ def test_a_line_of_progress_fits_and_tells_how_far_how_good_and_how_long():
         assert len(line) <= 79 and "step 123456 of 1000000, loss 1.2e-132, error 2.3e-116" in line
         assert line.startswith(name[:4]) and line.endswith(" left")
     short = progress.line("run", 41, 200, {}, progress.Pace(200))
-    assert short.startswith("run: step 41 of 200, loss nan, error nan, ")
+    assert short.startswith("run: step 41 of 200, loss -, error -, ")

@@ -195,7 +195,7 @@ class TestSweeps:
         assert "grey: nothing moved" in texts(figure) and "hatched: no number" in texts(figure)
         grey = [patch for patch in ax.collections if np.allclose(patch.get_facecolor()[0][:3], to_rgb(sweeps.STILL))]
         assert len(grey) == 1 and picture.norm.boundaries[0] == pytest.approx(0.01), "not 1e-16"
-        assert {text.get_text() for text in ax.texts} == {"1.0e-16\nunmoved", "0.01\npreserved", "5\nbroken", "failed"}
+        assert {text.get_text() for text in ax.texts} == {"1e-16\nunmoved", "0.01\npreserved", "5\nbroken", "failed"}
 
     def test_better_than_the_mean_is_blue_and_worse_is_red(self):
         picture = sweeps.heat_map(self.points, "a", "b", "relative_error.final").axes[0].images[0]

@@ -96,8 +96,8 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
         "training 4 jobs as one program, 0 of 6 jobs done",
-        "training 1 jobs as one program, 4 of 6 jobs done",
-        "training 1 jobs as one program, 5 of 6 jobs done",
+        "training 1 job, 4 of 6 jobs done",
+        "training 1 job, 5 of 6 jobs done",
     ]
     assert any("runs alone: torch.nn.LSTM has no batching rule" in line for line in said)
 

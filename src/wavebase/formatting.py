@@ -8,12 +8,22 @@ from typing import Any
 
 def short_cell(value: Any) -> str:
     """Return a table's cell: a number with three digits, "-" for None, anything else as text."""
-    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return number(value) if isinstance(value, float) or value is None else str(value)
 
 
 def brief(value: float) -> str:
     """Return a number with one digit, as short as possible: 2e-3."""
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: 1 run, 2 runs."""
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def yaml_word(value: Any) -> str:
+    """Return a setting as the command line takes it: null, true, false, or the value's own text."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_number(text: str) -> bool:
@@ -37,5 +47,6 @@ def text_table(rows: Sequence[Mapping[str, Any]], markdown: bool = False) -> str
 
 
 def number(value: float | None) -> str:
-    """Return a number in at most seven characters, eight if negative: the one format of the console. None becomes "-"."""
-    return "-" if value is None else f"{value:.1e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+    """Return a number with three digits, in at most eight characters, nine if negative: the one format of all texts and
+    pictures, so that two numbers side by side look alike. None becomes "-"."""
+    return "-" if value is None else f"{value:.3g}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import textwrap
 
+from wavebase import formatting
+
 
 def number(value: float) -> str:
-    """Format a number in at most 8 characters."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.1e}" if value and not 0.001 <= abs(value) < 10000 else f"{value:.3g}"
+    """Format a number as everywhere, and one that is not finite as "-"."""
+    return formatting.number(value) if math.isfinite(value) else "-"
 
 
 def wrapped(line: str, width: int = 80) -> list[str]:

@@ -22,6 +22,7 @@ from wavebase.analysis.trajectory import Trajectory
 
 FULL_LAYERS, MOST_LAYERS = 2, 5  # of a summary: described in full, named at all
 MOST_FLAGGED = 3  # quantities that a summary names
+LABEL = 27  # columns of a quantity's name in the table
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,18 @@ class Report:
     def table(self) -> str:
         """List the quantities in at most 80 columns: the value, and both nulls' 5 to 95 % and p-value."""
         head = f"{self.activation}, {self.hidden_size} units; * p <= 0.05 under the random null; g after balancing"
-        lines = [head, f"{'':<28}{'value':>9}  {'random 5..95 %':>16} {'p':>5}  {'shuffled':>8} {'p':>5}"]
+        lines = [head, f"{'':<{LABEL}}{'value':>9}  {'random 5..95 %':>18} {'p':>5}  {'shuffled':>8} {'p':>5}"]
         for name, q in self.quantities.items():
             if not math.isfinite(q.value):
                 continue
             label = f"{name}{' g' if q.gauge else ''}"
-            line = f"{label:<28}{number(q.value):>9}"
+            if len(label) > LABEL:  # on a line of its own
+                lines.append(label)
+                label = ""
+            line = f"{label:<{LABEL}}{number(q.value):>9}"
             if q.nulls:
                 first = q.nulls[0]
-                line += f"  {number(first.low) + '..' + number(first.high):>16} {first.p_value:>5.3f}"
+                line += f"  {number(first.low) + '..' + number(first.high):>18} {first.p_value:>5.3f}"
             if len(q.nulls) > 1:
                 line += f"  {number(q.nulls[1].median):>8} {q.nulls[1].p_value:>5.3f}"
             lines.append((line + (" *" if q.flagged else "")).rstrip())

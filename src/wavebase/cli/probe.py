@@ -33,7 +33,7 @@ PATH         a run's folder, a folder of step_*.pt files, a checkpoint, or weigh
 activation=  relu, tanh, gru, lstm or lstm_signed, where the names do not tell (relu for a plain net); it concerns the layers with as many gates; activation=encoder:relu,decoder:tanh names them
 readout=     the matrix that reads a net, where names and shapes do not tell: readout=fc.weight, of several nets readout=decoder:fc.weight; readout=none for none
 samples=256  Gaussian inputs that a net is read on where the file brings none; a deeper layer is read on the states of the one below it
-steps=       their length (as long, and as large, as the signals of its run; else 10, of unit variance)
+steps=       their length (as long, and as large, as the signals of its run, 100 where that is one stream; else 10, of unit variance)
 seed=0       of the nulls
 draws=       of each null (199 up to 32 units, then fewer); a quarter of them for trajectories
 net=         which one of stacked weights

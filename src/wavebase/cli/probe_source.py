@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from wavebase.analysis.weight_files import Stored
 
 
+OF_STREAM = 100  # samples of noise for a run whose signal is one long stream
+
+
 @dataclass(frozen=True)
 class Options:
     """The keys of the command line, as its help explains them. roles: keys of `RoleThresholds`."""
@@ -141,12 +144,13 @@ def read_layers(
         )
     # a run stores too few signals for statistics: draw noise of their length and size
     example = np.ones((1, 10)) if source.example is None else source.example
+    length = example.shape[1] if example.ndim > 1 else min(len(example), OF_STREAM)
     size = float(np.sqrt(np.mean(example**2)))
 
     generator = torch.Generator()
 
     def draw(width: int) -> np.ndarray:
-        shape = (options.samples or 256, options.steps or example.shape[1], width)
+        shape = (options.samples or 256, options.steps or length, width)
         generator.manual_seed(options.seed)
         return (torch.randn(shape, generator=generator, dtype=torch.float64) * size).numpy()
 

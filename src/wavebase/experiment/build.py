@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import STATE_NAMES
 from wavebase.constructions.options import IgnoredOption
 from wavebase.experiment import config, validation
 from wavebase.experiment.config import RunConfig
-from wavebase.experiment.restoring import load_net, start_sha256
+from wavebase.experiment.restoring import load_net, start_sha256, with_own_start
 from wavebase.experiment.start import buffers_restored, measure_curvatures, predicted_noise_error
 from wavebase.experiment.validation import ConfigError
+from wavebase.limits import check_memory
 from wavebase.probes.snapshot import Probe, Snapshot, snapshot_of
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -76,7 +78,8 @@ def build_components(
     known = {} if measured is None else measured
     begins = learning_rate is None
     if learning_rate is None:
-        _check_loss(task, net)
+        _check_batch(task, cfg)
+        _check_loss(task, net, cfg)
         curvatures, learning_rate = _measure_rate(cfg, task, net, trained, settings, optimizer, known)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -138,16 +141,28 @@ def _measure_rate(
     return curvatures, (settings.lr_over_boundary or 0.0) * boundary.learning_rate
 
 
-def _check_loss(task: Any, net: nn.Module) -> None:
-    """Check that a model's output is what the task compares with its target, and that the loss is one number."""
-    inputs, target = task.held_out["training"]
-    with torch.no_grad(), buffers_restored(net):
-        output = net(inputs)
-        try:
-            check_output(task, output, target)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        loss = task.loss(output, target)
+def _check_batch(task: Any, cfg: RunConfig) -> None:
+    """Check that a batch fits into memory, by the size of the held-out signals: it is drawn when records are open."""
+    held_out = task.held_out["training"]
+    one = sum(tensor.nbytes for tensor in tree_leaves(held_out)) / len(held_out[1])
+    try:
+        check_memory(int(cfg.train.batch * one), f"train.batch={cfg.train.batch}", "use a smaller train.batch")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_loss(task: Any, net: nn.Module, cfg: RunConfig) -> None:
+    """Check that a model's output is what the task compares with its target, held out and in training, where torch would
+    broadcast another shape; and that the loss is one number."""
+    _, drawn = _smallest_batch(task, cfg)
+    for inputs, target in (task.held_out["training"], drawn):
+        with torch.no_grad(), buffers_restored(net):
+            output = net(inputs)
+            try:
+                check_output(task, output, target)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            loss = task.loss(output, target)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"the task's loss must be a tensor of one number, got {got}; average it over the batch")
@@ -181,7 +196,7 @@ def load_run(folder: RunFolder, at: int = -1) -> tuple[RunConfig, Components]:
         )
     while True:
         try:
-            components = build_components(cfg, rate, curvatures)
+            components = build_components(with_own_start(cfg, folder, steps[0]), rate, curvatures)
             break
         except ConfigError as error:
             if not isinstance(error.__cause__, IgnoredOption):
@@ -261,6 +276,14 @@ def _optimizer(node: Mapping[str, Any], settings: config.OptimSettings, trained:
     return made
 
 
+def _smallest_batch(task: Any, cfg: RunConfig) -> tuple[int, Any]:
+    """Draw the least that a training batch can be. Returns how often it fits into a batch of the run, and the draw."""
+    try:
+        return cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
+    except ValueError:  # a task of lanes takes no other number
+        return 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+
+
 def _check_closure(
     optimizer: torch.optim.Optimizer, settings: config.OptimSettings, task: Any, net: nn.Module, cfg: RunConfig
 ) -> None:
@@ -278,10 +301,7 @@ def _check_closure(
         )
     try:
         with torch.no_grad(), buffers_restored(net):
-            try:
-                count, (inputs, target) = cfg.train.batch, task.sample_batch(1, cfg.generator("data"))
-            except ValueError:  # a task of lanes takes no other number
-                count, (inputs, target) = 1, task.sample_batch(cfg.train.batch, cfg.generator("data"))
+            count, (inputs, target) = _smallest_batch(task, cfg)
             optimizer.check(count * task.residuals(net(inputs), target).numel())
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -15,6 +15,7 @@ from wavebase.constructions.algorithm import ExactAlgorithm
 from wavebase.constructions.construction import Construction
 from wavebase.experiment.build import load_run, measure, snapshot
 from wavebase.experiment.restoring import load_net
+from wavebase.formatting import number
 from wavebase.models.spectral import SpectralLSTM
 from wavebase.probes import algorithm, drift, function, mechanism, position
 from wavebase.probes.snapshot import snapshot_of
@@ -175,7 +176,7 @@ class VerdictHistory:
         """Return the verdict, what fails and what the run went through, in about five lines of at most 80 columns."""
         failing = [c for c in self.last.conditions if not c.holds]
         shown = [
-            f"{c.name} {c.value:.2g} (bound {c.bound:.2g}, first at step {self.first_failed[c.name]})"
+            f"{c.name} {number(c.value)} (bound {number(c.bound)}, first at step {self.first_failed[c.name]})"
             for c in failing[:2]
         ]
         rest = f" and {len(failing) - 2} more" if len(failing) > 2 else ""
@@ -203,9 +204,9 @@ class VerdictHistory:
         for c in self.last.conditions:
             step = self.first_failed[c.name]
             when = "-" if step is None else f"step {step}"
-            bound = f"{'>=' if c.least else '<='} {c.bound:>9.2g}"
+            bound = f"{'>=' if c.least else '<='} {number(c.bound):>9}"
             first = self.start.get(c.name, float("nan"))
-            lines.append(f"{c.name:<33} {first:>9.2g} {c.value:>9.2g} {bound}  {when}")
+            lines.append(f"{c.name:<33} {number(first):>9} {number(c.value):>9} {bound}  {when}")
         return "\n".join([*lines, textwrap.fill(self._turns(), 80)])
 
 

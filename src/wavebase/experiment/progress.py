@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +61,9 @@ def steps_shown(
         from tqdm import tqdm
 
         columns = min(79, console.width(sys.stderr) - 1)
-        with tqdm(steps, unit="step", leave=False, ncols=columns, bar_format=BAR) as bar:
+        # without nrows, tqdm shows nothing on a terminal that does not know its size, as in containers
+        counts = {"initial": steps.start, "total": steps.stop - 1, "desc": numbers(values())}
+        with tqdm(steps, leave=False, ncols=columns, nrows=20, bar_format=BAR, **counts) as bar:
             yield _with_numbers(bar, values)
     else:
         yield _logged(steps, name, values)
@@ -79,8 +80,8 @@ def _with_numbers(bar: Any, values: Callable[[], Mapping[str, float]]) -> Iterat
 
 
 def numbers(values: Mapping[str, float]) -> str:
-    """Return the held-out loss and error of the last probing: "loss 1.8e-32, error 2.8e-16"."""
-    loss, error = (values.get(name, math.nan) for name in ("loss/held_out", "error/training"))
+    """Return the held-out loss and error of the last probing, dashes before the first: "loss 1.8e-32, error 2.8e-16"."""
+    loss, error = (values.get(name) for name in ("loss/held_out", "error/training"))
     return f"loss {number(loss)}, error {number(error)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from wavebase.signals.recording_files import content_sha256, is_there
 from wavebase.theory import boundaries
 from wavebase.training.optimizers import load_state
 
+START_KEYS = ("start_from", "weights")  # options of models that name the file or the run to start from
 # what torch raises for other names and kinds
 FOREIGN = (LookupError, TypeError, AttributeError, ValueError, RuntimeError)
 
@@ -90,6 +92,19 @@ def check_content(cfg: RunConfig, recorded: Mapping[str, Any], folder: RunFolder
             )
 
 
+def with_own_start(cfg: RunConfig, folder: RunFolder, step: int) -> RunConfig:
+    """Return the configuration of a stored run; where the file that it started from is gone, with its own checkpoint instead.
+
+    Args:
+        step: Of that checkpoint. The first one holds the weights of the start bit for bit.
+    """
+    key = next((key for key in START_KEYS if isinstance(cfg.model.get(key), str)), None)
+    ours = str(cfg.model.get("_target_")).startswith("wavebase.")  # a user's model may mean something else by the key
+    if key is None or not ours or _start_file(cfg) is not None or step not in folder.checkpoint_steps():
+        return cfg
+    return dataclasses.replace(cfg, model={**cfg.model, key: str(folder.checkpoint_file(step))})
+
+
 def start_sha256(cfg: RunConfig) -> str | None:
     """Return the SHA-256 of the checkpoint that a run starts from, or None."""
     file = _start_file(cfg)
@@ -97,9 +112,9 @@ def start_sha256(cfg: RunConfig) -> str | None:
 
 
 def _start_file(cfg: RunConfig) -> Path | None:
-    """Return the file in model.start_from, or the last checkpoint in the folder model.weights, if it is there."""
-    given = cfg.model.get("start_from") or cfg.model.get("weights")
-    if not isinstance(given, str):
+    """Return the file that the model's options name, or the last checkpoint in the folder, if it is there."""
+    given = next((value for key in START_KEYS if isinstance(value := cfg.model.get(key), str)), None)
+    if given is None:
         return None
     steps = RunFolder(given).checkpoint_steps() if Path(given).is_dir() else []
     file = RunFolder(given).checkpoint_file(steps[-1]) if steps else Path(given)
@@ -116,7 +131,7 @@ def restore(
     """
     try:
         _load(net, state)
-        load_state(optimizer, state["optimizer"])
+        load_state(optimizer, state["optimizer"], state["step"])
         data.set_state(state["data"])
     except FOREIGN as error:
         raise _other(folder, state, error) from error

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from wavebase.experiment import config
 from wavebase.experiment.build import build_components
-from wavebase.experiment.restoring import check_content, check_fields
+from wavebase.experiment.restoring import check_content, check_fields, with_own_start
 from wavebase.experiment.session import Session
 from wavebase.experiment.summary import describe, objective
 from wavebase.records.folder import RunFolder
@@ -93,7 +93,10 @@ def prepare(
     state = folder.newest_checkpoint(until)
     if state is not None:
         check_fields(state, folder, cfg.train.steps)
-        components = build_components(cfg, state["learning_rate"], boundaries.recorded(state))
+        own = with_own_start(cfg, folder, 0)
+        components = build_components(own, state["learning_rate"], boundaries.recorded(state))
+        if own is not cfg:
+            components = components._replace(start=state.get("start_sha256"))
     else:
         components = build_components(cfg, measured=measured)
     return Session(cfg, components, folder, state, text, job.choices, single, given(job))

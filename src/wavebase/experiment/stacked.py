@@ -14,6 +14,7 @@ from wavebase.experiment.progress import Pace
 from wavebase.experiment.runner import Job, prepare, train_and_finish
 from wavebase.experiment.session import Session
 from wavebase.experiment.summary import objective
+from wavebase.formatting import counted
 from wavebase.limits import available_memory, raise_descriptor_limit, spare_descriptors
 from wavebase.recurrence.native import build
 from wavebase.training.interruption import Interruption
@@ -139,8 +140,9 @@ class _Part:
 
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
-        mine = f" of this process's {len(self.jobs)} jobs" if self.sharing > 1 else f" of {len(self.jobs)} jobs"
-        log.info("training %d jobs as one program, %d%s done", len(stack), self.done, mine)
+        mine = "this process's " * (self.sharing > 1) + counted(len(self.jobs), "job")
+        together = counted(len(stack), "job") + (" as one program" if len(stack) > 1 else "")
+        log.info("training %s, %d of %s done", together, self.done, mine)
         name = f"{self.done}/{len(self.jobs)} jobs"
         try:
             finals = train_and_finish([session for _, session in stack], self.interruption, name)

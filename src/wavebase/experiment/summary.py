@@ -13,7 +13,7 @@ from wavebase import registry
 from wavebase.experiment.build import Components
 from wavebase.experiment.config import RunConfig, identity
 from wavebase.experiment.parts import Part, changes
-from wavebase.formatting import number
+from wavebase.formatting import counted, number
 from wavebase.probes.verdict import Verdict, is_defined
 from wavebase.records import provenance
 
@@ -131,7 +131,8 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         rate += (
             f", {number(optim['lr_over_boundary'])} of the boundary {optim['formula']} = {number(optim['boundary'])}"
         )
-    lines = _judgement_lines(summary) if judged else _metric_lines(summary)
+    lines = [] if _has_mechanism(summary) else _metric_lines(summary)
+    lines += _judgement_lines(summary) if judged else []
     if moved:
         counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; {moved['nonzero_changed']} of {moved['nonzero']} nonzero ones changed"
         lines += _entry("weights changed", counts)
@@ -146,7 +147,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         [
             "",
             *lines,
-            f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {summary['steps']} steps (zero output: 1)",
+            f"relative error  {number(error['initial'])} at the start, {number(error['final'])} after {counted(summary['steps'], 'step')} (zero output: 1)",
             f"relative loss   {number(loss['initial'])} -> {number(loss['final'])} ({zero})",
             f"drift           {number(summary['drift'].get(weight))} of its norm, {weight}",
             *_entry("distance", _distance_words(summary.get("distance"))),
@@ -168,11 +169,17 @@ def _distance_words(distance: Mapping[str, Any] | None) -> str:
     return f"{whole} (zero weights: 1){'; ' + blocks if blocks else ''}"
 
 
+def _has_mechanism(summary: Mapping[str, Any]) -> bool:
+    """Return whether the run's net was held against an algorithm. Version 0.1 recorded no conditions, and had no other nets."""
+    conditions = summary.get("conditions")
+    return conditions is None or any(found["kind"] == "mechanism" for found in conditions.values())
+
+
 def _judgement_lines(summary: Mapping[str, Any]) -> list[str]:
     from wavebase.probes.verdict import Precision
 
     precision = Precision(**summary["precision"]).words() if summary.get("precision") else ""
-    reasons = [f"{'':16}{reason}" for reason in summary["reasons"][:4]]
+    reasons = [line for reason in summary["reasons"][:4] for line in _entry("", reason)]
     return [f"verdict         {summary['verdict']}", *reasons, *_entry("", precision)]
 
 

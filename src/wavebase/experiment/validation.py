@@ -125,8 +125,9 @@ def call(
     for key, value in node.items():
         label = f"{where}.{key}" if where else str(key)
         if key not in known:
-            unused = f", or leave it out with ~{label}" if context else ""
-            raise ConfigError(unknown_key(label, str(key), known) + unused)
+            text = unknown_key(label, str(key), known)
+            unused = f"{' Or' if text.endswith('?') else ', or'} leave it out with ~{label}" if context else ""
+            raise ConfigError(text + unused)
         arguments[key] = fit(value, hints.get(key, Any), label)
     for name, parameter in parameters.items():
         if name in context:

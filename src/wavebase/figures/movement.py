@@ -12,6 +12,7 @@ from wavebase.analysis.report_text import number
 from wavebase.figures.style import COLOURS, FONT, GREY, WIDTH, styled
 
 READABLE = 12  # panels
+LABEL = 30  # columns of a quantity's name
 ROUNDING = 1e-9
 
 
@@ -81,14 +82,17 @@ def movement_table(series: Mapping[str, Mapping[str, Quantity]]) -> list[str]:
     chosen = [labels[0], labels[len(labels) // 2], labels[-1]]
     lines = [
         f"over {len(labels)} checkpoints",
-        f"{'':<30}" + "".join(f"{label[-9:]:>11}" for label in chosen) + f"{'range':>17}",
+        f"{'':<{LABEL}}" + "".join(f"{label[-9:]:>10}" for label in chosen) + f"{'range':>20}",
     ]
     for name in series[labels[-1]]:
         values = [quantities[name].value if name in quantities else np.nan for quantities in series.values()]
         finite = [value for value in values if np.isfinite(value)]
         if finite:
-            cells = "".join(f"{number(values[labels.index(label)]):>11}" for label in chosen)
-            lines.append(f"{name[:29]:<30}{cells}{number(min(finite)) + '..' + number(max(finite)):>17}")
+            if len(name) > LABEL:  # on a line of its own
+                lines.append(name)
+                name = ""
+            cells = "".join(f"{number(values[labels.index(label)]):>10}" for label in chosen)
+            lines.append(f"{name:<{LABEL}}{cells}{number(min(finite)) + '..' + number(max(finite)):>20}")
     return lines
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from wavebase.figures.curves import Series, legend_below, median_and_range, tables, whole_run
 from wavebase.figures.style import FONT, GREY, VERDICTS, WIDTH, decade, literal, log_axis, positive, styled
-from wavebase.formatting import number
+from wavebase.formatting import number, short_cell
 
 MOST_CURVES, MOST_PANELS, MOST_CELLS, MOST_LEVELS = 12, 6, 400, 12
 STILL = "#BBBBBB"  # a cell in which nothing moved, whatever its error
@@ -233,7 +233,7 @@ def _levels(points: Sequence[Point], key: str) -> list[Any]:
 
 
 def _word(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = short_cell(value)
     return literal(text if len(text) <= 18 else f"{text[:8]}…{text[-9:]}")
 
 

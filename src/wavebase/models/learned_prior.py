@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavebase.models.base import build_within_memory, draw_uniform
 from wavebase.models.harmonics import check_periods
 from wavebase.models.preparation import RobustForecaster, gaussian_quantiles
+from wavebase.records import checkpoints
 from wavebase.records.folder import RunFolder
 from wavebase.registry import registered
 from wavebase.signals.subspace import Subspace, subspace
@@ -185,7 +186,7 @@ def build(
         periods: Shortest and longest of the dictionary, samples.
         stages: Corrections of the powers.
         width: Units of each stage's residual block, W.
-        weights: A run's folder whose last checkpoint is the start.
+        weights: A run's folder whose last checkpoint is the start, or a checkpoint.
         robust: See `models.harmonics.HarmonicForecaster`.
 
     Raises:
@@ -206,12 +207,14 @@ def build(
         if isinstance(module, nn.Linear):
             draw_uniform(module, (weaker | zero).get(module, 1.0) * module.in_features**-0.5, init)
     if weights is not None:
-        run = RunFolder(Path(weights))
-        steps = run.checkpoint_steps()
-        if not steps:
-            raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
+        run, file = RunFolder(Path(weights)), Path(weights)
+        if not file.is_file():
+            steps = run.checkpoint_steps()
+            if not steps:
+                raise ValueError(f"model.weights must be a run's folder with checkpoints, got {weights}; use null")
+            file = run.checkpoint_file(steps[-1])
         try:
-            found = run.load_checkpoint(steps[-1])["net"]
+            found = checkpoints.load(file)["net"]
             if not all(found[name].is_floating_point() for name in net.state_dict()):
                 raise TypeError("torch would cast them")
             net.load_state_dict(found)

@@ -28,6 +28,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from wavebase.formatting import number
+
 Kind = Literal["function", "off_support", "mechanism", "position"]
 KINDS: tuple[Kind, ...] = ("function", "off_support", "mechanism", "position")
 KEPT = ("preserved", "deformed")
@@ -103,7 +105,7 @@ class Condition:
         if not math.isfinite(self.value):
             return f"{self.name} is not finite"
         relation = ("at least" if self.holds else "under") if self.least else ("within" if self.holds else "over")
-        return f"{self.name} is {self.value:.3g}, {relation} {self.bound:.3g}"
+        return f"{self.name} is {number(self.value)}, {relation} {number(self.bound)}"
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,10 @@ class Precision:
     def words(self) -> str:
         """Describe it in decimal digits and errors."""
         if self.worst == "":
-            return f"to {digits(self.training)} digits on the training signal (error {self.training:.2g})"
+            return f"to {digits(self.training)} digits on the training signal (error {number(self.training)})"
         return (
-            f"to {digits(self.training)} digits on the training signal (error {self.training:.2g}), {digits(self.off_support)} "
-            f"at worst ({self.off_support:.2g}, {self.worst.replace('_', ' ')})"
+            f"to {digits(self.training)} digits on the training signal (error {number(self.training)}), {digits(self.off_support)} "
+            f"at worst ({number(self.off_support)}, {self.worst.replace('_', ' ')})"
         )
 
 
@@ -206,7 +208,7 @@ def judge_run(start: Mapping[str, float], end: Mapping[str, float], thresholds: 
     else:
         had, bound = loss <= thresholds.valid, thresholds.valid
     if not had and (verdict.name not in KEPT or begun.name == verdict.name):
-        words = f"the start's loss is {loss:.3g} of the mean predictor's, over {bound:g}"
+        words = f"the start's loss is {number(loss)} of the mean predictor's, over {number(bound)}"
         return replace(verdict, name="no algorithm", reasons=[words])
     if end.get("moved/changed") == 0:
         words = f"none of {end.get('moved/trained', 0):.0f} trained weights changed by more than rounding"

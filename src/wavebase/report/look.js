@@ -5,8 +5,9 @@ const $ = name => document.querySelector("#" + name);
 const COLOURS = { preserved: "#009E73", deformed: "#0072B2", moved: "#0072B2", drifted: "#E69F00", broken: "#D55E00",
   diverged: "#D55E00", unmoved: "#666666", "no algorithm": "#999999" };
 const LOOKS = { "loss/train": "#0072B2", "loss/held_out": "#D55E00", "error/training": "#D55E00", "position/distance": "#0072B2" };
-const number = v => v === null || v === undefined ? "-" : v && !(Math.abs(v) >= 0.01 && Math.abs(v) < 1000)
-  ? v.toExponential(1).replace(/e([+-])(\d)$/, "e$10$2") : String(Number(v.toPrecision(3)));
+// as Python's .3g
+const number = v => v === null || v === undefined ? "-" : v && !(Math.abs(v) >= 9.995e-5 && Math.abs(v) < 999.5)
+  ? v.toExponential(2).replace(/\.?0+e/, "e").replace(/e([+-])(\d)$/, "e$10$2") : String(Number(v.toPrecision(3)));
 const svg = (tag, attributes, text) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);

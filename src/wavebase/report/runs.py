@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from wavebase.formatting import is_number
+from wavebase.formatting import is_number, yaml_word
 from wavebase.probes import verdict
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
@@ -204,7 +204,7 @@ def grouped(runs: Iterable[Run], keys: Iterable[str] | None = None) -> dict[str,
     groups: dict[str, list[Run]] = {}
     for run in runs:
         words = [
-            str(run.choices.get(key, "?")) if key in (*GROUPS, "case") else f"{key}={run.setting(key)}"
+            str(run.choices.get(key, "?")) if key in (*GROUPS, "case") else f"{key}={yaml_word(run.setting(key))}"
             for key in names
             if key in (*GROUPS, "case") or key in run.config
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from wavebase import console
+from wavebase.formatting import counted
 from wavebase.records.reader import FINISHED
 from wavebase.report.rows import decided_by
 from wavebase.report.runs import Run, grouped, swept
@@ -77,7 +78,7 @@ def write(root: Path, options: Options | None = None) -> int:
         for path, why in lines:
             console.print_styled(f"{kind}: {why}" if kind == "broken" else f"{kind}: {path}: {why}")
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in troubles.items() if lines or kind == "failed")
-    console.print_styled(f"{len(runs)} runs, {counts}; {', '.join([*files, 'report.html'])} in {out}")
+    console.print_styled(f"{counted(len(runs), 'run')}, {counts}; {', '.join([*files, 'report.html'])} in {out}")
     return len(troubles["failed"])
 
 
@@ -104,7 +105,9 @@ def _draw_runs(runs: Sequence[Run]) -> None:
             made += len(pictures.of_run(run))
         except Exception as error:  # what a broken record holds can be wrong in ways that no check foresees
             run.problems.append(f"{run.folder.path} must hold records to draw, got {type(error).__name__}: {error}; see --help")  # fmt: skip
-    console.print_styled(f"{made} figures of {len(finished)} finished runs, in their folders under figures/")
+    console.print_styled(
+        f"{counted(made, 'figure')} of {counted(len(finished), 'finished run')}, in their folders under figures/"
+    )
 
 
 def _checked(options: Options, runs: list[Run]) -> list[str] | None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from wavebase.registry import registered
 from wavebase.signals.recording_files import content_sha256, read_recording
 
+LEAST_T = 2  # samples of the shortest window
+
 
 @registered
 class Recording:
@@ -59,9 +61,10 @@ class Recording:
         split = int(len(samples) * (1 - held_out_fraction))
         shortest = min(split, len(samples) - split)
         if shortest < T:
+            smaller = f"T={shortest} or less, or " if shortest >= LEAST_T else ""
             raise ValueError(
                 f"T must fit both parts of the recording, got T={T} for {split} training and {len(samples) - split} "
-                f"held-out samples of {path}; use T={shortest} or less, or a longer recording"
+                f"held-out samples of {path}; use {smaller}a longer recording"
             )
         for part, use in ((samples[:split], "trained on"), (samples[split:], "held out")):
             _check_not_silent(part, use, path, remove_mean)

@@ -200,15 +200,18 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 
-def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any], steps: int = 0) -> None:
     """Load an optimiser's state_dict so that it continues bit for bit.
 
     torch casts the float32 counts and schedules of some optimisers (ASGD, NAdam) to the parameter's dtype.
 
+    Args:
+        steps: Steps that it had taken; after the first one an optimiser that keeps a state must have one.
+
     Raises:
         ValueError: For what is no state of this optimiser with its settings and parameters.
     """
-    _check_state(optimizer, saved)
+    _check_state(optimizer, saved, steps)
     optimizer.load_state_dict(dict(saved))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in saved["param_groups"] for n in group["params"]]
@@ -218,7 +221,7 @@ def load_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
                 optimizer.state[parameter][key] = value.clone()
 
 
-def _check_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def _check_state(optimizer: optim.Optimizer, saved: Mapping[str, Any], steps: int) -> None:
     """Raise ValueError unless groups and state are those of this optimiser: torch checks neither shapes nor settings."""
     own = optimizer.state_dict()["param_groups"]
     if len(saved["param_groups"]) != len(own):
@@ -229,6 +232,10 @@ def _check_state(optimizer: optim.Optimizer, saved: Mapping[str, Any]) -> None:
             if (key == "params" and found != value) or _kind(found) != _kind(value):
                 raise ValueError(f"the setting {key} is {' '.join(str(found).split())[:40]!r}")
     known = {} if needs_closure(optimizer) else _state_after_a_step(optimizer)
+    keeps_state = any(known.values()) or isinstance(optimizer, optim.LBFGS | GaussNewton)
+    # a single parameter may lack one: it had no gradient
+    if steps > 0 and keeps_state and not any(saved["state"].values()):
+        raise ValueError(f"there is no state of {type(optimizer).__name__} after {steps} steps")
     for n, state in known.items():
         found = saved["state"].get(n, {})
         for key, value in state.items() if found else ():
