@@ -1,17 +1,22 @@
-"""Models and tasks of one's own: shapes that torch would broadcast, and docstrings that are missing."""
+"""Code of one's own: shapes that torch would broadcast, missing docstrings, signatures, and what a stack must compare."""
 
+import functools
 import importlib.util
+import re
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
+import wavebase
 from conftest import ROOT, SMALL
 from wavebase import registry
-from wavebase.experiment import build, config
+from wavebase.experiment import build, config, validation
 from wavebase.models.base import NamedModel
 from wavebase.tasks.base import Batch, SquaredErrorTask, constant_losses, relative_errors
+from wavebase.training.stacking import stack_key
 
 
 class Sums(SquaredErrorTask):
@@ -119,3 +124,93 @@ class TestSite:
         (tmp_path / "model" / "mine.yaml").write_text(text)
         page = pages.configuration()
         assert "### model=mine" in page and ("way" not in text or r"| `model.way` | `a \| b` |  |" in page)
+
+
+def any_key(a: int, T: int, **options):
+    return a, T, options
+
+
+def any_number(a: int, *rest, b: int = 2):
+    return a, rest, b
+
+
+def by_place(a: int, /, b: int = 1):
+    return a, b
+
+
+class TestSignatures:
+    """Signatures whose parameters are not all keys once asked for a key called `options`, or ended in a TypeError."""
+
+    def test_further_keys_reach_the_function(self):
+        assert validation.call(any_key, {"a": 1, "z": 3}, "model", {"T": 4}) == (1, 4, {"z": 3})
+        assert validation.call(any_key, {"a": 1}, "model", {"T": 4}) == (1, 4, {})
+
+    @pytest.mark.parametrize(
+        "target,node,said",
+        [
+            (any_key, {"a": 1, "T": 3}, "model.T must be a known key"),
+            (any_key, {"z": 3}, "needs 'a'"),
+            (any_number, {"a": 1, "rest": [3]}, "model.rest must be a known key"),
+            (by_place, {"a": 1}, "must take its arguments by name"),
+        ],
+    )
+    def test_the_others_are_refused_in_one_line(self, target, node, said):
+        with pytest.raises(config.ConfigError, match=said) as caught:
+            validation.call(target, node, "model", {"T": 4})
+        assert "\n" not in str(caught.value)
+
+    def test_further_numbers_are_no_keys(self):
+        assert validation.call(any_number, {"a": 1}, "model", {"T": 4}) == (1, (), 2)
+
+
+class Settings:
+    """A plain object, which holds another that holds it."""
+
+    def __init__(self, slope):
+        self.inner, self.slope = types.SimpleNamespace(outer=self), slope
+
+
+def closed_over(slope):
+    return lambda x: slope * x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Settings,
+        closed_over,
+        lambda slope: functools.partial(torch.mul, other=slope),
+        lambda slope: {slope},
+        lambda slope: np.float32(slope),
+        lambda slope: types.SimpleNamespace(deep=[Settings(slope)]),
+    ],
+    ids=["object", "closure", "partial", "set", "numpy number", "nested object"],
+)
+@pytest.mark.parametrize("of", ["net", "task"])
+def test_a_stack_compares_what_forward_and_loss_may_read(of, make):
+    """A stack runs the first member's forward and loss. Of these, only dataclasses were once compared."""
+
+    def key(slope):
+        net, task = Linear(4, (1, 1)), types.SimpleNamespace()
+        (net if of == "net" else task).setting = make(slope)
+        return stack_key(types.SimpleNamespace(net=net, task=task, trained=dict(net.named_parameters())))
+
+    assert key(0.5) == key(0.5) != key(0.25) and hash(key(0.5)) == hash(key(0.5))
+
+
+@pytest.mark.parametrize(
+    "call,said",
+    [
+        (lambda: wavebase.cosine_transform("x"), "N must be a window of at least 2 samples, got 'x'"),
+        (lambda: wavebase.cosine_transform(8.5), "N must be a window of at least 2 samples, got 8.5"),
+        (lambda: wavebase.cosine_transform(8, "a"), "M must lie in 1..N=8, got 'a'"),
+        (lambda: wavebase.spectral_lstm(8, bins=3), "bins must be 'full', 'half' or a list of bin numbers, got 3"),
+        (lambda: wavebase.spectral_construction(8, gains=3), "gains must be numbers by name, got 3"),
+        (lambda: wavebase.perturb(wavebase.spectral_construction(4), None, torch.Generator()), "perturbation must be a Perturbation, got None"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_of_the_library_are_named(call, said):
+    """They once ended in a bare TypeError or AttributeError."""
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        call()
+    assert "; use " in str(caught.value) and "\n" not in str(caught.value)

@@ -31,6 +31,8 @@ def resolve_bins(T: int, bins: str | Iterable[int] = "full") -> tuple[int, ...]:
         if bins not in ("full", "half"):
             raise ValueError(f"bins must be 'full', 'half' or a list of bin numbers, got {bins!r}; use bins=half")
         return tuple(range(T if bins == "full" else T // 2 + 1))
+    if not isinstance(bins, Iterable):
+        raise ValueError(f"bins must be 'full', 'half' or a list of bin numbers, got {bins!r}; use bins=[{bins}]")
     listed = list(bins)
     whole = {int(k) for k in listed if hasattr(k, "__index__")}
     if not listed or len(whole) < len(listed) or not whole <= {*range(T)}:

@@ -45,11 +45,11 @@ def exact_cosine_weights(
     Raises:
         ValueError: For an N or M outside its range.
     """
-    if N < 2:
-        raise ValueError(f"N must be a window of at least 2 samples, got {N}; use T=512")
+    if not hasattr(N, "__index__") or N < 2:
+        raise ValueError(f"N must be a window of at least 2 samples, got {N!r}; use a whole number, T=512")
     M = N if M is None else M
-    if not 1 <= M <= N:
-        raise ValueError(f"model.M must lie in 1..N={N}, got {M}; use null for N")
+    if not hasattr(M, "__index__") or not 1 <= M <= N:
+        raise ValueError(f"model.M must lie in 1..N={N}, got {M!r}; use null for N")
     weights = {name: torch.zeros(M, dtype=dtype) for name in OFFSETS[: 1 if tied else 2]}
     return weights | {name: torch.tensor([1.0, math.sqrt(2)], dtype=dtype) for name in AMPLITUDES}
 

@@ -99,6 +99,8 @@ def check_arguments(
 
 def override_gains(preset: Mapping[str, float], gains: Mapping[str, float]) -> dict[str, float]:
     """Return the preset's gains with some replaced. Raise ValueError for an unknown name, or a value that is 0 or not finite."""
+    if not isinstance(gains, Mapping):
+        raise ValueError(f"gains must be numbers by name, got {gains!r}; use {{'{[*preset][-1]}': 1.0}}")
     for name, value in gains.items():
         if name not in preset:
             raise ValueError(

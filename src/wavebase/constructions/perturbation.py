@@ -74,6 +74,8 @@ def perturb(construction: Construction, perturbation: Perturbation, generator: t
         raise ValueError(
             f"generator must be a torch.Generator, got {generator!r}; use torch.Generator().manual_seed(0)"
         )
+    if not isinstance(perturbation, Perturbation):
+        raise ValueError(f"perturbation must be a Perturbation, got {perturbation!r}; use wavebase.Perturbation()")
     weights = dict(construction.weights)
     if perturbation.kind in ("rotation", "modulus"):
         name = "weight_hh_cell"

@@ -113,18 +113,29 @@ def call(
     Raises:
         ConfigError: For a wrong key or value, also one that `target` refuses with a ValueError.
     """
-    parameters = inspect.signature(target).parameters
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(target).parameters
     context = dict(context or {})
     for old, new in RENAMED.items():
         if old in parameters and new in context:
             warnings.warn(f"{target.__name__} takes {old}, which is called {new} now", DeprecationWarning, stacklevel=2)
             context[old] = context[new]
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.POSITIONAL_ONLY in kinds:
+        raise ConfigError(
+            f"{target.__name__} must take its arguments by name, got positional-only ones; remove the / from its signature"
+        )
+    parameters = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds  # **options: the function checks its own keys
     known = set(parameters) - set(context)
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     arguments = {}
     for key, value in node.items():
         label = f"{where}.{key}" if where else str(key)
-        if key not in known:
+        if key not in known and (key in context or not takes_any):
             text = unknown_key(label, str(key), known)
             unused = f"{' Or' if text.endswith('?') else ', or'} leave it out with ~{label}" if context else ""
             raise ConfigError(text + unused)

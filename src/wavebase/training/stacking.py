@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import is_dataclass
+from functools import partial
+from types import FunctionType, ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn, optim
 
@@ -26,7 +28,8 @@ def stack_key(member: TrainState) -> Hashable:
     Returns:
         The shapes of all parameters and buffers, the names of the trained ones, and the classes and attributes of the
         net, of each of its submodules, and of the task. Attributes are compared by value within lists, tuples,
-        mappings and dataclasses too; tensors of a task, such as fixed training data, are each member's own.
+        sets, mappings, functions and objects too; tensors and arrays of a task, such as fixed training data, are each
+        member's own.
     """
     shapes = tuple(
         (name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in member.net.state_dict().items()
@@ -42,18 +45,41 @@ def stack_key(member: TrainState) -> Hashable:
 def _attributes(thing: object, skipped: set[str], of_tensor: Callable[[Tensor], Hashable]) -> Hashable:
     """Return an object's attributes in a form that can be compared, those without a value to compare left out."""
 
+    seen: set[int] = set()  # objects that are being compared: one may hold another that holds it
+
     def key(value: object) -> Hashable:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
             return type(value), repr(value)  # repr: nan equals itself, 0.0 is not -0.0
         if isinstance(value, Tensor):
             return of_tensor(value)
+        if isinstance(value, np.generic):
+            return type(value), repr(value)
+        if isinstance(value, np.ndarray):
+            return type(value), value.dtype.str, of_tensor(torch.as_tensor(value)) if value.dtype.kind in "biufc" else repr(value)  # fmt: skip
         if isinstance(value, list | tuple):
             return type(value), tuple(map(key, value))
+        if isinstance(value, set | frozenset):
+            return type(value), tuple(sorted(map(repr, value)))
         if isinstance(value, Mapping):
             return type(value), tuple((repr(name), key(inner)) for name, inner in value.items())
-        if is_dataclass(value):
-            return type(value), tuple((name, key(inner)) for name, inner in vars(value).items())
-        return getattr(value, "__qualname__", None)  # a function, such as an activation; nothing else is compared
+        if isinstance(value, partial):
+            return partial, key(value.func), key(value.args), key(value.keywords)
+        if isinstance(value, FunctionType):  # such as an activation, with the values that it closes over
+            inner = [cell.cell_contents for cell in value.__closure__ or ()]
+            return value.__qualname__, within(value, [*inner, value.__defaults__, value.__kwdefaults__])
+        if name := getattr(value, "__qualname__", None):  # a class, a method, or a function of torch's
+            return name
+        if isinstance(value, ModuleType):
+            return value.__name__
+        return type(value), within(value, getattr(value, "__dict__", {}))
+
+    def within(value: object, parts: object) -> Hashable:
+        if id(value) in seen:
+            return None
+        seen.add(id(value))
+        found = key(parts)
+        seen.discard(id(value))
+        return found
 
     return tuple((name, key(value)) for name, value in sorted(vars(thing).items()) if name not in skipped)
 
