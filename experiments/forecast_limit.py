@@ -1,7 +1,7 @@
 """How well can noisy task B be forecast at all? The posterior of its generator, sampled: its mean has the least error.
 
     python experiments/forecast_limit.py                           # the fixed set of 2000 signals, about 15 CPU minutes
-    python experiments/forecast_limit.py --others --signals 500 outputs/runs/learned_prior    # other signals, and a net
+    python experiments/forecast_limit.py --others --signals 1500 outputs/runs/learned_prior   # other signals, and a net
     python experiments/forecast_limit.py --others --signals 100 --assume 0.2    # control: a wrong noise is found out
 
 Each part of 100 signals is stored when it is done, in outputs/studies/forecast_limit; the same command continues. Prints
