@@ -115,4 +115,15 @@ def test_a_run_on_one_long_stream_can_be_probed(ran):
         "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "model.hidden_size=4",
     )  # fmt: skip
     said = probe(folder.path, ["draws=19", "samples=4", "panels=eigenvalues"])
-    assert "verdict.txt" in said and (folder.path / "spectrum.json").is_file()
+    assert "spectrum.json" in said and (folder.path / "spectrum.json").is_file()
+    # no algorithm is in question: the task's numbers lead, beside its baselines, and no verdict is given
+    for text in (said, (folder.path / "verdict.txt").read_text()):
+        assert text.startswith("step 1: relative error ") and "verdict at" not in text and "no algorithm" not in text
+        first = " ".join(text.split())
+        assert "(zero 0." in first and "least_squares 0." in first and "task metrics: mean_squared_error " in first
+    assert max(map(len, said.splitlines()[:6])) <= 80
+
+
+def test_a_random_start_beside_a_known_algorithm_keeps_its_verdict(ran):
+    folder = ran("model=random", "T=4", *SMALL)
+    assert judge_folder(folder).short().startswith("verdict at step 2: no algorithm")

@@ -82,7 +82,7 @@ def test_a_preempted_job_is_requeued_and_continues(tmp_path):
     (folder,) = (file.parent for file in tmp_path.glob("sweep/*/config.yaml"))
     os.kill(int(lock_owner(folder).split()[1]), signal.SIGUSR2)  # what a cluster sends before it takes a machine away
     status, out, err = ended(process)
-    assert status == 0 and "1 runs, 0 failed" in out, out + err
+    assert status == 0 and "1 run, 0 failed" in out, out + err
     said = "".join(file.read_text() for file in tmp_path.rglob("*_log.*"))
     assert "Requeued job" in said and "continues from step" in said
     steps = list(find_runs(tmp_path / "sweep")[0].metrics()["loss/train"][0])

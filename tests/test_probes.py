@@ -488,7 +488,7 @@ class TestVerdict:
         found = judge(end, Thresholds())
         assert found.precision.training == 0.0122 and found.precision.worst == "impulses"
         assert found.precision.words() == (
-            "to 1.9 digits on the training signal (error 0.012), 1.3 at worst (0.045, impulses)"
+            "to 1.9 digits on the training signal (error 0.0122), 1.3 at worst (0.045, impulses)"
         )
 
     def test_the_bin_of_an_oscillator_that_is_off_is_named(self):

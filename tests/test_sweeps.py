@@ -66,7 +66,7 @@ def test_equal_jobs_are_one_run_with_one_value(cli, tmp_path):
     calls.clear()
     words = ("optim.lr=1e-1,0.1", "hydra.sweep.subdir=one", "+hydra.callbacks.r._target_=test_sweeps.Recorder")
     status, out, err = cli("-m", *RANDOM, *STACKED, *words)
-    assert status == 0 and "1 runs, 0 failed" in out and "written by one process" not in out + err
+    assert status == 0 and "1 run, 0 failed" in out and "written by one process" not in out + err
     assert len(calls) == 2 and calls[0] == calls[1] and 0 < calls[0][1] < 10
 
 

@@ -43,9 +43,9 @@ def check_loss(task: Any, net: nn.Module, cfg: RunConfig) -> None:
             except ValueError as error:
                 raise ConfigError(str(error)) from error
             loss = task.loss(output, target)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ConfigError(f"the task's loss must be a tensor of one number, got {got}; average it over the batch")
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"the task's loss must be a tensor of one number, got {got}; average it over the batch")
 
 
 def _smallest_batch(task: Any, cfg: RunConfig) -> tuple[int, Any]:

@@ -148,17 +148,39 @@ class VerdictHistory:
     Attributes:
         verdicts: By step.
         first_failed: The first of these steps at which each condition does not hold, or None.
-        start: The probes' values before training.
+        start, end: The probes' values before training and at the newest checkpoint.
+        baselines: The task's losses of constant predictions and classical answers.
     """
 
     verdicts: dict[int, Verdict]
     first_failed: dict[str, int | None]
     start: dict[str, float]
+    end: dict[str, float]
+    baselines: dict[str, float]
 
     @property
     def last(self) -> Verdict:
         """Return the verdict at the newest checkpoint."""
         return self.verdicts[max(self.verdicts)]
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether a verdict says anything: not on a net that has no known algorithm and reached none."""
+        return self.last.name != "no algorithm" or any(c.kind == "mechanism" for c in self.last.conditions)
+
+    def _measured(self) -> list[str]:
+        """Return what takes the verdict's place where none is defined: errors, losses beside the baselines', metrics."""
+        errors, losses = (
+            [number(v.get(n)) for v in (self.start, self.end)] for n in ("error/training", "loss/held_out")
+        )
+        baselines = ", ".join(f"{name} {number(loss)}" for name, loss in self.baselines.items())
+        metrics = {n.removeprefix("task/"): v for n, v in self.end.items() if n.startswith("task/")}
+        shown = ", ".join(f"{name} {number(value)}" for name, value in metrics.items() if name != "relative_error")
+        return [
+            f"step {max(self.verdicts)}: relative error {' -> '.join(errors)} (zero output: 1)",
+            f"loss {' -> '.join(losses)} ({baselines})",
+            *[f"task metrics: {shown}"] * bool(shown),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what verdict.json holds."""
@@ -173,7 +195,10 @@ class VerdictHistory:
         }
 
     def short(self) -> str:
-        """Return the verdict, what fails and what the run went through, in about five lines of at most 80 columns."""
+        """Return the verdict, what fails and what the run went through, in about five lines of at most 80 columns; the
+        task's own numbers where no verdict is defined."""
+        if not self.is_defined:
+            return "\n".join(textwrap.fill(line, 80, subsequent_indent="      ") for line in self._measured())
         failing = [c for c in self.last.conditions if not c.holds]
         shown = [
             f"{c.name} {number(c.value)} (bound {number(c.bound)}, first at step {self.first_failed[c.name]})"
@@ -198,8 +223,10 @@ class VerdictHistory:
 
     def table(self) -> str:
         """Return the verdict and its conditions as text of at most 80 columns."""
-        lines = [textwrap.fill(self._name(), 80)]
-        lines += [f"  {reason}" for reason in self.last.reasons]
+        if self.is_defined:
+            lines = [textwrap.fill(self._name(), 80), *(f"  {reason}" for reason in self.last.reasons)]
+        else:
+            lines = self.short().split("\n")
         lines.append(f"{'condition':<33} {'start':>9} {'now':>9}    {'bound':>9}  first fails")
         for c in self.last.conditions:
             step = self.first_failed[c.name]
@@ -207,7 +234,7 @@ class VerdictHistory:
             bound = f"{'>=' if c.least else '<='} {number(c.bound):>9}"
             first = self.start.get(c.name, float("nan"))
             lines.append(f"{c.name:<33} {number(first):>9} {number(c.value):>9} {bound}  {when}")
-        return "\n".join([*lines, textwrap.fill(self._turns(), 80)])
+        return "\n".join([*lines, *[textwrap.fill(self._turns(), 80)] * self.is_defined])
 
 
 def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:
@@ -236,4 +263,5 @@ def judge_folder(folder: RunFolder, step: int | None = None) -> VerdictHistory:
     verdicts = {step: judge_run(start, measured, thresholds) for step, measured in values.items()}
     for at in diverged:
         verdicts[at] = stopped(verdicts[at])
-    return VerdictHistory(verdicts, first_failures(values, thresholds), start)
+    baselines = dict(components.task.baselines)
+    return VerdictHistory(verdicts, first_failures(values, thresholds), start, values[max(values)], baselines)
