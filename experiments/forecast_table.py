@@ -31,7 +31,6 @@ from wavebase.signals.subspace import oracle
 from wavebase.statistics import nmse, paired_difference, proportion
 
 SETTINGS = {(5, False): "A clean", (10, False): "B clean", (5, True): "A noisy", (10, True): "B noisy"}
-FRESH = 4000  # signals of the generator to which intervals are fitted
 GROUPS = ((3, 5), (6, 8), (9, 12), (13, 16), (17, 20), (21, 24), (25, 28), (29, 32), (33, 36), (37, 40), (41, 44))
 
 
@@ -41,8 +40,8 @@ def setting(folder: RunFolder) -> str | None:
     return SETTINGS.get((config.get("task.horizon"), (config.get("signal.noise") or 0) > 0))
 
 
-def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
-    """A run's squared errors on its held-out signals, or on others."""
+def judged(folder: RunFolder, signals: int | None, fitted: int) -> dict[str, Any]:
+    """A run's squared errors on its held-out signals, or on others; its intervals are fitted to `fitted` more."""
     cfg, components = build.load_run(folder)
     task = components.task
     generator = cfg.generator("probe") if signals is None else torch.Generator().manual_seed(20_000)
@@ -55,7 +54,7 @@ def judged(folder: RunFolder, signals: int | None) -> dict[str, Any]:
     future = drawn.signal[:, task.lookback :]
     net, quantiles = components.net, None
     if getattr(net, "probabilistic", False) and setting(folder) == "B noisy":
-        fresh = task.signal.sample(FRESH, x.shape[1], torch.Generator().manual_seed(40_000)).to(task.dtype)
+        fresh = task.signal.sample(fitted, x.shape[1], torch.Generator().manual_seed(40_000)).to(task.dtype)
         net.fit_spread(fresh[:, : task.lookback], fresh[:, task.lookback :])
         quantiles = torch.cat([net.quantiles(part, LEVELS) for part in x[:, : task.lookback].split(500)], 1)
     return {
@@ -77,13 +76,18 @@ def main() -> None:
     words = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folders", nargs="+", type=Path)
     words.add_argument("--signals", type=int, help="judge on so many other signals instead of the fixed set")
+    words.add_argument(
+        "--fitted", type=int, default=4000, help="signals of the generator to which intervals are fitted"
+    )
     words.add_argument("--only", choices=sorted(SETTINGS.values()))
     asked = words.parse_args()
     for folder in asked.folders:
         if not folder.is_dir():
             words.error(f"no folder {folder}")
+    if min(asked.fitted, asked.signals or 1) < 1:
+        words.error(f"--signals and --fitted must be at least 1, got {asked.signals} and {asked.fitted}")
     rows = [
-        judged(run, asked.signals)
+        judged(run, asked.signals, asked.fitted)
         for folder in asked.folders
         for run in find_runs(folder)
         if run.checkpoint_steps() and (about := setting(run)) and asked.only in (None, about)

@@ -45,6 +45,7 @@ SMALL = {
     r"python bench/one_step.py": "--seconds 0.1",
     r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
     r"python experiments/forecast_robustness.py": "--signals 4 --updates 16",
+    r"python experiments/forecast_table.py": "--fitted 20",
     r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",
 }  # fmt: skip
 # What stands for a placeholder. A path that ends in ... is the first that begins so; step_<any>.pt the newest there is.
