@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from wavebase.figures.curves import Series, legend_below, median_and_range, tables, whole_run
 from wavebase.figures.style import FONT, GREY, VERDICTS, WIDTH, decade, literal, log_axis, positive, styled
-from wavebase.formatting import number, short_cell
+from wavebase.formatting import counted, number, short_cell
 
 MOST_CURVES, MOST_PANELS, MOST_CELLS, MOST_LEVELS = 12, 6, 400, 12
 STILL = "#BBBBBB"  # a cell in which nothing moved, whatever its error
@@ -198,7 +198,7 @@ def by_setting(points: Sequence[Point], keys: Sequence[str], name: str) -> Figur
         ax.set_xticks(list(shown), [_word(levels[at]) for at in shown], rotation=30 if crowded else 0)
         ax.set(xlabel=literal(key), ylabel=literal(name).replace("_", " "), xlim=(-0.6, len(levels) - 0.4))
         ax.grid(False, axis="x")
-    figure.suptitle(f"{len(points)} runs, {len(points) - len(finite)} without a number")
+    figure.suptitle(f"{counted(len(points), 'run')}, {len(points) - len(finite)} without a number")
     figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=2)
     return figure
 

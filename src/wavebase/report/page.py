@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wavebase.formatting import number
+from wavebase.formatting import counted, number
 from wavebase.report.rows import Column, run_columns, run_rows
 from wavebase.report.runs import Run
 from wavebase.report.table import ERROR
@@ -88,7 +88,7 @@ def html(
     title = root.resolve().name
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in troubles.items() if lines or kind == "failed")
     parts = [
-        f"<h1>{escape(title)}</h1>\n<p class='note'>{len(runs)} runs, {counts}. Click a column's head to sort.</p>",
+        f"<h1>{escape(title)}</h1>\n<p class='note'>{counted(len(runs), 'run')}, {counts}. Click a column's head to sort.</p>",
         _groups(rows, value),
         '<div class="figures">',
         *(
