@@ -146,6 +146,24 @@ def test_zeros_that_become_tiny_have_not_moved(shown, unit_scaled):
     assert gradient.movable(far)["gradient/movable_fraction"] > 0
 
 
+@pytest.mark.parametrize("unit_scaled", [False, True])
+def test_weights_far_below_their_units_are_seen_to_move(unit_scaled):
+    """A readout's unit of 1e15 times eps is more than all that a random readout changes by; none of them counted once."""
+    construction, draw = spectral_construction(T), torch.Generator().manual_seed(0)
+    start = {
+        name: torch.rand(weight.shape, generator=draw, dtype=weight.dtype) / 10
+        for name, weight in construction.weights.items()
+    }
+    net = SpectralLSTM(construction, start, unit_scaled=unit_scaled)
+    start = {name: weight.clone() for name, weight in net.named_weights().items()}
+    still = gradient.movement(snapshot(net, start))
+    with torch.no_grad():
+        net.readout.weight.mul_(1.01)
+    moved = gradient.movement(snapshot(net, start))
+    assert still["moved/changed"] == 0 and still["moved/trained"] > net.readout.weight.numel()
+    assert moved["moved/changed"] == moved["moved/nonzero_changed"] == net.readout.weight.numel()
+
+
 @pytest.mark.parametrize("size", [2, 3, 40])
 def test_curvature_of_a_quadratic(size):
     draw = torch.Generator().manual_seed(size)

@@ -97,8 +97,8 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
     """Count the trained weights that have changed since the start by more than rounding, and those that could.
 
     Returns:
-        moved/trained: their number. moved/changed: those whose change exceeds the dtype's eps times their natural unit
-        (without an exact algorithm: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero
+        moved/trained: their number. moved/changed: those whose change exceeds the dtype's eps times their natural unit, or
+        times the largest weight of their matrix at the start where that is less (without an exact algorithm: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero
         at the start. moved/live: those that the outputs depend on at first order here, by the gradient of a random
         combination of the outputs of 16 held-out signals; the others sit behind saturated gates or at silent units.
         Empty without trained weights, or if a weight or that gradient is not finite.
@@ -117,8 +117,12 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
     for name, start in snapshot.start.items():
         if name in frozen or (name not in trained and set(trained) <= set(snapshot.start)):
             continue
-        change = (snapshot.weights[name] - start).abs()
-        changed = change > torch.finfo(start.dtype).eps * scales[name].to(change) if name in scales else change > 0
+        change, least = (snapshot.weights[name] - start).abs(), torch.zeros_like(start)
+        if name in scales:
+            # the unit of an algorithm that is not there may be far larger than any weight, and its rounding than any change
+            largest = start.abs().max() if start.any() else torch.inf
+            least = torch.finfo(start.dtype).eps * scales[name].to(change).clamp_max(largest)
+        changed = change > least
         used = start != 0
         for key, part in zip(counts, (torch.ones_like(used), changed, used, changed & used), strict=True):
             counts[key] += int(part.sum())
