@@ -120,8 +120,8 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
         change, least = (snapshot.weights[name] - start).abs(), torch.zeros_like(start)
         if name in scales:
             # the unit of an algorithm that is not there may be far larger than any weight, and its rounding than any change
-            largest = start.abs().max() if start.any() else torch.inf
-            least = torch.finfo(start.dtype).eps * scales[name].to(change).clamp_max(largest)
+            bound = start.abs().max() if start.any() else torch.inf
+            least = torch.finfo(start.dtype).eps * scales[name].to(change).clamp_max(bound)
         changed = change > least
         used = start != 0
         for key, part in zip(counts, (torch.ones_like(used), changed, used, changed & used), strict=True):
