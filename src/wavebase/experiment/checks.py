@@ -21,7 +21,7 @@ from wavebase.training.optimizers import GaussNewton, needs_closure
 def check_batch(task: Any, cfg: RunConfig) -> None:
     """Check that a batch fits into memory, by the size of the held-out signals: it is drawn when records are open."""
     held_out = task.held_out["training"]
-    one = sum(tensor.nbytes for tensor in tree_leaves(held_out)) / len(held_out[1])
+    one = sum(leaf.nbytes for leaf in tree_leaves(held_out) if isinstance(leaf, Tensor)) / len(held_out[1])
     try:
         check_memory(int(cfg.train.batch * one), f"train.batch={cfg.train.batch}", "use a smaller train.batch")
     except ValueError as error:
