@@ -58,8 +58,10 @@ def main() -> int:
             if suite.poll() is not None:
                 del running[name]
                 outputs[name].close()
-                last = (log / f"{name}.txt").read_text().strip().splitlines()[-1:]
-                print(f"{name}: status {suite.returncode}, {''.join(last)}", flush=True)
+                failures = [
+                    line for line in (log / f"{name}.txt").read_text().splitlines() if line.startswith("FAILED")
+                ]
+                print("\n  ".join([f"{name}: status {suite.returncode}", *failures]), flush=True)
         if time.monotonic() - began > 60 * len(loads):
             loads.append(os.getloadavg()[0])
             print(f"minute {len(loads) - 1}: load {loads[-1]:.1f}, {len(running)} suites running", flush=True)
