@@ -135,6 +135,9 @@ def main() -> None:
         "--uniform", action="store_true", help="also correct the mixture of Gaussians to uniform amplitudes"
     )
     asked = words.parse_args()
+    for folder in asked.folders:
+        if not folder.is_dir():
+            words.error(f"no folder {folder}")
     drawn = signals(asked.others, asked.signals)
     name = f"{'others' if asked.others else 'fixed'}_{asked.assume:g}_{asked.updates}{'_uniform' * asked.uniform}"
     stored = list(sampled(drawn, FOLDER / name, asked.assume, asked.updates, asked.uniform))

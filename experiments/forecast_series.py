@@ -131,6 +131,9 @@ def main() -> None:
     words.add_argument("folders", nargs="*", type=Path, help="runs of trained nets on noisy task B")
     words.add_argument("--origins", type=int, default=12)
     asked = words.parse_args()
+    for folder in asked.folders:
+        if not folder.is_dir():
+            words.error(f"no folder {folder}")
     try:
         data = series()
     except ImportError:
