@@ -169,3 +169,11 @@ def test_long_reasons_are_wrapped(ran):
     folder = ran("T=4", *SMALL, "train.steps=0", "probe.measure=[]")
     lines = describe(folder.summary(), folder.path).splitlines()
     assert all(len(line) <= PLAIN_WIDTH for line in lines if not line.startswith("records")), lines
+
+
+def test_a_run_of_version_0_1_without_a_verdict_shows_its_numbers(cli):
+    """It recorded no conditions: neither the verdict nor the task's numbers were printed."""
+    assert cli(*SMALL, "model=random", "hydra.run.dir=run")[0] == 0
+    summary = {name: value for name, value in RunFolder("run").summary().items() if name != "conditions"}
+    summary["verdict"] = "no algorithm"
+    assert "task metrics" in describe(summary, RunFolder("run").path)

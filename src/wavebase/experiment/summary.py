@@ -131,7 +131,7 @@ def describe(summary: Mapping[str, Any], path: Path, short: bool = False) -> str
         rate += (
             f", {number(optim['lr_over_boundary'])} of the boundary {optim['formula']} = {number(optim['boundary'])}"
         )
-    lines = [] if _has_mechanism(summary) else _metric_lines(summary)
+    lines = [] if judged and _has_mechanism(summary) else _metric_lines(summary)
     lines += _judgement_lines(summary) if judged else []
     if moved:
         counts = f"{moved['changed']} of {moved['trained']} trained; {moved['live']} have a gradient; {moved['nonzero_changed']} of {moved['nonzero']} nonzero ones changed"

@@ -98,8 +98,9 @@ def movement(snapshot: Snapshot) -> dict[str, float]:
 
     Returns:
         moved/trained: their number. moved/changed: those whose change exceeds the dtype's eps times their natural unit, or
-        times the largest weight of their matrix at the start where that is less (without an exact algorithm: any change). moved/nonzero, moved/nonzero_changed: the same of those that are not zero
-        at the start. moved/live: those that the outputs depend on at first order here, by the gradient of a random
+        times the largest weight of their matrix at the start where that is less (without an exact algorithm: any change).
+        moved/nonzero, moved/nonzero_changed: the same of those that are not zero at the start. moved/live: those that the
+        outputs depend on at first order here, by the gradient of a random
         combination of the outputs of 16 held-out signals; the others sit behind saturated gates or at silent units.
         Empty without trained weights, or if a weight or that gradient is not finite.
     """

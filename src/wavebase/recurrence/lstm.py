@@ -132,7 +132,7 @@ def _of_all(units: Sequence[Tensor]) -> Tensor | None:
 def parameters_in(numbers: Tensor, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Inside it, `read_sequence` of exactly these tensors reads `numbers`, and the gradient goes there and not to them.
 
-    One node and one gradient instead of eighteen: a third of a small net's training step (`bench/one_step.py`).
+    One node and one gradient instead of eighteen: a quarter of a small net's training step (`bench/one_step.py`).
 
     Args:
         numbers: [sum of their sizes], whose views they are, in their order.
