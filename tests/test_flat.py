@@ -5,6 +5,7 @@ import torch
 
 from wavebase.models.spectral import SpectralLSTM, spectral_lstm
 from wavebase.recurrence.native import lstm as native
+from wavebase.tasks.base import SquaredErrorTask
 from wavebase.training.trainer import SingleTrainer, TrainState
 
 OPTIMIZERS = {
@@ -27,14 +28,31 @@ class Half(SpectralLSTM):
         return super().forward(signal) - self.readout.bias
 
 
+class Twice(SpectralLSTM):
+    """Reads two signals with the same weights: the second one while the first is still needed."""
+
+    def forward(self, signal):
+        return super().forward(signal) * super().forward(signal.flip(1))
+
+
+class Overwritten(SpectralLSTM):
+    """Changes in place what it has read."""
+
+    def forward(self, signal):
+        return super().forward(signal).mul_(2)
+
+
 class Squares:
-    """The mean square."""
+    """The mean square, as a task of one's own."""
 
     def loss(self, output, target):
         return (output - target).square().mean()
 
 
-def trained(kind, optimizer, names, clip_norm=None, steps=4, batch=8, windows=1):
+SQUARES = Squares()
+
+
+def trained(kind, optimizer, names, clip_norm=None, steps=4, batch=8, windows=1, task=SQUARES):
     """Weights after some steps of torch's own loop, after as many of the trainer, and whether it took one
     gradient for all of them."""
     found = []
@@ -51,12 +69,12 @@ def trained(kind, optimizer, names, clip_norm=None, steps=4, batch=8, windows=1)
             for _ in range(steps)
         ]
         trainer = None if own else SingleTrainer(
-            TrainState(net, Squares(), chosen, step, lambda _: 1e-3, clip_norm, None, None, None, None)
+            TrainState(net, task, chosen, step, lambda _: 1e-3, clip_norm, None, None, None, None)
         )  # fmt: skip
         for number, (signal, target) in enumerate(batches):
             if own:
                 step.zero_grad()
-                Squares().loss(net(signal), target).backward()
+                task.loss(net(signal), target).backward()
                 if clip_norm:
                     torch.nn.utils.clip_grad_norm_(chosen.values(), clip_norm)
                 step.step()
@@ -74,8 +92,9 @@ def gates_and_readout(name):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("batch,windows", [(8, 1), (5, 3)])
-def test_one_gradient_gives_the_numbers_of_eighteen(optimizer, batch, windows):
-    wanted, got, one = trained(SpectralLSTM, optimizer, gates_and_readout, batch=batch, windows=windows)
+@pytest.mark.parametrize("task", [SQUARES, SquaredErrorTask()], ids=["own loss", "by hand"])
+def test_one_gradient_gives_the_numbers_of_eighteen(optimizer, batch, windows, task):
+    wanted, got, one = trained(SpectralLSTM, optimizer, gates_and_readout, batch=batch, windows=windows, task=task)
     assert one == native.available()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
     start = dict(SpectralLSTM(spectral_lstm(4, dtype=torch.float64).construction, unit_scaled=True).named_parameters())
@@ -83,7 +102,7 @@ def test_one_gradient_gives_the_numbers_of_eighteen(optimizer, batch, windows):
     assert len(moved) > 9 and not {"hidden_0", "cell_0"} & moved, moved
 
 
-@pytest.mark.parametrize("kind", [AlsoOtherwise, Half])
+@pytest.mark.parametrize("kind", [AlsoOtherwise, Half, Twice, Overwritten])
 @pytest.mark.parametrize(
     "names", [gates_and_readout, lambda name: True, lambda name: name.startswith("weight_hh"), lambda name: "input" in name]
 )  # fmt: skip
@@ -91,6 +110,36 @@ def test_whatever_is_trained_and_whatever_else_uses_it(kind, names):
     wanted, got, _ = trained(kind, "SGD", names)
     for name in wanted:
         assert torch.allclose(wanted[name], got[name], rtol=1e-13, atol=1e-300), name
+
+
+def test_buffers_follow_the_batch_and_the_number_of_threads():
+    """Batches of other sizes, and another number of threads, between two steps of one trainer."""
+    net = spectral_lstm(4, dtype=torch.float64)
+    net.hidden_0.requires_grad_(False), net.cell_0.requires_grad_(False)
+    weights = dict(net.named_parameters())
+    chosen = {name: weights[name] for name in weights if gates_and_readout(name)}
+    trainer = SingleTrainer(
+        TrainState(
+            net,
+            SquaredErrorTask(),
+            chosen,
+            torch.optim.SGD(list(chosen.values()), lr=0.0),
+            lambda _: 0.0,
+            *[None] * 5,
+        )
+    )
+    threads = torch.get_num_threads()
+    try:
+        for batch, count in ((3, 1), (300, 1), (300, 2), (2, 2), (3, 1)):
+            torch.set_num_threads(count)
+            signal, target = torch.randn(batch, 8).double() / 4, torch.randn(batch, 2, 4).double()
+            trainer.losses([(signal, target)])
+            got = trainer.flat.numbers.grad
+            wanted = torch.autograd.grad(SquaredErrorTask().loss(net(signal), target), list(chosen.values()))
+            assert torch.equal(got, torch.cat([gradient.flatten() for gradient in wanted])), (batch, count)
+            trainer.update(0)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_clipped_gradients_are_those_of_each_parameter():

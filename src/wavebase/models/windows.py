@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ROUNDING = 1e-6  # relative, by which a signal may exceed its bound
 
@@ -24,7 +24,7 @@ def flushed(signal: Tensor, T: int, latency: int, dtype: torch.dtype) -> Tensor:
             f"signal must be [batch, samples] with samples a multiple of T={T}, got {list(signal.shape)}; "
             "cut or pad it to whole windows"
         )
-    return nn.functional.pad(signal.to(dtype), (0, latency)).unsqueeze(-1)
+    return torch.constant_pad_nd(signal.to(dtype), (0, latency)).unsqueeze(-1)
 
 
 def warn_beyond_amplitude(signal: Tensor, amplitude: float) -> bool:

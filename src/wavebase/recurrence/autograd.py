@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wavebase.recurrence.cells import InputGate, plain_sequence
 
@@ -92,34 +91,6 @@ class CompiledSequence(_Function):
         return CompiledSequence.apply(*tensors, backend, at, tanh_input_gate, keep), (0, 0, 0, 0, 0 if keep else None)
 
 
-class StoredNet(_Function):
-    """All numbers of a net, its units and shapes as for `JoinedGates`, and what `CompiledSequence` takes but for weights; to
-    the readout of those states. Differentiable once: what a training step needs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, numbers: Tensor, units: Tensor | None, shapes: Any, *how: Any) -> Tensor:
-        *inputs, backend, at, tanh_input_gate = how
-        *cell_weights, weight, bias = JoinedGates.forward(shapes, units, numbers)
-        states, _, _, *kept = backend.forward(*inputs, *cell_weights, at, tanh_input_gate, True)
-        read = states.reshape(-1, states.shape[-1])
-        ctx.save_for_backward(units, weight, read, *inputs, *cell_weights, *kept)
-        ctx.how = backend, at, tanh_input_gate
-        return torch.addmm(bias, read, weight.t()).view(*states.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (units, weight, read, *saved), (backend, at, tanh_input_gate) = ctx.saved_tensors, ctx.how
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        # the order of torch's own products: the same bits
-        of_read = weight.t().mm(rows.t()).t() if read.stride() == (1, len(read)) else rows.mm(weight)
-        of_states = of_read.unflatten(0, gradient.shape[:-1])
-        of_cell = backend.backward(*saved, of_states, None, None, at, tanh_input_gate, False, False)[3:]
-        numbers = JoinedGates.gradient(units, (*of_cell, rows.t().mm(read), rows.sum(0)))
-        return numbers, *[None] * 8
-
-
 class SequenceGradient(_Function):
     """Gradients of `CompiledSequence` as a function of its arguments and of the gradients of its results.
 
@@ -171,6 +142,11 @@ def flattened(tensors: Sequence[Tensor]) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # what follows has no batching rule
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
     return torch._C._nn.flatten_dense_tensors(list(tensors))  # one call, a third of the time
+
+
+def numbers_of(units: Sequence[Tensor]) -> Tensor | None:
+    """Return the units of all numbers in one tensor, of those that `join_gates` takes: both biases have one unit."""
+    return flattened((*units[:3], *units[2:])) if units else None
 
 
 def _stacked(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[Any]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from operator import is_
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, StoredNet, any_needs_gradient, flattened
+from wavebase.recurrence.autograd import CompiledSequence, JoinedGates, any_needs_gradient, numbers_of
 from wavebase.recurrence.cells import InputGate, plain_sequence
 from wavebase.recurrence.native import lstm as native
 from wavebase.recurrence.native import triton_lstm
+from wavebase.recurrence.stored import reading
 
 
 def lstm_sequence(
@@ -88,7 +88,7 @@ def join_gates(
     """
     join = JoinedGates.forward if _plain_asked.get() else JoinedGates.apply
     tensors = (*parts, *others)
-    return join([tensor.shape for tensor in tensors], _of_all(units), *tensors)
+    return join([tensor.shape for tensor in tensors], numbers_of(units), *tensors)
 
 
 def read_sequence(
@@ -101,8 +101,8 @@ def read_sequence(
     input_gate: InputGate,
     at: slice,
 ) -> Tensor:
-    """Read the states of one sequence: `join_gates`, `lstm_sequence` and a linear layer, in one node of the graph where
-    `parameters_in` holds all weights.
+    """Read the states of one sequence: `join_gates`, `lstm_sequence` and a linear layer, or what stands for them inside
+    `StoredNet.reading`.
 
     Args:
         inputs, hidden, cell, input_gate, at: As for `lstm_sequence`, without a stack.
@@ -112,43 +112,18 @@ def read_sequence(
     Returns:
         [B, states read, F].
     """
-    tensors, (numbers, held) = (*parts, *readout), _storage.get()
-    if numbers is not None and len(tensors) == len(held) and all(map(is_, tensors, held)):
-        backend = _backend((inputs, hidden, cell, numbers), input_gate == "tanh")
-        if backend is not None and inputs.ndim == 3:
-            steps, shapes = range(*at.indices(inputs.shape[-2])), [tensor.shape for tensor in tensors]
-            how = inputs, hidden, cell, backend, steps, input_gate == "tanh"
-            return StoredNet.apply(numbers, _of_all(units), shapes, *how)
+    stored, others = reading(), (inputs, hidden, cell)
+    if stored is not None and inputs.ndim == 3 and stored.holds((*parts, *readout), others):
+        tanh_input_gate, steps = input_gate == "tanh", range(*at.indices(inputs.shape[-2]))
+        if _backend((*others, stored.numbers), tanh_input_gate) is native:
+            return stored.read(*others, units, steps, tanh_input_gate)
     w_ih, w_hh, b, weight, bias = join_gates(parts, readout, units)
     return linear(lstm_sequence(inputs, hidden, cell, w_ih, w_hh, b, input_gate, at)[0], weight, bias)
-
-
-def _of_all(units: Sequence[Tensor]) -> Tensor | None:
-    """The units of all numbers in one tensor; both biases have one unit."""
-    return flattened((*units[:3], *units[2:])) if units else None
-
-
-@contextmanager
-def parameters_in(numbers: Tensor, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Inside it, `read_sequence` of exactly these tensors reads `numbers`, and the gradient goes there and not to them.
-
-    One node and one gradient instead of eighteen: a quarter of a small net's training step (`bench/one_step.py`).
-
-    Args:
-        numbers: [sum of their sizes], whose views they are, in their order.
-        parameters: In the order of `read_sequence`; a net with others is not read from `numbers`.
-    """
-    token = _storage.set((numbers, parameters))
-    try:
-        yield
-    finally:
-        _storage.reset(token)
 
 
 # ---- the compiled path ----
 
 _plain_asked: ContextVar[bool] = ContextVar("plain_asked", default=False)
-_storage: ContextVar[tuple[Tensor | None, Sequence[Tensor]]] = ContextVar("storage", default=(None, ()))
 
 
 def _backend(arguments: tuple[Tensor, ...], tanh_input_gate: bool) -> ModuleType | None:

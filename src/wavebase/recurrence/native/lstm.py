@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -111,24 +112,86 @@ def backward(
     )
 
 
+class LoneSequence:
+    """Forward and backward of one net again and again: buffers and sizes are described to the library once.
+
+    Args: as for `forward`. The weights are read where they are at each call.
+
+    Attributes:
+        states: Hidden states of the steps `at`, [B, len(at), H], of the last `forward`.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias: Tensor,
+        at: range,
+        tanh_input_gate: bool,
+    ):
+        (B, N, I), H, P = inputs.shape, hidden.shape[-1], _padded(len(inputs), inputs.dtype)  # noqa: E741
+        step = _step(H + I + 1, P, inputs.dtype)
+        states, gradients = inputs.new_empty(N + 1, step), inputs.new_empty(4 * H * (H + I + 1))
+        tape, cells = inputs.new_empty(N, H, 5, P), inputs.new_empty(2, H, P)
+        deltas = inputs.new_empty(N, _step(4 * H, P, inputs.dtype)) if torch.get_num_threads() > 1 else None
+        self._alive = (inputs, hidden, cell, weight_ih, weight_hh, bias), (tape, cells, deltas)
+        buffers = states, tape, cells[0], deltas, None, cells[1], gradients
+        self._job = _described((*self._alive[0], None, None, None), at, tanh_input_gate, buffers)
+        self._calls = [_entry(name, inputs.dtype) for name in ("forward", "backward")]
+        self._gradients = gradients.split([4 * H * H, 4 * H * I, 4 * H])
+        self.states = states.as_strided((B, len(at), H), (1, at.step * step, P), (at.start + 1) * step)
+
+    def forward(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> None:
+        """Compute `states`, and what `backward` needs, from tensors of the shapes that were described."""
+        self._arguments = inputs, hidden, cell
+        for place, tensor in enumerate(self._arguments):
+            self._put(place, tensor)
+        _call(self._calls[0], self._job)
+
+    def backward(self, grad_states: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of weight_hh, weight_ih and bias, each flat; the next call overwrites them."""
+        self._put(6, grad_states)
+        _call(self._calls[1], self._job)
+        return self._gradients
+
+    def _put(self, place: int, tensor: Tensor) -> None:
+        """Describe one tensor anew."""
+        word, strides = SIZES + VIEW * place, tensor.stride()
+        self._job[word] = tensor.data_ptr()
+        for axis, stride in enumerate(strides, word + 2):
+            self._job[axis] = stride
+
+
 _AXES = (3, 2, 2, 2, 2, 1, 3, 2, 2)  # of the tensors of a job, without the stack
-_NO_VIEW = [0] * 5
+SIZES, VIEW = 13, 5  # 64-bit words of `Job` before its views, and of a view
+_NO_VIEW = [0] * VIEW
 
 
 def _run(
     name: str, tensors: tuple[Tensor | None, ...], at: range, tanh_input_gate: bool, buffers: tuple[Tensor | None, ...]
 ) -> None:
-    """Fill `Job` of lstm.cpp, all of whose fields are 64-bit words, and run one of the two entries on it."""
+    """Run one of the two entries."""
     # at most one leading axis; the list keeps copies alive until the call is over
     alive = [t if t is None or t.ndim <= n + 1 else t.flatten(0, -n - 1) for t, n in zip(tensors, _AXES, strict=True)]
-    inputs, hidden = alive[0], alive[1]
+    assert alive[0] is not None
+    _call(_entry(name, alive[0].dtype), _described(alive, at, tanh_input_gate, buffers))
+
+
+def _described(
+    tensors: Iterable[Tensor | None], at: range, tanh_input_gate: bool, buffers: Iterable[Tensor | None]
+) -> array[int]:
+    """Return `Job` of lstm.cpp, all of whose fields are 64-bit words."""
+    inputs, hidden, *rest = tensors
     assert inputs is not None and hidden is not None
     (B, N, I), H = inputs.shape[-3:], hidden.shape[-1]  # noqa: E741
     dtype, P = inputs.dtype, _padded(B, inputs.dtype)
     members = inputs.shape[0] if inputs.ndim == 4 else 1
     words = [members, B, N, I, H, torch.get_num_threads(), tanh_input_gate, P]
     words += [_step(H + I + 1, P, dtype), _step(4 * H, P, dtype), at.start, at.step, len(at)]
-    for tensor, axes in zip(alive, _AXES, strict=True):
+    for tensor, axes in zip((inputs, hidden, *rest), _AXES, strict=True):
         if tensor is None:
             words += _NO_VIEW
             continue
@@ -137,8 +200,11 @@ def _run(
         words += strides if len(strides) > axes else (0, *strides)
         words += [0] * (3 - axes)
     words += [0 if buffer is None else buffer.data_ptr() for buffer in buffers]
-    job = array("q", words)
-    if _entry(name, dtype)(job.buffer_info()[0]):
+    return array("q", words)
+
+
+def _call(entry: Any, job: array[int]) -> None:
+    if entry(job.buffer_info()[0]):
         raise MemoryError("the native recurrence got no memory for its weights; use a smaller net or stack")
 
 
