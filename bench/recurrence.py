@@ -2,6 +2,8 @@
 
     python bench/recurrence.py [--quick] [--out bench/results]
 
+A net alone takes two kinds of step: "autograd", as one would write it with `lstm_sequence` and torch.optim, and "trainer", as
+wavebase takes it in a run, by hand where the loss is the mean square (`recurrence/stored.py`).
 All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
 percentile of the rounds stands for each. On one thread the time is the process's processor time, which is wall time on
 an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
@@ -36,12 +38,15 @@ import torch
 from jax_recurrence import jax_net, load_jax
 from torch import Tensor, nn
 
-from wavebase.recurrence.lstm import lstm_sequence, plain
+from wavebase.recurrence.lstm import lstm_sequence, plain, read_sequence
 from wavebase.recurrence.native.lstm import vectors
+from wavebase.tasks.base import Batch, SquaredErrorTask
+from wavebase.training.trainer import SingleTrainer, TrainState
 
-Trainer = tuple[str, int]  # contender and members
+Contender = tuple[str, int]  # its name and its members
 BATCH = 64
-CEILING: Trainer = ("torch.mm", 1)
+CEILING: Contender = ("torch.mm", 1)
+OURS = {"recurrence": "autograd", "trainer": "trainer"}
 CONTENDERS = ("recurrence", "nn.LSTM", "TorchScript, gates packed", "TorchScript, one Linear a gate", "eager loop")
 JAX = ("JAX, loop", "JAX, unrolled")
 
@@ -66,6 +71,20 @@ class Eager(Packed):
     def forward(self, signal: Tensor) -> Tensor:
         with plain():
             return super().forward(signal)
+
+
+class Gates(nn.Module):
+    """One LSTM and its readout of the last state, a matrix a gate, as the nets of a run have them."""
+
+    def __init__(self, H: int, T: int):
+        super().__init__()
+        shapes = [shape for shape in ((H, 1), (H, H), (H,), (H,)) for _ in range(4)]
+        parts = (nn.Parameter(torch.empty(shape).uniform_(-(H**-0.5), H**-0.5)) for shape in shapes)
+        self.held, self.readout, self.zero = nn.ParameterList(parts), nn.Linear(H, T), torch.zeros(BATCH, H)
+        self.parts, self.pair = [*self.held], [self.readout.weight, self.readout.bias]
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return read_sequence(signal, self.zero, self.zero, self.parts, self.pair, (), "tanh", slice(-1, None))
 
 
 class Stock(nn.Module):
@@ -152,6 +171,22 @@ def one_net(name: str, T: int) -> tuple[Callable[[], object], Callable[[], objec
     return forward, step
 
 
+def trainers_step(T: int) -> Callable[[], object]:
+    """The step of one net in a run."""
+    net, nothing = Gates(7 * T, T), lambda *_: None
+    batch = Batch(torch.randn(BATCH, T, 1), torch.randn(BATCH, 1, T))
+    trained = dict(net.named_parameters())
+    optimizer = torch.optim.SGD(trained.values(), lr=1e-3)
+    state = net, SquaredErrorTask(), trained, optimizer, lambda _: 1e-3, None, torch.Generator()
+    trainer = SingleTrainer(TrainState(*state, nothing, nothing, nothing))  # type: ignore[arg-type]
+
+    def step() -> None:
+        trainer.losses([batch])
+        trainer.update(0)
+
+    return step
+
+
 def stack_of(members: int, T: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """The same for a stack of this recurrence, each member with its own signal, as one program."""
     H = 7 * T
@@ -192,7 +227,7 @@ def ceiling(T: int) -> Callable[[], object]:
     return products
 
 
-def take_turns(programs: dict[Trainer, Callable[[], object]], seconds: float) -> dict[Trainer, list[float]]:
+def take_turns(programs: dict[Contender, Callable[[], object]], seconds: float) -> dict[Contender, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
@@ -202,7 +237,7 @@ def take_turns(programs: dict[Trainer, Callable[[], object]], seconds: float) ->
         began = time.perf_counter()
         make_trainer()
         repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
-    times: dict[Trainer, list[float]] = {name: [] for name in programs}
+    times: dict[Contender, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for name, make_trainer in programs.items():
@@ -240,12 +275,15 @@ def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[st
                 # stacks take turns of their own, for they empty the caches: with the others, whose rows stay the first's
                 for group in ({}, larger) if larger else ({},):
                     pairs = {**singles, **group}
-                    times = take_turns({**{k: pair[index] for k, pair in pairs.items()}, CEILING: ceiling(T)}, seconds)
+                    programs = {**{k: pair[index] for k, pair in pairs.items()}, CEILING: ceiling(T)}
+                    if index and not group:
+                        programs["trainer", 1] = trainers_step(T)
+                    times = take_turns(programs, seconds)
                     flop = (8, 24)[index] * BATCH * T * (7 * T) ** 2
                     top = 8 * BATCH * T * (7 * T) ** 2 / low(times[CEILING])
                     own = {name: low(times[name, 1]) for name in CONTENDERS}
                     best_jax = {n: min(low(times[name, n]) / n for name in JAX) for name, n in pairs if name == JAX[0]}
-                    for name, members in group or singles:
+                    for name, members in group or [key for key in programs if key != CEILING]:
                         series = times[name, members]
                         each = low(series) / members
                         row = {
@@ -286,7 +324,17 @@ def machine() -> str:
 
 def table(rows: list[dict[str, object]]) -> str:
     """Ratios first: how many times as fast as each other contender the recurrence is, per member."""
-    head = ["threads", "T", "H", "stack", "ms", "of ceiling", *(f"x {name}" for name in CONTENDERS[1:]), "x JAX"]
+    head = [
+        "threads",
+        "T",
+        "H",
+        "stack",
+        "step by",
+        "ms",
+        "of ceiling",
+        *(f"x {name}" for name in CONTENDERS[1:]),
+        "x JAX",
+    ]
     lines = ["# The recurrence beside others", "", machine(), ""]
     lines += [
         "Batch 64, float32. ms: the recurrence, per member, tenth percentile of interleaved rounds. x: times as fast as",
@@ -297,8 +345,9 @@ def table(rows: list[dict[str, object]]) -> str:
     for kind in ("training step", "forward"):
         lines += ["", f"## {kind}", "", "| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
         for row in rows:
-            if row["pass"] == kind and row["contender"] == "recurrence":
+            if row["pass"] == kind and row["contender"] in OURS:
                 values = [str(row[name]) for name in ("threads", "T", "H", "stack")]
+                values.append(OURS[str(row["contender"])] if kind == "training step" else "")
                 values += [f"{row['ms_per_member']:.3f}", f"{row['of_ceiling']:.2f}"]
                 values += [f"{row[f'x {name}']:.2f}" for name in CONTENDERS[1:]]
                 values.append(f"{row['x JAX']:.2f}" if row["x JAX"] else "")
@@ -310,7 +359,7 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     """Training steps on one thread: milliseconds over T, and per member over the size of the stack."""
     rows = [row for row in rows if row["threads"] == 1 and row["pass"] == "training step"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for name in (*CONTENDERS, *JAX):
+    for name in (*OURS, *CONTENDERS[1:], *JAX):
         series = [row for row in rows if row["contender"] == name and row["stack"] == 1]
         left.loglog([r["T"] for r in series], [r["ms_per_member"] for r in series], "o-", label=name, markersize=4)
     single = [row for row in rows if row["contender"] == "recurrence" and row["stack"] == 1]

@@ -42,6 +42,14 @@ class Overwritten(SpectralLSTM):
         return super().forward(signal).mul_(2)
 
 
+class Sometimes(SpectralLSTM):
+    """Changes what it has read for some batches only."""
+
+    def forward(self, signal):
+        read = super().forward(signal)
+        return read if signal[0, 1] > 0 else 2 * read
+
+
 class Squares:
     """The mean square, as a task of one's own."""
 
@@ -102,12 +110,13 @@ def test_one_gradient_gives_the_numbers_of_eighteen(optimizer, batch, windows, t
     assert len(moved) > 9 and not {"hidden_0", "cell_0"} & moved, moved
 
 
-@pytest.mark.parametrize("kind", [AlsoOtherwise, Half, Twice, Overwritten])
+@pytest.mark.parametrize("kind", [AlsoOtherwise, Half, Twice, Overwritten, Sometimes])
 @pytest.mark.parametrize(
     "names", [gates_and_readout, lambda name: True, lambda name: name.startswith("weight_hh"), lambda name: "input" in name]
 )  # fmt: skip
-def test_whatever_is_trained_and_whatever_else_uses_it(kind, names):
-    wanted, got, _ = trained(kind, "SGD", names)
+@pytest.mark.parametrize("task", [SQUARES, SquaredErrorTask()], ids=["own loss", "by hand"])
+def test_whatever_is_trained_and_whatever_else_uses_it(kind, names, task):
+    wanted, got, _ = trained(kind, "SGD", names, task=task)
     for name in wanted:
         assert torch.allclose(wanted[name], got[name], rtol=1e-13, atol=1e-300), name
 

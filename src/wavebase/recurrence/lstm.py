@@ -102,7 +102,7 @@ def read_sequence(
     at: slice,
 ) -> Tensor:
     """Read the states of one sequence: `join_gates`, `lstm_sequence` and a linear layer, or what stands for them inside
-    `StoredNet.reading`.
+    `StoredNet`'s context.
 
     Args:
         inputs, hidden, cell, input_gate, at: As for `lstm_sequence`, without a stack.

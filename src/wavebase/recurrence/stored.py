@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from operator import is_
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavebase.recurrence.autograd import any_needs_gradient, flattened, numbers_of
+from wavebase.recurrence.autograd import any_needs_gradient, numbers_of
 from wavebase.recurrence.native import lstm as native
 
 
@@ -21,25 +20,33 @@ class StoredNet:
     The buffers, and their description for the native library, are made once for each shape of the input. What autograd
     would cost is half of a small net's step (`bench/one_step.py`).
 
+        with stored:
+            output = net(inputs)
+        stored.gradient(slope)  # of the loss with respect to stored.output, in stored.leaf.grad after loss.backward()
+
     Args:
         numbers: All parameters, [sum of their sizes].
         parameters: Their views on `numbers`, in the order of `read_sequence`; a net with others is never read from it.
+
+    Attributes:
+        output: What the first `read_sequence` of these parameters inside the context returned, or None.
+        leaf: Where autograd's graph of `output` begins.
+        without_graph: Whether it has none, because the caller knows the slope.
     """
 
     def __init__(self, numbers: Tensor, parameters: Sequence[Tensor]):
         self.numbers, self.parameters = numbers.detach(), parameters
         self.output: Tensor | None = None
+        self.without_graph = False
         self._described: Any = None
         self._units: Sequence[Tensor] = ()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Inside it, the first `read_sequence` of these parameters is `read`."""
-        self.output, token = None, _reading.set(self)
-        try:
-            yield
-        finally:
-            _reading.reset(token)
+    def __enter__(self) -> StoredNet:
+        self.output, self._token = None, _reading.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _reading.reset(self._token)
 
     def holds(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
         """Return whether `read` can take the place of autograd's nodes for these parameters and other arguments."""
@@ -53,7 +60,7 @@ class StoredNet:
     def read(
         self, inputs: Tensor, hidden: Tensor, cell: Tensor, units: Sequence[Tensor], at: range, tanh_input_gate: bool
     ) -> Tensor:
-        """Return the readout [B, states read, F], which stays in `output`: a copy of `leaf`, where autograd's graph begins.
+        """Return the readout [B, states read, F], which stays in `output`.
 
         Args:
             inputs, hidden, cell, at, tanh_input_gate: As for `native.lstm.forward`, without a stack.
@@ -68,30 +75,38 @@ class StoredNet:
         torch.add(self.bias_ih, self.bias_hh, out=self.bias)
         self.sequence.forward(inputs, hidden, cell)
         self.states = self.sequence.states.reshape(-1, hidden.shape[-1])
-        output = torch.addmm(self.readout_bias, self.states, self.readout.t())
-        self.leaf = output.view(*self.sequence.states.shape[:-1], -1).requires_grad_()
-        self.output = self.leaf.clone()  # which may be changed in place, as a leaf may not
-        return self.output
+        output = torch.addmm(self.readout_bias, self.states, self.readout_t).view(self.shape)
+        if not self.without_graph:
+            self.leaf = output.requires_grad_()
+            output = self.leaf.clone()  # which may be changed in place, as a leaf may not
+        self.output = output
+        return output
 
     def gradient(self, slope: Tensor) -> Tensor:
-        """Return the gradient of all numbers from that of `output`; once for every `read`."""
+        """Return the gradient of all numbers from that of `output`, once for every `read`; the next one overwrites it."""
         rows, states = slope.reshape(-1, slope.shape[-1]), self.states
         # the order of torch's own products: the same bits
         columns = states.stride() == (1, len(states))
-        of_states = self.readout.t().mm(rows.t()).t() if columns else rows.mm(self.readout)
-        of_hh, of_ih, of_bias = self.sequence.backward(of_states.unflatten(0, slope.shape[:-1]))
-        numbers = flattened((of_ih, of_hh, of_bias, of_bias, rows.t().mm(states), rows.sum(0)))
-        return numbers if self.units is None else numbers.mul_(self.units)
+        of_states = self.readout_t.mm(rows.t()).t() if columns else rows.mm(self.readout)
+        self.sequence.backward(of_states.view(self.sequence.states.shape))
+        self.of_bias_hh.copy_(self.of_bias_ih)
+        torch.mm(rows.t(), states, out=self.of_readout)
+        torch.sum(rows, 0, out=self.of_readout_bias)
+        return self.gradients if self.units is None else self.gradients.mul_(self.units)
 
     def _describe(self, inputs: Tensor, hidden: Tensor, cell: Tensor, at: range, tanh_input_gate: bool) -> None:
-        (H, I), sizes = self.parameters[0].shape, [parameter.numel() for parameter in self.parameters]  # noqa: E741
-        self.units = numbers_of(self._units)
+        (H, I), shape = self.parameters[0].shape, self.parameters[16].shape  # noqa: E741
+        sizes = [4 * H * I, 4 * H * H, 4 * H, 4 * H, shape.numel(), shape[0]]
+        self.units, self.gradients = numbers_of(self._units), torch.empty_like(self.numbers)
         self.weights = self.numbers if self.units is None else torch.empty_like(self.numbers)
-        kinds = [sum(sizes[n : n + 4]) for n in (0, 4, 8, 12)]
-        ih, hh, self.bias_ih, self.bias_hh, readout, self.readout_bias = self.weights.split([*kinds, *sizes[16:]])
-        self.readout, self.bias = readout.view(self.parameters[16].shape), torch.empty_like(self.bias_ih)
+        ih, hh, self.bias_ih, self.bias_hh, readout, self.readout_bias = self.weights.split(sizes)
+        self.readout, self.readout_t, self.bias = readout.view(shape), readout.view(shape).t(), self.bias_ih.clone()
+        _, _, self.of_bias_ih, self.of_bias_hh, of_readout, self.of_readout_bias = self.gradients.split(sizes)
+        self.of_readout = of_readout.view(shape)
         weights = ih.view(4 * H, I), hh.view(4 * H, H), self.bias
-        self.sequence = native.LoneSequence(inputs, hidden, cell, *weights, at, tanh_input_gate)
+        arguments = inputs, hidden, cell, *weights, at, tanh_input_gate
+        self.sequence = native.LoneSequence(*arguments, self.gradients)
+        self.shape = len(inputs), len(at), shape[0]
 
 
 def reading() -> StoredNet | None:

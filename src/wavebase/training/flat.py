@@ -26,6 +26,8 @@ class FlatOptimizer:
         for parameter, part in zip(self.parameters, self.numbers.detach().split(self.sizes), strict=True):
             parameter.data = part.view(parameter.shape)
         settings = {key: value for key, value in own.param_groups[0].items() if key != "params"}
+        if self.numbers.is_cpu and settings.get("foreach", 0) is None:
+            settings["foreach"] = False  # what torch chooses there; it need not look
         kind: Any = type(own)
         self.optimizer = kind([{"params": [self.numbers], **settings}])
         step: Any = type(self.optimizer).step

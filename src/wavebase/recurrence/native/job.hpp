@@ -37,7 +37,7 @@ struct Job {
                         // where only the library needs them and no member is shared among threads
   void* grad_hidden_0;  // [member, unit, padded], may be null
   void* grad_cell_0;    // [member, unit, padded]
-  void* grad_weights;   // [member, 4H, H], then [member, 4H, inputs], then [member, 4H]
+  void* grad_weights;   // [member, 4H, inputs], then [member, 4H, H], then [member, 4H]
 };
 
 namespace {

@@ -93,11 +93,11 @@ def backward(
     deltas = None if own else inputs.new_empty((*lead, N, _step(4 * H, P, inputs.dtype)))
     grad_hidden_0 = inputs.new_empty((*lead, H, P)) if of_hidden else None
     grad_cell_0 = inputs.new_empty((*lead, H, P))
-    weight_sizes = [members * 4 * H * columns for columns in (H, I, 1)]
+    weight_sizes = [members * 4 * H * columns for columns in (I, H, 1)]
     weights = inputs.new_empty(sum(weight_sizes))
     tensors = (inputs, hidden, cell, weight_ih, weight_hh, bias, grad_states, grad_hidden, grad_cell)
     _run("backward", tensors, at, tanh_input_gate, (states, tape, None, deltas, grad_hidden_0, grad_cell_0, weights))
-    of_weight_hh, of_weight_ih, of_bias = weights.split(weight_sizes)
+    of_weight_ih, of_weight_hh, of_bias = weights.split(weight_sizes)
     grad_inputs = None
     if of_inputs and deltas is not None:
         by_step = deltas[..., : 4 * H * P].unflatten(-1, (4 * H, P))
@@ -115,7 +115,10 @@ def backward(
 class LoneSequence:
     """Forward and backward of one net again and again: buffers and sizes are described to the library once.
 
-    Args: as for `forward`. The weights are read where they are at each call.
+    Args:
+        inputs, hidden, cell, weight_ih, weight_hh, bias, at, tanh_input_gate: As for `forward`. The weights are read where
+            they are at each call.
+        gradients: Where `backward` puts the gradients of weight_ih, weight_hh and bias, one after the other.
 
     Attributes:
         states: Hidden states of the steps `at`, [B, len(at), H], of the last `forward`.
@@ -131,17 +134,16 @@ class LoneSequence:
         bias: Tensor,
         at: range,
         tanh_input_gate: bool,
+        gradients: Tensor,
     ):
         (B, N, I), H, P = inputs.shape, hidden.shape[-1], _padded(len(inputs), inputs.dtype)  # noqa: E741
         step = _step(H + I + 1, P, inputs.dtype)
-        states, gradients = inputs.new_empty(N + 1, step), inputs.new_empty(4 * H * (H + I + 1))
-        tape, cells = inputs.new_empty(N, H, 5, P), inputs.new_empty(2, H, P)
+        states, tape, cells = (inputs.new_empty(shape) for shape in ((N + 1, step), (N, H, 5, P), (2, H, P)))
         deltas = inputs.new_empty(N, _step(4 * H, P, inputs.dtype)) if torch.get_num_threads() > 1 else None
-        self._alive = (inputs, hidden, cell, weight_ih, weight_hh, bias), (tape, cells, deltas)
-        buffers = states, tape, cells[0], deltas, None, cells[1], gradients
-        self._job = _described((*self._alive[0], None, None, None), at, tanh_input_gate, buffers)
-        self._calls = [_entry(name, inputs.dtype) for name in ("forward", "backward")]
-        self._gradients = gradients.split([4 * H * H, 4 * H * I, 4 * H])
+        tensors, buffers = (weight_ih, weight_hh, bias), (states, tape, cells[0], deltas, None, cells[1], gradients)
+        self._job = _described((inputs, hidden, cell, *tensors, None, None, None), at, tanh_input_gate, buffers)
+        self._alive: Any = tensors, buffers
+        self._forward, self._backward = (_entry(name, inputs.dtype) for name in ("forward", "backward"))
         self.states = states.as_strided((B, len(at), H), (1, at.step * step, P), (at.start + 1) * step)
 
     def forward(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> None:
@@ -149,13 +151,12 @@ class LoneSequence:
         self._arguments = inputs, hidden, cell
         for place, tensor in enumerate(self._arguments):
             self._put(place, tensor)
-        _call(self._calls[0], self._job)
+        _call(self._forward, self._job)
 
-    def backward(self, grad_states: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of weight_hh, weight_ih and bias, each flat; the next call overwrites them."""
+    def backward(self, grad_states: Tensor) -> None:
+        """Compute the gradients of the weights from that of `states`."""
         self._put(6, grad_states)
-        _call(self._calls[1], self._job)
-        return self._gradients
+        _call(self._backward, self._job)
 
     def _put(self, place: int, tensor: Tensor) -> None:
         """Describe one tensor anew."""

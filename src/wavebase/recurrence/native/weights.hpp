@@ -47,8 +47,8 @@ template <class T> void weights(const Net<T>& net, int64_t begin, int64_t end) {
   const Job& job = net.job;
   const int64_t H = net.units, I = job.inputs, K = net.rows, M = 4 * H, N = job.steps;
   const int64_t span = std::max<int64_t>(1, SPAN_BYTES / static_cast<int64_t>(sizeof(T)) / job.padded);
-  T* hh = static_cast<T*>(job.grad_weights) + net.member * M * H;
-  T* ih = static_cast<T*>(job.grad_weights) + job.members * M * H + net.member * M * I;
+  T* ih = static_cast<T*>(job.grad_weights) + net.member * M * I;
+  T* hh = static_cast<T*>(job.grad_weights) + job.members * M * I + net.member * M * H;
   T* bias = static_cast<T*>(job.grad_weights) + job.members * M * (H + I) + net.member * M;
   constexpr void (*tiles[])(const WeightsTile<T>&, T*) = {weights_tile<T, 1>, weights_tile<T, 2>, weights_tile<T, 3>,
                                                           weights_tile<T, 4>, weights_tile<T, 5>, weights_tile<T, 6>};
