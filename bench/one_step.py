@@ -3,9 +3,9 @@
     python bench/one_step.py [--seconds 10] [--write]
 
 Each row does what the row above it does and one thing more; all take turns in one process (see recurrence.py, whose step
-this is: batch 64, float32, H = 7 T, one thread). Two rows are bounds for anything that torch runs. "torch around an empty
-recurrence" has the readout, the loss, the update and one node of autograd that computes nothing and returns stored
-gradients. "by hand" has the kernel and torch's operations, and no autograd. --write puts the table into results/one_step.md.
+this is: batch 64, float32, H = 7 T, one thread). "torch around an empty recurrence" is a bound for anything with autograd:
+the readout, the loss, the update and one node that computes nothing and returns stored gradients. The trainer does the
+same step without autograd. --write puts the table into results/one_step.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from jax_recurrence import RATE, jax_net, load_jax
 from omegaconf import OmegaConf
-from recurrence import BATCH, Packed, low, machine, take_turns
+from recurrence import BATCH, Packed, low, machine, take_turns, trainers_step
 from torch import Tensor, nn
 
 from wavebase.cli.names import conf_folder
@@ -38,13 +38,12 @@ PARTS = {
     "wrapped": "+ their buffers, and describing the tensors to them",
     "node": "+ one node of autograd",
     "loss": "+ readout and mean square, forward and backward",
-    "step": "+ torch.optim.SGD: the step of recurrence.py",
-    "batch": "+ a fresh batch of the task",
+    "step": "+ torch.optim.SGD: what one writes with `lstm_sequence`",
 }
 BOUNDS = {
     "empty": "torch around an empty recurrence",
-    "by hand": "the kernel and torch's operations by hand, without autograd",
-    "run": "a run's own step: a fresh batch, a matrix a gate, units, the trainer",
+    "trainer": "the trainer's step of the same net, a matrix a gate, without autograd",
+    "run": "a run's step: the trainer's, a fresh batch, units, a window and its latency",
     "JAX": "JAX: its whole step, the better of loop and unrolled",
 }
 
@@ -87,22 +86,20 @@ def kernel_calls(forward: Program, backward: Callable[[object], object]) -> Prog
     return run
 
 
-def task_and_run(T: int) -> tuple[Callable[[], tuple[Tensor, Tensor]], Program]:
-    """What draws a batch of the default task, and the step that a run of the default model takes in float32."""
+def runs_step(T: int) -> Program:
+    """The step that a run of the default model takes in float32."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         words = [f"T={T}", "dtype=float32", f"train.batch={BATCH}", f"optim.lr={RATE}", "hydra.run.dir=unused"]
         cfg = parse(OmegaConf.to_container(compose("config", words), resolve=True))  # type: ignore[arg-type]
-    parts, data = build.build_components(cfg, learning_rate=RATE), cfg.generator("data")
-    rest = {"record": lambda *_: None, "observe": lambda _: None, "save": lambda _: None}
-    trainer = SingleTrainer(
-        TrainState(parts.net, parts.task, parts.trained, parts.optimizer, lambda _: RATE, None, data, **rest)  # type: ignore[arg-type]
-    )
+    parts, data, nothing = build.build_components(cfg, learning_rate=RATE), cfg.generator("data"), lambda *_: None
+    state = parts.net, parts.task, parts.trained, parts.optimizer, lambda _: RATE, None, data
+    trainer = SingleTrainer(TrainState(*state, nothing, nothing, nothing))
 
     def step() -> None:
         trainer.losses([parts.task.sample_batch(BATCH, data, 0)])
         trainer.update(0)
 
-    return lambda: parts.task.sample_batch(BATCH, data, 0), step
+    return step
 
 
 def programs(T: int) -> dict[str, Program]:
@@ -117,14 +114,13 @@ def programs(T: int) -> dict[str, Program]:
         return parameters, torch.optim.SGD(parameters, lr=RATE)
 
     still = [parameter.detach() for parameter in parts_of_a_net()[0]]
-    nets = {name: parts_of_a_net() for name in ("node", "loss", "step", "batch", "empty")}
-    sample, run = task_and_run(T)
+    nets = {name: parts_of_a_net() for name in ("node", "loss", "step", "empty")}
 
-    def forward(weights: list[Tensor] = still[:3]) -> tuple[Tensor, ...]:
-        return native.forward(signal, zero, zero, *weights, at, True, True)
+    def forward() -> tuple[Tensor, ...]:
+        return native.forward(signal, zero, zero, *still[:3], at, True, True)
 
-    def backward(kept: tuple[Tensor, ...], slope: Tensor = slope, weights: list[Tensor] = still[:3]) -> tuple:
-        given = signal, zero, zero, *weights, *kept[3:], slope, None, None
+    def backward(kept: tuple[Tensor, ...]) -> tuple:
+        given = signal, zero, zero, *still[:3], *kept[3:], slope, None, None
         return native.backward(*given, at, True, False, False)
 
     stored = lstm_sequence(signal, zero, zero, *still[:3], at=slice(-1, None))[0], *map(torch.randn_like, still[:3])
@@ -133,10 +129,10 @@ def programs(T: int) -> dict[str, Program]:
         nets[name][1].zero_grad()
         return nets[name]
 
-    def states(weights: list[Tensor], signal: Tensor = signal) -> Tensor:
+    def states(weights: list[Tensor]) -> Tensor:
         return lstm_sequence(signal, zero, zero, *weights, at=slice(-1, None))[0]
 
-    def descend(states: Tensor, parameters: list[Tensor], target: Tensor = target) -> None:
+    def descend(states: Tensor, parameters: list[Tensor]) -> None:
         nn.functional.mse_loss(nn.functional.linear(states[:, 0], *parameters[3:]), target).backward()
 
     def node() -> None:
@@ -151,36 +147,16 @@ def programs(T: int) -> dict[str, Program]:
         descend(states(parameters[:3]), parameters)
         optimizer.step()
 
-    def batch() -> None:
-        parameters, optimizer = cleared("batch")
-        drawn, wanted = sample()
-        descend(states(parameters[:3], drawn.reshape(BATCH, T, 1)), parameters, wanted.reshape(BATCH, T))
-        optimizer.step()
-
     def empty() -> None:
         parameters, optimizer = cleared("empty")
         descend(EmptyRecurrence.apply(*parameters[:3], *stored), parameters)
         optimizer.step()
 
-    weights = parts_of_a_net()[0]
-    own = [parameter.detach() for parameter in weights]
-
-    def by_hand() -> Tensor:
-        kept = forward(own[:3])
-        hidden = kept[0][:, 0]
-        error = torch.addmm(own[4], hidden, own[3].t()).sub_(target)
-        loss = error.square().mean()
-        error.mul_(2 / error.numel())
-        of_readout = error.t().mm(hidden), error.sum(0)
-        of_weights = backward(kept, error.mm(own[3])[:, None], own[:3])[3:]
-        torch._foreach_add_(own, [*of_weights, *of_readout], alpha=-RATE)
-        return loss
-
     return {
         "kernel": kernel_calls(forward, backward),  # type: ignore[arg-type]
         "wrapped": lambda: backward(forward()),
-        **{"node": node, "loss": loss, "step": step, "batch": batch},
-        **{"empty": empty, "by hand": by_hand, "run": run},
+        **{"node": node, "loss": loss, "step": step},
+        **{"empty": empty, "trainer": trainers_step(T), "run": runs_step(T)},
     }
 
 
