@@ -9,6 +9,10 @@ Letters: B batch, T window, F bins, H hidden units, k a bin, theta_k = 2 pi k / 
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from wavebase.recurrence.lstm import join_gates, lstm_sequence
 from wavebase.registry import registered
 
 State = tuple[Tensor, Tensor]
+Found = TypeVar("Found")
 BLOCKS = {"gen", "sum", "prod", "spec"}
 
 
@@ -41,15 +46,11 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
         scale: (a s1 s2)^2 s3 s4 s5 / kappa, 1 where a bin's power has its scale.
         Where a bin receives nothing, errors are infinite and products 0. Empty without the four blocks.
     """
-    construction = snapshot.construction
-    if construction is None or not set(construction.blocks) >= BLOCKS:
+    construction, net = snapshot.construction, snapshot.aligned_net
+    if construction is None or net is None or not set(construction.blocks) >= BLOCKS:
         return {}
     T, worst = construction.T, {"phase": (0.0, -1), "modulus": (0.0, -1)}
-    now, start = _received(construction.replace_weights(snapshot.aligned)), _received(construction)
-    for k, series, first in zip(construction.bins, now, start, strict=True):
-        # at DC and Nyquist the sine is silent: a second mode must be as strong as one that turns by the verdict's 0.05
-        least = 0.05 if 2 * k % T == 0 else 1e-9
-        values, before = realised_modes(series, 2, least), realised_modes(first, 2, least)
+    for k, values, before in zip(construction.bins, _modes(net), _modes(construction), strict=True):
         if not (len(values) and len(before)):
             worst = {"phase": (math.inf, k), "modulus": (math.inf, k)}
             break
@@ -61,7 +62,7 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
         for name, error in off.items():
             if T * float(error) > worst[name][0] * (1 + 1e-6):  # among equals the first, whatever the rounding
                 worst[name] = (T * float(error), k)
-    products = [float(np.square(series).sum(1).mean()) / construction.scale for series in now]
+    products = [float(np.square(series).sum(1).mean()) / construction.scale for series in _received(net)]
     return {
         **{f"mechanism/mode_{name}": error for name, (error, _) in worst.items()},
         **{f"mechanism/mode_{name}_bin": float(k) for name, (error, k) in worst.items() if error > 1e-3},
@@ -70,6 +71,23 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     }
 
 
+def once(function: Callable[[Construction], Found]) -> Callable[[Construction], Found]:
+    """Compute a function of a net once for each object: its weights do not change, and it is asked for by several probes, of
+    the start at every step.
+    """
+    known: dict[int, tuple[weakref.ref[Construction], Found]] = {}
+
+    @wraps(function)
+    def found(net: Construction) -> Found:
+        key = id(net)
+        if key not in known or known[key][0]() is not net:
+            known[key] = weakref.ref(net, lambda _: known.pop(key, None)), function(net)
+        return known[key][1]
+
+    return found
+
+
+@once
 def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     """Find each bin's Re and Im as linear functions of the n sum units.
 
@@ -124,6 +142,14 @@ def _upright(series: Tensor, net: Construction) -> Tensor:
     phase = (torch.complex(x, flip[:, None] * y) * torch.polar(torch.ones_like(turning), turning)).sum(-1).angle()
     cos, sin = phase.cos(), phase.sin()
     return torch.stack([torch.stack([cos, flip * sin], -1), torch.stack([-sin, flip * cos], -1)], -2)
+
+
+@once
+def _modes(net: Construction) -> list[np.ndarray]:
+    """Return the modes of each bin's oscillator, as its coordinates receive it."""
+    # at DC and Nyquist the sine is silent: a second mode must be as strong as one that turns by the verdict's 0.05
+    least = [0.05 if 2 * k % net.T == 0 else 1e-9 for k in net.bins]
+    return [realised_modes(series, 2, size) for series, size in zip(_received(net), least, strict=True)]
 
 
 def realised_modes(series: np.ndarray, most: int, least: float = 0.0) -> np.ndarray:
@@ -188,23 +214,24 @@ def interchange(snapshot: Snapshot) -> dict[str, float]:
         power. Outputs are compared in the part that is even in the signal, less the output on silence, because a bin's
         constant offset stays with its readout.
     """
-    construction = snapshot.construction
-    if construction is None:
+    construction, net = snapshot.construction, snapshot.aligned_net
+    if construction is None or net is None:
         return {}
     T, blocks = construction.T, construction.blocks
-    net = construction.replace_weights(snapshot.aligned)
     signal = snapshot.held_out["training"][0][:64, :T]
-    unchanged = outputs(net, signal)[:, 0]
+    inputs, step, state = _flushed(net, signal), 0, _initial(net, len(signal))
+    _, (last, _) = _advance(net, inputs, state)
+    unchanged = _read(net, last)
     values: dict[str, float] = {}
-    for name, step in (("sum", T), ("prod", T + 1)):
+    for name, end in (("sum", T), ("prod", T + 1)):
         if name in blocks:
-            inputs = _flushed(net, signal)
-            _, state = _advance(net, inputs[:, :step], _initial(net, len(signal)))
-            for part in state:
+            _, state = _advance(net, inputs[:, step:end], state)
+            step, mixed = end, (state[0].clone(), state[1].clone())
+            for part in mixed:
                 part[:, blocks[name]] = part[:, blocks[name]].roll(1, 0)
-            _, (hidden, _) = _advance(net, inputs[:, step:], state)
+            _, (hidden, _) = _advance(net, inputs[:, step:], mixed)
             values |= _interchange_value(name, _read(net, hidden), unchanged, unchanged.roll(1, 0))
-    if set(blocks) >= BLOCKS and len(construction.bins) > 1:
+    if set(blocks) >= BLOCKS and len(net.bins) > 1:
         of_sum, received = bin_coordinates(net)
         back = torch.linalg.pinv(of_sum.flatten(0, 1)) @ (received.roll(-1, 0) - received).flatten(0, 1)
         slope = 1.0 if net.input_gate == "tanh" else 0.25
@@ -234,11 +261,13 @@ def _interchange_value(name: str, given: Tensor, unchanged: Tensor, wanted: Tens
     return {f"mechanism/interchange_{name}": value}
 
 
+@once
 def _received(net: Construction) -> np.ndarray:
     """Return what each bin's coordinates receive in two silent windows, per unit of input: [F, 2T + 1, 2]."""
     return (_silent_states(net) @ bin_coordinates(net)[1].mT).cpu().numpy()
 
 
+@once
 def _silent_states(net: Construction) -> Tensor:
     """Return the hidden states of two silent windows, the initial one first: [2T + 1, H], float64."""
     start = _initial(net, 1)

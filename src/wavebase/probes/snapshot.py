@@ -105,6 +105,11 @@ class Snapshot:
         """The weights after `alignment`; unchanged where there is none."""
         return self.weights if self.alignment is None else self.alignment.weights
 
+    @cached_property
+    def aligned_net(self) -> Construction | None:
+        """The construction with the weights of `aligned`; None without one."""
+        return self.construction and self.construction.replace_weights(self.aligned)
+
 
 Probe = Callable[[Snapshot], dict[str, float]]
 
