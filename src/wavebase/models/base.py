@@ -23,7 +23,8 @@ class Model(Protocol):
 
     A model may also have `algorithm` (`constructions.algorithm.ExactAlgorithm`), what its author knows of an exact algorithm
     that is no power spectrum; `trace(input)`, the states and gates of every step (`recurrence.cells.Trace`); buffers that
-    carry a state from batch to batch; and `unstackable_reason`, why many copies cannot be trained as one program.
+    carry a state from batch to batch; `unstackable_reason`, why many copies cannot be trained as one program; and
+    `returns_reading`, True where it returns what `recurrence.lstm.read_sequence` does, so that many are trained fastest one by one.
     """
 
     construction: Construction | None

@@ -54,6 +54,7 @@ class SpectralLSTM(UnitScaled):
 
     hidden_0: nn.Parameter
     cell_0: nn.Parameter
+    returns_reading = True
 
     def __init__(
         self, construction: Construction, weights: Mapping[str, Tensor] | None = None, unit_scaled: bool = False

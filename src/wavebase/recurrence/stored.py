@@ -27,6 +27,7 @@ class StoredNet:
     Args:
         numbers: All parameters, [sum of their sizes].
         parameters: Their views on `numbers`, in the order of `read_sequence`; a net with others is never read from it.
+        workspace: See `native.lstm.LoneSequence`.
 
     Attributes:
         output: What the first `read_sequence` of these parameters inside the context returned, or None.
@@ -34,8 +35,9 @@ class StoredNet:
         without_graph: Whether it has none, because the caller knows the slope.
     """
 
-    def __init__(self, numbers: Tensor, parameters: Sequence[Tensor]):
+    def __init__(self, numbers: Tensor, parameters: Sequence[Tensor], workspace: dict[Any, Tensor] | None = None):
         self.numbers, self.parameters = numbers.detach(), parameters
+        self.workspace = {} if workspace is None else workspace
         self.output: Tensor | None = None
         self.without_graph = False
         self._described: Any = None
@@ -105,7 +107,7 @@ class StoredNet:
         self.of_readout = of_readout.view(shape)
         weights = ih.view(4 * H, I), hh.view(4 * H, H), self.bias
         arguments = inputs, hidden, cell, *weights, at, tanh_input_gate
-        self.sequence = native.LoneSequence(*arguments, self.gradients)
+        self.sequence = native.LoneSequence(*arguments, self.gradients, self.workspace)
         self.shape = len(inputs), len(at), shape[0]
 
 

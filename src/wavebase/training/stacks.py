@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavebase.tasks.base import Batch
+from wavebase.recurrence.native import lstm as native
+from wavebase.tasks.base import Batch, has_plain_squared_error
+from wavebase.training.flat import can_be_flat
 from wavebase.training.graphs import ReplayedFunction
 from wavebase.training.optimizers import ELEMENTWISE
 from wavebase.training.trainer import SingleTrainer, Trainer, TrainState, clipping_factor, set_rate
@@ -23,7 +25,47 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 def make_trainer(members: Sequence[TrainState], cuda_graphs: bool = True) -> Trainer:
     """Return the trainer of one net, or of several whose `stack_key` is equal."""
-    return StackedTrainer(members, cuda_graphs) if len(members) > 1 else SingleTrainer(members[0], cuda_graphs)
+    if len(members) == 1:
+        return SingleTrainer(members[0], cuda_graphs)
+    return OneByOne(members) if all(map(_needs_no_graph, members)) else StackedTrainer(members, cuda_graphs)
+
+
+def _needs_no_graph(member: TrainState) -> bool:
+    """Return whether a step alone leaves autograd out, which a stack cannot, and there are no threads to share a stack among."""
+    return (
+        getattr(member.net, "returns_reading", False)
+        and torch.get_num_threads() == 1
+        and native.available()
+        and all(parameter.is_cpu for parameter in member.trained.values())
+        and member.clip_norm is None
+        and can_be_flat(member.optimizer)
+        and has_plain_squared_error(member.task)
+    )
+
+
+class OneByOne:
+    """Trains several nets one after the other, each as if it were alone, in buffers that they share.
+
+    A small net's step without autograd costs less than its share of a stack's step (`bench/recurrence.py`).
+    """
+
+    def __init__(self, members: Sequence[TrainState]):
+        workspace: dict[Any, Tensor] = {}
+        self.trainers = [SingleTrainer(member, workspace=workspace) for member in members]
+
+    def losses(self, batches: Sequence[Batch]) -> Tensor:
+        """See `Trainer`."""
+        return torch.cat([trainer.losses([batch]) for trainer, batch in zip(self.trainers, batches, strict=True)])
+
+    def update(self, step: int) -> None:
+        """See `Trainer`."""
+        for trainer in self.trainers:
+            trainer.update(step)
+
+    def sync_optimizer_state(self) -> None:
+        """See `Trainer`."""
+        for trainer in self.trainers:
+            trainer.sync_optimizer_state()
 
 
 class StackedTrainer:

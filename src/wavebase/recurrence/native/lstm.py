@@ -119,6 +119,7 @@ class LoneSequence:
         inputs, hidden, cell, weight_ih, weight_hh, bias, at, tanh_input_gate: As for `forward`. The weights are read where
             they are at each call.
         gradients: Where `backward` puts the gradients of weight_ih, weight_hh and bias, one after the other.
+        workspace: Buffers by shape, for other nets whose turns do not overlap: then they stay in the processor's caches.
 
     Attributes:
         states: Hidden states of the steps `at`, [B, len(at), H], of the last `forward`.
@@ -135,12 +136,20 @@ class LoneSequence:
         at: range,
         tanh_input_gate: bool,
         gradients: Tensor,
+        workspace: dict[Any, Tensor],
     ):
         (B, N, I), H, P = inputs.shape, hidden.shape[-1], _padded(len(inputs), inputs.dtype)  # noqa: E741
         step = _step(H + I + 1, P, inputs.dtype)
-        states, tape, cells = (inputs.new_empty(shape) for shape in ((N + 1, step), (N, H, 5, P), (2, H, P)))
-        deltas = inputs.new_empty(N, _step(4 * H, P, inputs.dtype)) if torch.get_num_threads() > 1 else None
-        tensors, buffers = (weight_ih, weight_hh, bias), (states, tape, cells[0], deltas, None, cells[1], gradients)
+        shapes = {"states": (N + 1, step), "tape": (N, H, 5, P), "cells": (2, H, P)}
+        if torch.get_num_threads() > 1:
+            shapes["deltas"] = N, _step(4 * H, P, inputs.dtype)
+        states, tape, cells, *deltas = (
+            workspace.setdefault((name, shape, inputs.dtype), inputs.new_empty(shape)) for name, shape in shapes.items()
+        )
+        tensors, buffers = (
+            (weight_ih, weight_hh, bias),
+            (states, tape, cells[0], deltas[0] if deltas else None, None, cells[1], gradients),
+        )
         self._job = _described((inputs, hidden, cell, *tensors, None, None, None), at, tanh_input_gate, buffers)
         self._alive: Any = tensors, buffers
         self._forward, self._backward = (_entry(name, inputs.dtype) for name in ("forward", "backward"))
