@@ -6,6 +6,7 @@ import torch
 from wavebase.models.spectral import SpectralLSTM, spectral_lstm
 from wavebase.recurrence.native import lstm as native
 from wavebase.tasks.base import SquaredErrorTask
+from wavebase.training.stacks import OneByOne, make_trainer
 from wavebase.training.trainer import SingleTrainer, TrainState
 
 OPTIMIZERS = {
@@ -149,6 +150,62 @@ def test_buffers_follow_the_batch_and_the_number_of_threads():
             trainer.update(0)
     finally:
         torch.set_num_threads(threads)
+
+
+def members(kinds, clip_norm=None):
+    """Nets from different perturbations of one start, with optimisers of different kinds and rates."""
+    found = []
+    for seed, kind in enumerate(kinds):
+        construction, draw = spectral_lstm(4, dtype=torch.float64).construction, torch.Generator().manual_seed(seed)
+        weights = {
+            name: weight * (1 + 0.1 * torch.rand(weight.shape, generator=draw, dtype=torch.float64))
+            for name, weight in construction.weights.items()
+        }
+        net = SpectralLSTM(construction, weights, unit_scaled=True)
+        net.hidden_0.requires_grad_(False), net.cell_0.requires_grad_(False)
+        chosen = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        rate = 1e-3 / (1 + seed)
+        state = net, SquaredErrorTask(), chosen, OPTIMIZERS[kind](list(chosen.values())), lambda _, rate=rate: rate
+        found.append(TrainState(*state, clip_norm, *[None] * 4))
+    return found
+
+
+@pytest.mark.parametrize("kinds", [("SGD", "SGD", "SGD"), ("Adam", "SGD")])
+def test_nets_that_take_turns_are_bit_for_bit_what_they_are_alone(kinds):
+    together, alone = members(kinds), members(kinds)
+    trainers = [make_trainer(together), *(make_trainer([member]) for member in alone)]
+    assert isinstance(trainers[0], OneByOne) == native.available()
+    for step in range(4):
+        draw = torch.Generator().manual_seed(step)
+        batches = [
+            (torch.rand(8, 8, generator=draw).double() - 0.5, torch.rand(8, 2, 4, generator=draw).double())
+            for _ in kinds
+        ]
+        losses = trainers[0].losses(batches)
+        assert torch.equal(losses, torch.cat([t.losses([b]) for t, b in zip(trainers[1:], batches, strict=True)]))
+        for trainer in trainers:
+            trainer.update(step)
+    for trainer in trainers:
+        trainer.sync_optimizer_state()
+    start = members(kinds)
+    for one, other, before in zip(together, alone, start, strict=True):
+        for name, parameter in one.trained.items():
+            assert torch.equal(parameter, other.trained[name])
+            for key, value in one.optimizer.state[parameter].items():
+                assert torch.equal(value, other.optimizer.state[other.trained[name]][key]), (name, key)
+        moved = sum(int((p != before.trained[name]).sum()) for name, p in one.trained.items())
+        assert moved > 100, "nothing has been trained"
+    assert not torch.equal(together[0].trained["weight_hh_cell"], together[1].trained["weight_hh_cell"])
+
+
+def test_turns_are_taken_only_where_a_step_needs_no_graph():
+    class Other(SquaredErrorTask):
+        def loss(self, output, target):
+            return (output - target).abs().mean()
+
+    two = members(("SGD", "SGD"))
+    assert not isinstance(make_trainer(members(("SGD", "SGD"), clip_norm=0.1)), OneByOne)
+    assert not isinstance(make_trainer([member._replace(task=Other()) for member in two]), OneByOne)
 
 
 def test_clipped_gradients_are_those_of_each_parameter():
