@@ -9,6 +9,7 @@ something tiny, without figures. Writes bench/results/sweeps.md; the ratios are 
 """
 
 import argparse
+import contextlib
 import os
 import resource
 import statistics
@@ -18,15 +19,20 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from wavebase.cli.names import conf_folder
-from wavebase.experiment import runner, stacked
+from wavebase.experiment import runner, session, stacked
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder, find_runs
+from wavebase.report import write
+from wavebase.tasks.power_spectrum import PowerSpectrum
+from wavebase.theory import boundaries
+from wavebase.training import stacks, trainer
 
 RATES, SEEDS = 4, 16
 SWEEP = ("-m", "model=random", "optim.lr_over_boundary=0.03,0.1,0.3,0.5", f"seed=range(0,{SEEDS})", "T=8", "threads=1")
@@ -38,6 +44,19 @@ LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
 STACKS = (1, 8, 64)
+REST = "all else"
+PARTS = {
+    "forward, loss and gradient": [(trainer.SingleTrainer, "losses"), (stacks.StackedTrainer, "losses")],
+    "updates": [(trainer.SingleTrainer, "update"), (stacks.StackedTrainer, "update")],
+    "fresh batches": [(PowerSpectrum, "sample_batch")],
+    "probes": [(session.Session, "_observe")],
+    "the learning rate's boundary, once a start": [(boundaries, "measure")],
+    "preparing a job: configuration, task, net": [(stacked, "prepare")],
+    "checkpoints and other records": [(session.Session, "_save"), (RunFolder, "log")],
+    "the ends of runs: verdict, summary, examples": [(session.Session, "end"), (session.Session, "finish")],
+    "the report": [(write, "write")],
+    REST: [],
+}
 RESULT = Path(__file__).parent / "results" / "sweeps.md"
 
 
@@ -96,6 +115,47 @@ def memory(members: int) -> float:
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
+def shares(steps: int) -> dict[str, float]:
+    """Seconds of CPU time of 16 jobs in one stack, by what they are spent on; what calls another is less the other."""
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    running: list[float] = []  # seconds of what was called, for each call that is going on
+
+    def timed(name, function):  # type: ignore[no-untyped-def]
+        def call(*given, **named):  # type: ignore[no-untyped-def]
+            began = time.process_time()
+            running.append(0.0)
+            try:
+                return function(*given, **named)
+            finally:
+                taken = time.process_time() - began
+                spent[name] += taken - running.pop()
+                if running:
+                    running[-1] += taken
+
+        return call
+
+    def failed(job: runner.Job, error: Exception) -> None:
+        raise error
+
+    words = [word for word in SWEEP[1:] if not word.startswith(("seed=", "optim."))]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
+        nodes = [
+            compose("config", [*words, f"train.steps={steps}", f"seed={seed}", f"optim.lr_over_boundary={rate}", "hydra.run.dir=unused"])
+            for seed in range(4) for rate in (0.03, 0.1, 0.3, 0.5)
+        ]  # fmt: skip
+        jobs = [
+            runner.Job(OmegaConf.to_container(node, resolve=True), Path(folder) / str(n), {"model": "random"})  # type: ignore[arg-type]
+            for n, node in enumerate(nodes)
+        ]
+        with contextlib.ExitStack() as patches:
+            for name, places in PARTS.items():
+                for owner, attribute in places:
+                    patches.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+            timed(REST, stacked.run_stacked)(jobs, len(jobs), failed)
+            write.write(Path(folder))
+    return spent
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,6 +194,7 @@ def main() -> None:
     for members in STACKS:
         measure = [sys.executable, __file__, "--memory", str(members)]
         added[members] = float(subprocess.run(measure, capture_output=True, text=True, check=True).stdout.split()[-1])
+    spent = shares(asked.steps)
     median = {name: statistics.median(values) for name, values in walls.items()}
     lines = [
         f"# A sweep of 64 runs: 4 learning rates x 16 seeds, T = 8, {asked.steps} steps, float64, two cores",
@@ -157,6 +218,10 @@ def main() -> None:
         "| members of a stack | MiB added to the process | per member, in units of one alone |",
         "|---|---|---|",
         *(f"| {n} | {added[n]:.1f} | {added[n] / n / added[1]:.2f} |" for n in STACKS),
+        "",
+        "| what 16 jobs of it, 4 starts in one stack, spend their time on | CPU s | share |",
+        "|---|---|---|",
+        *(f"| {name} | {taken:.2f} | {100 * taken / sum(spent.values()):.0f} % |" for name, taken in spent.items()),
     ]
     RESULT.write_text("\n".join(lines) + "\n")
     print(RESULT.read_text())
