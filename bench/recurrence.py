@@ -2,8 +2,8 @@
 
     python bench/recurrence.py [--quick] [--out bench/results]
 
-A net alone takes two kinds of step: "autograd", as one would write it with `lstm_sequence` and torch.optim, and "trainer", as
-wavebase takes it in a run, by hand where the loss is the mean square (`recurrence/stored.py`).
+There are two kinds of step: "autograd", as one would write it with `lstm_sequence`, torch.optim and, for a stack, torch.func.vmap;
+and "trainer", as wavebase takes it in a run, where the gradient needs no graph and the nets of a stack take turns.
 All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
 percentile of the rounds stands for each. On one thread the time is the process's processor time, which is wall time on
 an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
@@ -41,7 +41,8 @@ from torch import Tensor, nn
 from wavebase.recurrence.lstm import lstm_sequence, plain, read_sequence
 from wavebase.recurrence.native.lstm import vectors
 from wavebase.tasks.base import Batch, SquaredErrorTask
-from wavebase.training.trainer import SingleTrainer, TrainState
+from wavebase.training.stacks import make_trainer
+from wavebase.training.trainer import TrainState
 
 Contender = tuple[str, int]  # its name and its members
 BATCH = 64
@@ -75,6 +76,8 @@ class Eager(Packed):
 
 class Gates(nn.Module):
     """One LSTM and its readout of the last state, a matrix a gate, as the nets of a run have them."""
+
+    returns_reading = True
 
     def __init__(self, H: int, T: int):
         super().__init__()
@@ -171,17 +174,22 @@ def one_net(name: str, T: int) -> tuple[Callable[[], object], Callable[[], objec
     return forward, step
 
 
-def trainers_step(T: int) -> Callable[[], object]:
-    """The step of one net in a run."""
-    net, nothing = Gates(7 * T, T), lambda *_: None
-    batch = Batch(torch.randn(BATCH, T, 1), torch.randn(BATCH, 1, T))
-    trained = dict(net.named_parameters())
-    optimizer = torch.optim.SGD(trained.values(), lr=1e-3)
-    state = net, SquaredErrorTask(), trained, optimizer, lambda _: 1e-3, None, torch.Generator()
-    trainer = SingleTrainer(TrainState(*state, nothing, nothing, nothing))  # type: ignore[arg-type]
+def trainers_step(T: int, members: int = 1) -> Callable[[], object]:
+    """The step of a net in a run, or of the nets of a stack."""
+    nothing = lambda *_: None  # noqa: E731
+
+    def member() -> TrainState:
+        net = Gates(7 * T, T)
+        trained = dict(net.named_parameters())
+        optimizer = torch.optim.SGD(trained.values(), lr=1e-3)
+        state = net, SquaredErrorTask(), trained, optimizer, lambda _: 1e-3, None, torch.Generator()
+        return TrainState(*state, nothing, nothing, nothing)  # type: ignore[arg-type]
+
+    trainer = make_trainer([member() for _ in range(members)])
+    batches = [Batch(torch.randn(BATCH, T, 1), torch.randn(BATCH, 1, T)) for _ in range(members)]
 
     def step() -> None:
-        trainer.losses([batch])
+        trainer.losses(batches)
         trainer.update(0)
 
     return step
@@ -231,21 +239,21 @@ def take_turns(programs: dict[Contender, Callable[[], object]], seconds: float) 
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats = {}
-    for name, make_trainer in programs.items():
+    for name, program in programs.items():
         for _ in range(4):  # TorchScript compiles in its first calls
-            make_trainer()
+            program()
         began = time.perf_counter()
-        make_trainer()
+        program()
         repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
     times: dict[Contender, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
-        for name, make_trainer in programs.items():
+        for name, program in programs.items():
             if repeats[name] > 1:
-                make_trainer()
+                program()
             began = clock()
             for _ in range(repeats[name]):
-                make_trainer()
+                program()
             times[name].append((clock() - began) / repeats[name])
     return times
 
@@ -276,14 +284,14 @@ def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[st
                 for group in ({}, larger) if larger else ({},):
                     pairs = {**singles, **group}
                     programs = {**{k: pair[index] for k, pair in pairs.items()}, CEILING: ceiling(T)}
-                    if index and not group:
-                        programs["trainer", 1] = trainers_step(T)
+                    if index:
+                        programs |= {("trainer", n): trainers_step(T, n) for n in {n for _, n in group} or (1,)}
                     times = take_turns(programs, seconds)
                     flop = (8, 24)[index] * BATCH * T * (7 * T) ** 2
                     top = 8 * BATCH * T * (7 * T) ** 2 / low(times[CEILING])
                     own = {name: low(times[name, 1]) for name in CONTENDERS}
                     best_jax = {n: min(low(times[name, n]) / n for name in JAX) for name, n in pairs if name == JAX[0]}
-                    for name, members in group or [key for key in programs if key != CEILING]:
+                    for name, members in [k for k in programs if k != CEILING and (k not in singles or not group)]:
                         series = times[name, members]
                         each = low(series) / members
                         row = {
