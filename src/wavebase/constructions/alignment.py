@@ -16,6 +16,7 @@ only see the largest gains, which are 1e10 times the smallest. Biases count by t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -192,10 +193,20 @@ class _Search:
         self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
         self.signal, self.behaviour = signal, _behaviour(start.weights, start, signal)
         self.active = self.behaviour[0].norm(dim=1) > SILENT
+        self._last: deque[tuple[Element, Rows]] = deque(maxlen=4)
 
     def reached(self, element: Element) -> float:
         """Return the distance to the start under an element, not divided by the start's norm."""
-        return _norm(_rows(act(element, self.weights)), self.units, self.origin).item()
+        return _norm(self._acted(element), self.units, self.origin).item()
+
+    def _acted(self, element: Element) -> Rows:
+        """Return the net's rows under an element. Those of the last few are kept: a step starts where another has arrived."""
+        for known, rows in self._last:
+            if known is element:
+                return rows
+        rows = _rows(act(element, self.weights))
+        self._last.append((element, rows))
+        return rows
 
     def by_behaviour(self) -> Element:
         """Return the element of steps (1) to (3)."""
@@ -217,7 +228,7 @@ class _Search:
     def descend(self, element: Element) -> Element:
         """Improve an element while the distance falls: block by block, then the signs of the silent units' states."""
         best, all_units = self.reached(element), self.everything.nonzero()[:, 0]
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if best > 0 else 0):
             before = best
             for block in [*self.blocks, all_units]:
                 proposed = element.then(self.best_step(element, block, self.everything, self.everything))
@@ -255,7 +266,7 @@ class _Search:
             others: Numbers of units that may change places with the block's.
             stay: Keep permutation and signs of states; choose rows only.
         """
-        now, origin, units = _rows(act(element, self.weights)), self.origin, self.units
+        now, origin, units = self._acted(element), self.origin, self.units
         pool = block if others is None else torch.cat([block, others])
         counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
         if not stay:  # a unit's weight on itself is in its row and in its column, so it does not count
