@@ -225,8 +225,8 @@ def _equal_starts_are_measured_once(request, monkeypatch):
 
 
 LAID_OUT = {"test_figures", "test_report", "test_dashboard", "test_gallery"}  # tests that look at pictures
-# tests that every kind of picture can be drawn of what a run records
-DRAWN = {"test_run", "test_analyze", "test_extraction", "test_cases_console", "test_commands", "test_experiments", "test_docs", "test_types"}  # fmt: skip
+# every kind of picture is drawn of what commands record; so it is in tests marked `draws`
+DRAWN = {"test_commands", "test_experiments", "test_docs", "test_types"}
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +237,7 @@ def _pictures_are_drawn_where_they_lie(request, monkeypatch):
     if not FULL and module not in LAID_OUT:
         monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         monkeypatch.setattr(Figure, "set_dpi", lambda figure, dpi: setattr(figure, "dpi", 30))
-        if module not in DRAWN:
+        if module not in DRAWN and request.node.get_closest_marker("draws") is None:
             monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import ONE_PROBE, SMALL
 from wavebase.theory import boundaries
 from wavebase.theory.boundaries import Boundary, Curvatures
 
@@ -231,7 +231,7 @@ def test_a_run_reports_the_boundary_of_its_optimiser(ran):
 @pytest.mark.parametrize("optim", ["sgd", "momentum"])
 def test_a_net_stays_below_and_leaves_above(optim, ran):
     words = (*KEPT, "T=4", "model.preset=trainable", "task.training_count=64", "train.batch=64", "train.steps=150", "probe.every=150",
-             "probe.curvature_batch=64", "train.log_every=1", f"optim={optim}")  # fmt: skip
+             "probe.curvature_batch=64", "train.log_every=1", ONE_PROBE, f"optim={optim}")  # fmt: skip
     below, above = (
         ran(*words, f"optim.lr_over_boundary={rate}", name=str(rate)).metrics()["loss/train"][1] for rate in (0.9, 1.2)
     )

@@ -23,7 +23,8 @@ from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder
 from wavebase.training.interruption import Interrupted, Interruption
 
-QUICK = (*SMALL, "train.steps=8", "train.log_every=1", "train.checkpoint_every=1", "probe.every=4")
+QUICK = (*SMALL, "train.steps=8", "train.log_every=1", "train.checkpoint_every=1", "probe.every=4",
+         "probe.measure=[function.held_out_error,drift.weight_drift]")  # fmt: skip
 
 
 def go(node, path):

@@ -352,6 +352,7 @@ def test_bad_input_is_refused_in_one_line(bad, words, cli) -> None:
     assert status == 1 and words in err and err.count("\n") == 1 and "Traceback" not in err + out
 
 
+@pytest.mark.draws
 def test_a_run_leaves_its_numbers_and_figures(ran) -> None:
     short = [word for word in SHORT if "figures" not in word]
     folder: RunFolder = ran(

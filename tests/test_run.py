@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import FEW, FULL, SMALL
+from conftest import FEW, FULL, ONE_PROBE, SMALL
 from wavebase.experiment import runner
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder, find_runs
@@ -25,6 +25,7 @@ def numbers(folder):
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.draws
 class TestRecords:
     @pytest.mark.parametrize("model", ["spectral", "random"] if FULL else ["spectral"])
     def test_float32_has_every_figure_too(self, model, ran):
@@ -228,7 +229,7 @@ def test_each_option_changes_what_it_should(base, change, where, ran, unchanged)
     ],
 )
 def test_what_label_noise_explains_is_said_only_where_the_law_holds(words, known, ran):
-    summary = ran(*QUICK, "task.label_noise=0.1", *words).summary()
+    summary = ran(*QUICK, ONE_PROBE, "task.label_noise=0.1", *words).summary()
     assert (summary["label_noise"] is not None) == known
     assert not known or 0 < summary["label_noise"]["expected_error"] < 0.1
 
@@ -244,7 +245,7 @@ def test_seeds_leave_the_other_draws_alone(name, ran):
 
 
 def test_the_seed_of_the_data_leaves_start_and_held_out_data_alone(ran):
-    settings = (*QUICK, "model=perturbed", "model.eps=0.02", "train.log_every=1")
+    settings = (*QUICK, ONE_PROBE, "model=perturbed", "model.eps=0.02", "train.log_every=1")
     one, two = ran(*settings, name="one"), ran(*settings, "seeds.data=7", name="two")
     for name in ("loss", "relative_error"):
         assert one.summary()[name]["initial"] == two.summary()[name]["initial"]
@@ -336,7 +337,7 @@ def test_a_recording_trains(cli, tmp_path):
 
 
 def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
-    words = ("-m", *SMALL, "signal=file", f"signal.path={tmp_path}/late.npy", "seed=1,2", "hydra.sweep.dir=sweep")
+    words = ("-m", *SMALL, ONE_PROBE, "signal=file", f"signal.path={tmp_path}/late.npy", "seed=1,2", "hydra.sweep.dir=sweep")
     assert cli(*words)[0] == 1 and all(f.summary()["status"] == "failed" for f in find_runs(tmp_path / "sweep"))
     np.save(tmp_path / "late.npy", np.sin(np.arange(400)))
     status, out, err = cli(*words)
@@ -364,7 +365,7 @@ def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypa
 
 
 def test_a_sweep_goes_on_past_a_failing_job_and_names_it(cli, tmp_path):
-    status, out, err = cli("-m", *SMALL, "model=spectral,random", "T=4,1", "hydra.sweep.dir=sweep")
+    status, out, err = cli("-m", *SMALL, ONE_PROBE, "model=spectral,random", "T=4,1", "hydra.sweep.dir=sweep")
     assert status == 1 and out.count("failed: ") == 2 and "T must be a window" in out and "4 runs, 2 failed" in out
     assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} >= {
         "summary.csv",
@@ -400,7 +401,7 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
 def test_a_sweep_finds_its_own_folder_again(launcher, cli, tmp_path):
-    words = ("-m", *SMALL, "seed=1,2", f"hydra/launcher={launcher}")
+    words = ("-m", *SMALL, ONE_PROBE, "seed=1,2", f"hydra/launcher={launcher}")
     status, out, _ = cli(*words)
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert status == 0 and "2 runs, 0 failed" in out and len(find_runs(folder)) == 2
