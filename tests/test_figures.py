@@ -316,7 +316,7 @@ class TestCurves:
             sweeps.by_setting(points, ["a", "b"], "x"),
         ]
         for figure in drawn:
-            style.png(figure)  # ticks get their labels when they are drawn
+            figure.draw_without_rendering()  # gives ticks their labels
             scale = 8 / 2.54 / figure.get_figwidth()
             shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
             # a superscript is 0.7 of its text
