@@ -278,6 +278,7 @@ def test_a_bad_command_prints_one_line(cli):
     assert cli(*words) == (1, "", "wavebase: model.M must lie in 1..N=16, got 17; use null for N\n")
 
 
+@pytest.mark.draws
 def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path, cli):
     wave = tmp_path / "wave.npy"
     np.save(wave, np.random.default_rng(0).uniform(-1, 1, 4000))
