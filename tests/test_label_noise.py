@@ -172,7 +172,7 @@ def test_gauss_newton_is_the_hessian_of_an_exact_net(batch):
 
 
 def test_the_law_holds_for_the_spectral_net():
-    T, batch, steps, members = 2, 32, 180, 8
+    T, batch, steps, members = 2, 32, 180, 12
     net, trained, _ = net_and_signal(T, 1)
     g = torch.Generator().manual_seed(3)
     draw = lambda *shape: 2 * torch.rand(*shape, T, generator=g, dtype=torch.float64) - 1  # noqa: E731
