@@ -259,7 +259,9 @@ def test_robust_forecasters_survive_offset_trend_scale_and_gaps(name):
         """Errors on several pasts, given with a factor and with what was added: as one batch, which costs as much as one."""
         with torch.no_grad():
             forecasts = net(torch.cat([past for past, _, _ in shown])).split(len(past))
-        return [error((found - added) / factor, future) for found, (_, factor, added) in zip(forecasts, shown, strict=True)]
+        return [
+            error((found - added) / factor, future) for found, (_, factor, added) in zip(forecasts, shown, strict=True)
+        ]
 
     t = torch.arange(105, dtype=F64) / 25
     holes = torch.where(torch.rand(past.shape, generator=draws()) < 0.1, math.nan, past)

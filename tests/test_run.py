@@ -337,7 +337,15 @@ def test_a_recording_trains(cli, tmp_path):
 
 
 def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
-    words = ("-m", *SMALL, ONE_PROBE, "signal=file", f"signal.path={tmp_path}/late.npy", "seed=1,2", "hydra.sweep.dir=sweep")
+    words = (
+        "-m",
+        *SMALL,
+        ONE_PROBE,
+        "signal=file",
+        f"signal.path={tmp_path}/late.npy",
+        "seed=1,2",
+        "hydra.sweep.dir=sweep",
+    )
     assert cli(*words)[0] == 1 and all(f.summary()["status"] == "failed" for f in find_runs(tmp_path / "sweep"))
     np.save(tmp_path / "late.npy", np.sin(np.arange(400)))
     status, out, err = cli(*words)

@@ -16,8 +16,8 @@ only see the largest gains, which are 1e10 times the smallest. Biases count by t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -193,20 +193,11 @@ class _Search:
         self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
         self.signal, self.behaviour = signal, _behaviour(start.weights, start, signal)
         self.active = self.behaviour[0].norm(dim=1) > SILENT
-        self._last: deque[tuple[Element, Rows]] = deque(maxlen=4)
+        self.rows = lru_cache(4)(lambda element: _rows(act(element, self.weights)))  # a step begins where one arrived
 
     def reached(self, element: Element) -> float:
         """Return the distance to the start under an element, not divided by the start's norm."""
-        return _norm(self._acted(element), self.units, self.origin).item()
-
-    def _acted(self, element: Element) -> Rows:
-        """Return the net's rows under an element. Those of the last few are kept: a step starts where another has arrived."""
-        for known, rows in self._last:
-            if known is element:
-                return rows
-        rows = _rows(act(element, self.weights))
-        self._last.append((element, rows))
-        return rows
+        return _norm(self.rows(element), self.units, self.origin).item()
 
     def by_behaviour(self) -> Element:
         """Return the element of steps (1) to (3)."""
@@ -217,8 +208,7 @@ class _Search:
         element = Element(match, identity.swap, identity.sign_input, sign)
         element = element.then(self.best_step(element, known.nonzero()[:, 0], known, none, stay=True))
         for block in self.blocks:
-            silent = block[~known[block]]
-            if len(silent):
+            if len(silent := block[~known[block]]):
                 unknown = ~known
                 unknown[silent] = False
                 element = element.then(self.best_step(element, silent, known, known, unknown.nonzero()[:, 0]))
@@ -266,7 +256,7 @@ class _Search:
             others: Numbers of units that may change places with the block's.
             stay: Keep permutation and signs of states; choose rows only.
         """
-        now, origin, units = self._acted(element), self.origin, self.units
+        now, origin, units = self.rows(element), self.origin, self.units
         pool = block if others is None else torch.cat([block, others])
         counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
         if not stay:  # a unit's weight on itself is in its row and in its column, so it does not count

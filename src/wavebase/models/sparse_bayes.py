@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavebase.models import toeplitz
 from wavebase.models.base import build_within_memory
