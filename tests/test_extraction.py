@@ -260,7 +260,7 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
     def refuse(job, error):
         raise error
 
-    base = ("T=20", "signal.samples=200", "signal.duration=1.99", *SHORT[3:], "experiment=frequency_extraction", "dtype=float64", "optim=sgd", "optim.lr=0.1", "optim.lr_over_boundary=null", "train.batch=16", "task.unroll=25", "train.steps=24", "model.hidden_size=5", "probe.every=12")  # fmt: skip
+    base = ("T=20", "signal.samples=200", "signal.duration=1.99", *SHORT[3:], "experiment=frequency_extraction", "dtype=float64", "optim=sgd", "optim.lr=0.1", "optim.lr_over_boundary=null", "train.batch=16", "task.unroll=25", "train.steps=12", "model.hidden_size=5", "probe.every=6")  # fmt: skip
     changes = ("seed=0", "seed=1", "optim.lr=0.03", "optim.clip_norm=0.01")
     for kind in ("task.phases=random", "model.attention=4", "model.layers=2"):
         tried = changes if FULL or kind == "task.phases=random" else changes[:2]

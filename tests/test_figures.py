@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from omegaconf import OmegaConf
 from PIL import Image
 
-from conftest import ROOT, SMALL
+from conftest import ONE_PROBE, ROOT, SMALL
 from wavebase import registry
 from wavebase.analysis.analyze import analyze
 from wavebase.figures import curves, run, spectrum_sheet, style, sweeps, weights
@@ -374,6 +374,7 @@ def test_movement_shows_what_moved_and_no_more():
 
 WITH_ONE = (
     *(word for word in SMALL if not word.startswith("probe.figures")),
+    ONE_PROBE,
     "train.steps=1",
     "probe.figures=[train_loss]",
 )

@@ -16,6 +16,7 @@ from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
+ENDS = (*QUICK, "probe.measure=[function.held_out_error,drift.weight_drift]")
 DRAWN = "probe.draw=true"  # as a run alone
 
 
@@ -86,25 +87,25 @@ class TestRecords:
         assert all(torch.equal(w, two.load_checkpoint(6)["net"][n]) for n, w in one.load_checkpoint(6)["net"].items())
 
     def test_a_finished_run_is_left_alone_and_resume_false_takes_a_new_folder(self, ran, composed, tmp_path):
-        folder = ran(*QUICK)
+        folder = ran(*ENDS)
         before = (folder.path / "summary.json").stat().st_mtime_ns
-        ran(*QUICK)
+        ran(*ENDS)
         assert (folder.path / "summary.json").stat().st_mtime_ns == before
-        runner.run(runner.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
+        runner.run(runner.Job(composed(*ENDS, "resume=false"), folder.path, {}), single=False)
         assert RunFolder(tmp_path / "run-2").summary()["status"] == "done"
         with pytest.raises(RecordsError, match="another run's"):
-            runner.run(runner.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
+            runner.run(runner.Job(composed(*ENDS, "seed=5"), folder.path, {}), single=False)
 
     def test_an_interrupted_run_continues_to_the_same_numbers(self, ran, composed, tmp_path, monkeypatch):
-        whole = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="whole")
+        whole = ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="whole")
         stop_at = iter([False] * 5 + [True])
         monkeypatch.setattr(interruption.Interruption, "__call__", lambda self: next(stop_at, False))
         with pytest.raises(interruption.Interrupted, match="step 5"):
-            ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="cut")
+            ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="cut")
         assert RunFolder(tmp_path / "cut").summary()["status"] == "interrupted"
         with (tmp_path / "cut" / "metrics.jsonl").open("ab") as file:
             file.write(b'{"step": 5, "loss/tr')  # a process killed while writing
-        cut = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="cut")
+        cut = ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="cut")
         assert numbers(cut) == numbers(whole)
         ours, theirs = cut.load_checkpoint(6), whole.load_checkpoint(6)
         assert all(torch.equal(weight, theirs["net"][name]) for name, weight in ours["net"].items())
@@ -113,11 +114,11 @@ class TestRecords:
         assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     def test_a_broken_checkpoint_gives_way_to_an_older_one(self, ran, caplog):
-        folder = ran(*QUICK, "train.checkpoint_every=2")
+        folder = ran(*ENDS, "train.checkpoint_every=2")
         expected = numbers(folder)
         (folder.path / "summary.json").unlink()
         (folder.path / "checkpoints" / "step_00000006.pt").write_bytes(b"cut off")
-        again = ran(*QUICK, "train.checkpoint_every=2")
+        again = ran(*ENDS, "train.checkpoint_every=2")
         assert numbers(again) == expected and "must be a readable checkpoint" in caplog.text
 
     def test_unreadable_records_are_named(self, tmp_path):
@@ -146,9 +147,6 @@ class TestRecords:
             over["relative_error"]["final"] is None
             or over["relative_error"]["final"] > 10 * under["relative_error"]["final"]
         )
-
-
-ENDS = (*QUICK, "probe.measure=[function.held_out_error,drift.weight_drift]")
 
 
 def start_and_end(ran, name, *overrides):
@@ -235,13 +233,11 @@ def test_what_label_noise_explains_is_said_only_where_the_law_holds(words, known
 
 
 @pytest.mark.parametrize("name", ["seeds.init=7", "seeds.perturbation=7", "seeds.probe=7"])
-def test_seeds_leave_the_other_draws_alone(name, ran):
-    plain, changed = (
-        start_and_end(ran, n, *words) for n, words in (("plain", ()), ("changed", (name, "optim.lr=1e-20")))
-    )
-    again = start_and_end(ran, "again", "optim.lr=1e-20")
-    assert all(torch.equal(weight, again[1][key]) for key, weight in changed[1].items())
-    assert all(torch.equal(weight, plain[0][key]) for key, weight in changed[0].items())
+def test_seeds_leave_the_other_draws_alone(name, ran, unchanged):
+    start, end, _ = start_and_end(ran, "changed", name, "optim.lr=1e-20")
+    (plain, _), (_, still) = unchanged(), unchanged("optim.lr=1e-20")
+    assert all(torch.equal(weight, still[key]) for key, weight in end.items())
+    assert all(torch.equal(weight, plain[key]) for key, weight in start.items())
 
 
 def test_the_seed_of_the_data_leaves_start_and_held_out_data_alone(ran):
@@ -356,8 +352,8 @@ def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
 def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypatch):
     from wavebase.experiment.summary import mark_failed
 
-    whole = ran(*QUICK, "train.checkpoint_every=2", name="whole")
-    job = runner.Job(composed(*QUICK, "train.checkpoint_every=2"), tmp_path / "cut", {})
+    whole = ran(*ENDS, "train.checkpoint_every=2", name="whole")
+    job = runner.Job(composed(*ENDS, "train.checkpoint_every=2"), tmp_path / "cut", {})
     with monkeypatch.context() as patch:
         patch.setattr(
             interruption.Interruption,
