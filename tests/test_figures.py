@@ -302,7 +302,9 @@ class TestCurves:
             assert difference(one, two) > 15, (one, two)
 
     def test_text_can_be_read_at_eight_centimetres(self, folder, monkeypatch):
-        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)  # it changes no size of text
+        monkeypatch.setattr(
+            ConstrainedLayoutEngine, "execute", lambda engine, figure: None
+        )  # it changes no size of text
         tags = ("loss/train", "error/training", "drift/weight_hh_cell")
         groups = {"a": [{tag: (np.arange(3), np.array([1.0, 0.5, 0.25])) for tag in tags}]}
         points = [sweeps.Point({"a": n % 3, "b": n % 2}, 0.1, "done", "drifted", 0.7) for n in range(6)]
