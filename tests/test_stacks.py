@@ -71,7 +71,7 @@ def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
     """After 200 steps in float64, within 1e-6 relative: what docs/sweeps.md promises. Only the first net trains for so long,
     and has every probe: they read the weights, which are compared too."""
     whole = FULL or base == ("model=perturbed",)
-    steps, half = (200, 100) if whole else (60, 30)
+    steps, half = (200, 100) if whole else (40, 20)
     lengths = (f"train.steps={steps}", f"train.checkpoint_every={half}", f"probe.every={steps}")
     lengths += () if whole else FEW_PROBES
     settings = [(*SWEEP, *base, *lengths, change) for change in changes]
