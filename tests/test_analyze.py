@@ -334,6 +334,7 @@ def test_every_name_of_a_layer_is_recognised() -> None:
         layers({"fc.weight": torch.ones(2, 2)})
 
 
+@pytest.mark.draws
 def test_command_line_reads_files_and_series(tmp_path, capsys, monkeypatch) -> None:
     net = torch.nn.RNN(1, 6, nonlinearity="relu", bias=False)
     for step in (0, 10, 20):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT, SMALL
+from conftest import ONE_PROBE, ROOT, SMALL
 from wavebase.experiment import runner, stacked
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import write
 
-TINY = ("model=random", *SMALL)
+TINY = ("model=random", *SMALL, ONE_PROBE)
 SWEEP = ("-m", *TINY, "hydra.sweep.dir=s")
 
 

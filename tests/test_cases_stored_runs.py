@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import ONE_PROBE, SMALL
 from same_records import contents, same
 from wavebase.cli.probe import probe
 from wavebase.experiment import build, config, runner
@@ -18,10 +18,10 @@ from wavebase.training.interruption import Interrupted, Interruption
 
 QUICK = (*SMALL[1:], "train.steps=6", "train.log_every=1", "train.checkpoint_every=1", "probe.every=3")
 SYSTEMS = {
-    "start_from": ("model=spectral", "T=4", "model.parametrization=unit_scaled"),
+    "start_from": ("model=spectral", "T=4", "model.parametrization=unit_scaled", ONE_PROBE),
     "weights": (
         "experiment=harmonic_forecast", "model=learned_prior", "model.width=4", "signal.periods=[2,9]",
-        "model.periods=[2,9]", "T=20", "task.horizon=4", "optim=adam", "optim.lr=0.001", "probe.measure=[function.held_out_error]",
+        "model.periods=[2,9]", "T=20", "task.horizon=4", "optim=adam", "optim.lr=0.001", ONE_PROBE,
     ),
 }  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_a_run_on_one_long_stream_can_be_probed(ran):
         "experiment=frequency_extraction", "T=100", "signal.samples=1000", "signal.duration=9.99", "train.steps=1",
         "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "model.hidden_size=4",
     )  # fmt: skip
-    said = probe(folder.path, ["draws=19", "samples=4", "panels=eigenvalues"])
+    said = probe(folder.path, ["draws=4", "samples=4", "panels=eigenvalues"])
     assert "spectrum.json" in said and (folder.path / "spectrum.json").is_file()
     # no algorithm is in question: the task's numbers lead, beside its baselines, and no verdict is given
     for text in (said, (folder.path / "verdict.txt").read_text()):

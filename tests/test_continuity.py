@@ -141,7 +141,7 @@ def test_no_rounding_of_the_weights_changes_a_probe(name):
 
 
 def test_the_parts_of_a_drift_do_not_depend_on_rounding():
-    start = spectral_construction(4, preset="trainable")
+    start = spectral_construction(3, preset="trainable")
     weights = perturb(start, Perturbation(scale=0.1), seeded(1)).weights
     wanted = measured(start, weights, [position.drift_split])
     assert min(wanted[f"position/{part}"] for part in ("visible", "gauge", "null")) > 1e-6

@@ -151,7 +151,7 @@ def test_a_small_frequency_error_is_undone_and_over_the_boundary_it_grows():
 def test_the_curvature_is_what_the_theory_says():
     # lambda_max = 4 v N / 3 at the exact untied start for white noise of variance v, up to the edges' O(1/N)
     N = 128
-    net, x = cosine_transform(N, dtype=torch.float64), noise(2048, N)
+    net, x = cosine_transform(N, dtype=torch.float64), noise(512, N)
     frequencies = [net.offset_analysis, net.offset_synthesis]
     measured = largest_curvature(lambda: (net(x) - x).square().mean(), frequencies)
     assert measured == pytest.approx(4 / 3 * N / 3, rel=0.1)
@@ -278,6 +278,7 @@ def test_a_bad_command_prints_one_line(cli):
     assert cli(*words) == (1, "", "wavebase: model.M must lie in 1..N=16, got 17; use null for N\n")
 
 
+@pytest.mark.draws
 def test_the_experiment_runs_on_a_recording_and_undoes_a_small_error(tmp_path, cli):
     wave = tmp_path / "wave.npy"
     np.save(wave, np.random.default_rng(0).uniform(-1, 1, 4000))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FULL
+from conftest import FULL, ONE_PROBE
 from wavebase.constructions.lock_in import lock_in_construction
 from wavebase.experiment import build, config, runner, stacked
 from wavebase.models import lock_in, stateful
@@ -260,7 +260,7 @@ def test_stacked_members_equal_their_runs_alone(composed, tmp_path) -> None:
     def refuse(job, error):
         raise error
 
-    base = ("T=20", "signal.samples=200", "signal.duration=1.99", *SHORT[3:], "experiment=frequency_extraction", "dtype=float64", "optim=sgd", "optim.lr=0.1", "optim.lr_over_boundary=null", "train.batch=16", "task.unroll=25", "train.steps=24", "model.hidden_size=5", "probe.every=12")  # fmt: skip
+    base = ("T=20", "signal.samples=200", "signal.duration=1.99", *SHORT[3:], "experiment=frequency_extraction", "dtype=float64", "optim=sgd", "optim.lr=0.1", "optim.lr_over_boundary=null", "train.batch=16", "task.unroll=25", "train.steps=12", "model.hidden_size=5", "probe.every=6", ONE_PROBE)  # fmt: skip
     changes = ("seed=0", "seed=1", "optim.lr=0.03", "optim.clip_norm=0.01")
     for kind in ("task.phases=random", "model.attention=4", "model.layers=2"):
         tried = changes if FULL or kind == "task.phases=random" else changes[:2]
@@ -352,6 +352,7 @@ def test_bad_input_is_refused_in_one_line(bad, words, cli) -> None:
     assert status == 1 and words in err and err.count("\n") == 1 and "Traceback" not in err + out
 
 
+@pytest.mark.draws
 def test_a_run_leaves_its_numbers_and_figures(ran) -> None:
     short = [word for word in SHORT if "figures" not in word]
     folder: RunFolder = ran(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import optim
@@ -27,14 +28,14 @@ def least_squares():
 def simulated(make, steps, averaged, members=400):
     """Relative error, an rms over members and over the last steps, of an optimiser that starts at the fit."""
     jacobian, fit, power = least_squares()
-    g = torch.Generator().manual_seed(1)
+    draw = np.random.default_rng(1)  # three times as fast as torch's
     w = fit.repeat(members, 1).requires_grad_()
     optimizer, errors = make([w]), []
     for step in range(steps):
         residual = (w.detach() - fit) @ jacobian.mT
         if step >= steps - averaged:
             errors.append(residual.square().mean().item() / power)
-        noise = NOISE * math.sqrt(power) * torch.randn(residual.shape, generator=g, dtype=torch.float64)
+        noise = NOISE * math.sqrt(power) * torch.from_numpy(draw.standard_normal(residual.shape))
         w.grad = 2 * (residual - noise) @ jacobian / len(jacobian)
         optimizer.step()
     return math.sqrt(sum(errors) / averaged)
@@ -171,7 +172,7 @@ def test_gauss_newton_is_the_hessian_of_an_exact_net(batch):
 
 
 def test_the_law_holds_for_the_spectral_net():
-    T, batch, steps, members = 2, 32, 300, 4
+    T, batch, steps, members = 2, 32, 180, 12
     net, trained, _ = net_and_signal(T, 1)
     g = torch.Generator().manual_seed(3)
     draw = lambda *shape: 2 * torch.rand(*shape, T, generator=g, dtype=torch.float64) - 1  # noqa: E731

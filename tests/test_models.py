@@ -1,5 +1,6 @@
 """Every model config: one contract; and the recurrence against torch.nn.LSTM."""
 
+import json
 import re
 
 import pytest
@@ -64,11 +65,25 @@ def test_model_contract(model, dtype, composed, tmp_path):
     assert names and all(not weight.requires_grad for weight in components.net.named_weights().values())
 
 
+@pytest.fixture(scope="module")
+def finished(run_once, composed, tmp_path_factory):
+    """finished("T=5") -> the folder of such a run. Experiments that differ only in what they sweep over are one run here."""
+    folders = {}
+
+    def go(*words):
+        key = json.dumps(composed(*words), sort_keys=True)
+        if key not in folders:
+            folders[key] = run_once(tmp_path_factory.mktemp("finished") / "run", *words)
+        return folders[key]
+
+    return go
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_two_training_steps(model, ran):
+def test_two_training_steps(model, finished):
     task = native_task(model)
     # without noise the ridges are at their least, where a step is below the rounding of their logarithm
-    folder = ran(*task, *["signal.noise=0.1"] * ("experiment=harmonic_forecast" in task))
+    folder = finished(*task, *["signal.noise=0.1"] * ("experiment=harmonic_forecast" in task))
     summary = folder.summary()
     assert summary["status"] == "done" and summary["steps"] == 2
     first, last = folder.load_checkpoint(0), folder.load_checkpoint(2)
@@ -77,8 +92,8 @@ def test_two_training_steps(model, ran):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs_two_steps(experiment, ran):
-    assert ran(*small(experiment)).summary()["status"] in ("done", "diverged")
+def test_every_experiment_runs_two_steps(experiment, finished):
+    assert finished(*small(experiment)).summary()["status"] in ("done", "diverged")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 2, 4), (2, 7, 1, 9)])

@@ -262,7 +262,7 @@ def test_gauss_newton_solves_least_squares_and_knows_when_to_stop(count):
 def test_gauss_newton_repairs_an_exact_net():
     """Every weight of an exact net moved by 1 % of its unit (what its row is driven by, over its column's largest state): five
     steps on a fixed set take the error on other signals from 0.2 to under 1e-3."""
-    construction = spectral_construction(4, dtype=torch.float64)
+    construction = spectral_construction(3, dtype=torch.float64)
     net, units = SpectralLSTM(construction), natural_units(construction)
     size = construction.hidden_size
     scale = {"readout.weight": 1 / units.readout[:, :size], "readout.bias": 1 / units.readout[:, size]}
@@ -281,8 +281,8 @@ def test_gauss_newton_repairs_an_exact_net():
         return (torch.func.functional_call(net, moved, (x,)) - y) / y.norm()
 
     def signals(count, seed):
-        x = torch.rand(count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
-        return x, power_spectrum(x, 4)
+        x = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+        return x, power_spectrum(x, 3)
 
     def error():
         with torch.no_grad():

@@ -7,15 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import UnsupportedValueType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import FEW, FULL, SMALL
+from conftest import FEW, FULL, ONE_PROBE, SMALL
 from wavebase.experiment import runner
 from wavebase.records.atomic import RecordsError
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.training import interruption
 
 QUICK = ("train.steps=6", "train.batch=4", "task.held_out_count=8", "probe.figures=[]", "probe.every=3", "T=4", FEW)
+ENDS = (*QUICK, "probe.measure=[function.held_out_error,drift.weight_drift]")
 DRAWN = "probe.draw=true"  # as a run alone
 
 
@@ -25,6 +28,7 @@ def numbers(folder):
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.draws
 class TestRecords:
     @pytest.mark.parametrize("model", ["spectral", "random"] if FULL else ["spectral"])
     def test_float32_has_every_figure_too(self, model, ran):
@@ -85,25 +89,25 @@ class TestRecords:
         assert all(torch.equal(w, two.load_checkpoint(6)["net"][n]) for n, w in one.load_checkpoint(6)["net"].items())
 
     def test_a_finished_run_is_left_alone_and_resume_false_takes_a_new_folder(self, ran, composed, tmp_path):
-        folder = ran(*QUICK)
+        folder = ran(*ENDS)
         before = (folder.path / "summary.json").stat().st_mtime_ns
-        ran(*QUICK)
+        ran(*ENDS)
         assert (folder.path / "summary.json").stat().st_mtime_ns == before
-        runner.run(runner.Job(composed(*QUICK, "resume=false"), folder.path, {}), single=False)
+        runner.run(runner.Job(composed(*ENDS, "resume=false"), folder.path, {}), single=False)
         assert RunFolder(tmp_path / "run-2").summary()["status"] == "done"
         with pytest.raises(RecordsError, match="another run's"):
-            runner.run(runner.Job(composed(*QUICK, "seed=5"), folder.path, {}), single=False)
+            runner.run(runner.Job(composed(*ENDS, "seed=5"), folder.path, {}), single=False)
 
     def test_an_interrupted_run_continues_to_the_same_numbers(self, ran, composed, tmp_path, monkeypatch):
-        whole = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="whole")
+        whole = ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="whole")
         stop_at = iter([False] * 5 + [True])
         monkeypatch.setattr(interruption.Interruption, "__call__", lambda self: next(stop_at, False))
         with pytest.raises(interruption.Interrupted, match="step 5"):
-            ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="cut")
+            ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="cut")
         assert RunFolder(tmp_path / "cut").summary()["status"] == "interrupted"
         with (tmp_path / "cut" / "metrics.jsonl").open("ab") as file:
             file.write(b'{"step": 5, "loss/tr')  # a process killed while writing
-        cut = ran(*QUICK, "train.checkpoint_every=2", "optim=adam", name="cut")
+        cut = ran(*ENDS, "train.checkpoint_every=2", "optim=adam", name="cut")
         assert numbers(cut) == numbers(whole)
         ours, theirs = cut.load_checkpoint(6), whole.load_checkpoint(6)
         assert all(torch.equal(weight, theirs["net"][name]) for name, weight in ours["net"].items())
@@ -112,11 +116,11 @@ class TestRecords:
         assert "custom_scalars__config__" in events.Tags()["tensors"]
 
     def test_a_broken_checkpoint_gives_way_to_an_older_one(self, ran, caplog):
-        folder = ran(*QUICK, "train.checkpoint_every=2")
+        folder = ran(*ENDS, "train.checkpoint_every=2")
         expected = numbers(folder)
         (folder.path / "summary.json").unlink()
         (folder.path / "checkpoints" / "step_00000006.pt").write_bytes(b"cut off")
-        again = ran(*QUICK, "train.checkpoint_every=2")
+        again = ran(*ENDS, "train.checkpoint_every=2")
         assert numbers(again) == expected and "must be a readable checkpoint" in caplog.text
 
     def test_unreadable_records_are_named(self, tmp_path):
@@ -145,9 +149,6 @@ class TestRecords:
             over["relative_error"]["final"] is None
             or over["relative_error"]["final"] > 10 * under["relative_error"]["final"]
         )
-
-
-ENDS = (*QUICK, "probe.measure=[function.held_out_error,drift.weight_drift]")
 
 
 def start_and_end(ran, name, *overrides):
@@ -228,23 +229,21 @@ def test_each_option_changes_what_it_should(base, change, where, ran, unchanged)
     ],
 )
 def test_what_label_noise_explains_is_said_only_where_the_law_holds(words, known, ran):
-    summary = ran(*QUICK, "task.label_noise=0.1", *words).summary()
+    summary = ran(*QUICK, ONE_PROBE, "task.label_noise=0.1", *words).summary()
     assert (summary["label_noise"] is not None) == known
     assert not known or 0 < summary["label_noise"]["expected_error"] < 0.1
 
 
 @pytest.mark.parametrize("name", ["seeds.init=7", "seeds.perturbation=7", "seeds.probe=7"])
-def test_seeds_leave_the_other_draws_alone(name, ran):
-    plain, changed = (
-        start_and_end(ran, n, *words) for n, words in (("plain", ()), ("changed", (name, "optim.lr=1e-20")))
-    )
-    again = start_and_end(ran, "again", "optim.lr=1e-20")
-    assert all(torch.equal(weight, again[1][key]) for key, weight in changed[1].items())
-    assert all(torch.equal(weight, plain[0][key]) for key, weight in changed[0].items())
+def test_seeds_leave_the_other_draws_alone(name, ran, unchanged):
+    start, end, _ = start_and_end(ran, "changed", name, "optim.lr=1e-20")
+    (plain, _), (_, still) = unchanged(), unchanged("optim.lr=1e-20")
+    assert all(torch.equal(weight, still[key]) for key, weight in end.items())
+    assert all(torch.equal(weight, plain[key]) for key, weight in start.items())
 
 
 def test_the_seed_of_the_data_leaves_start_and_held_out_data_alone(ran):
-    settings = (*QUICK, "model=perturbed", "model.eps=0.02", "train.log_every=1")
+    settings = (*QUICK, ONE_PROBE, "model=perturbed", "model.eps=0.02", "train.log_every=1")
     one, two = ran(*settings, name="one"), ran(*settings, "seeds.data=7", name="two")
     for name in ("loss", "relative_error"):
         assert one.summary()[name]["initial"] == two.summary()[name]["initial"]
@@ -336,7 +335,15 @@ def test_a_recording_trains(cli, tmp_path):
 
 
 def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
-    words = ("-m", *SMALL, "signal=file", f"signal.path={tmp_path}/late.npy", "seed=1,2", "hydra.sweep.dir=sweep")
+    words = (
+        "-m",
+        *SMALL,
+        ONE_PROBE,
+        "signal=file",
+        f"signal.path={tmp_path}/late.npy",
+        "seed=1,2",
+        "hydra.sweep.dir=sweep",
+    )
     assert cli(*words)[0] == 1 and all(f.summary()["status"] == "failed" for f in find_runs(tmp_path / "sweep"))
     np.save(tmp_path / "late.npy", np.sin(np.arange(400)))
     status, out, err = cli(*words)
@@ -344,11 +351,27 @@ def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
     assert [f.summary()["status"] for f in find_runs(tmp_path / "sweep")] == ["done", "done"]
 
 
+def test_a_configuration_is_written_as_omegaconf_writes_it(composed):
+    shared = [1, 2.5]
+    odd = {
+        "words": ["true", "null", "1e3", "0x10", "1_000", "~", "", " a ", "a: b", "# c", "ü\n\u2028", "x" * 200, "y " * 90, "'", "1:30", "???", "- a", "@b"],
+        "numbers": [0, -1, True, None, 1e300, 1e-5, 1.0, float("inf"), float("-inf"), 10**18], "twice": [shared, shared],
+        "empty": [{}, [], {"a": {}}], "interpolated": r"\${a}", "tuple": (1, "2"),
+    }  # fmt: skip
+    nodes = [composed(f"experiment={name}") for name in ("frequency_extraction", "harmonic_forecast", "second_argmax")]
+    nodes += [composed(), *({"T": 4, key: value} for key, value in odd.items())]
+    for node in nodes:
+        wanted = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
+        assert runner.config_text({**node, "resume": False, "trust": []}) == wanted.replace("trust: []\n", "")
+    with pytest.raises(UnsupportedValueType):
+        runner.config_text({"path": object()})
+
+
 def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypatch):
     from wavebase.experiment.summary import mark_failed
 
-    whole = ran(*QUICK, "train.checkpoint_every=2", name="whole")
-    job = runner.Job(composed(*QUICK, "train.checkpoint_every=2"), tmp_path / "cut", {})
+    whole = ran(*ENDS, "train.checkpoint_every=2", name="whole")
+    job = runner.Job(composed(*ENDS, "train.checkpoint_every=2"), tmp_path / "cut", {})
     with monkeypatch.context() as patch:
         patch.setattr(
             interruption.Interruption,
@@ -364,7 +387,7 @@ def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypa
 
 
 def test_a_sweep_goes_on_past_a_failing_job_and_names_it(cli, tmp_path):
-    status, out, err = cli("-m", *SMALL, "model=spectral,random", "T=4,1", "hydra.sweep.dir=sweep")
+    status, out, err = cli("-m", *SMALL, ONE_PROBE, "model=spectral,random", "T=4,1", "hydra.sweep.dir=sweep")
     assert status == 1 and out.count("failed: ") == 2 and "T must be a window" in out and "4 runs, 2 failed" in out
     assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} >= {
         "summary.csv",
@@ -400,7 +423,7 @@ def test_a_sweep_over_seeds_becomes_one_row_a_model_and_the_report_rebuilds_it(c
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
 def test_a_sweep_finds_its_own_folder_again(launcher, cli, tmp_path):
-    words = ("-m", *SMALL, "seed=1,2", f"hydra/launcher={launcher}")
+    words = ("-m", *SMALL, ONE_PROBE, "seed=1,2", f"hydra/launcher={launcher}")
     status, out, _ = cli(*words)
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert status == 0 and "2 runs, 0 failed" in out and len(find_runs(folder)) == 2

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from conftest import SMALL
+from conftest import ONE_PROBE, SMALL
 from hydra_plugins.wavebase_stacked.launcher import _DeferredJobEnds
 from test_launchers import needs
 from wavebase.cli import composing, names, sweep_folders
@@ -20,7 +20,7 @@ from wavebase.experiment import runner, summary
 from wavebase.experiment.progress import Pace
 from wavebase.records.folder import RunFolder, find_runs
 
-RANDOM = (*SMALL, "model=random", "hydra.sweep.dir=sweep")
+RANDOM = (*SMALL, ONE_PROBE, "model=random", "hydra.sweep.dir=sweep")
 STACKED = ("hydra/launcher=stacked", "hydra.launcher.processes=1")
 calls = []
 

@@ -43,7 +43,9 @@ def test_the_contract_is_the_members(make):
             exact = member.net()(member.inputs[:8])
             assert torch.equal(algorithm.forward(algorithm.weights, member.inputs[:8]), exact)
         assert 0 < algorithm.distance(near) < 0.01 and algorithm.distance(algorithm.weights) == 0
-        for symmetry in algorithm.symmetries if FULL or not unit_scaled else ():  # of the weights, whatever is trained
+        # of the weights, whatever is trained; large groups have many alike
+        every = 1 if FULL else max(1, len(algorithm.symmetries) // 4)
+        for symmetry in algorithm.symmetries[::every] if FULL or not unit_scaled else ():
             assert algorithm.aligned(symmetry(near))[1] <= algorithm.distance(near) * (1 + 1e-9)
     for name, block in net.blocks.items():
         entries = algorithm.blocks[name]

@@ -6,6 +6,7 @@ import numpy as np
 
 KREISS_UNITS = 128  # above, hundreds of singular value problems would take minutes
 LARGEST_SCALE = 1e6
+AT_ONCE = 2**21  # numbers of matrices times points of a grid that are worked on together
 INDEPENDENT = 1e4  # condition number of the eigenvectors up to which they bound a resolvent
 
 
@@ -79,43 +80,49 @@ def kreiss(weights: np.ndarray, eigenvalues: np.ndarray, radii: int = 8, angles:
     scaled = weights / np.where(usable, radius, 1.0)[..., None, None]
     excess = np.repeat(np.geomspace(1e-3, 10, radii), angles)
     z = (1 + excess) * np.tile(np.exp(1j * np.linspace(0, np.pi, angles)), radii)
-    every = zip(scaled.reshape(-1, H, H), usable.flat, strict=True)
-    largest = [_largest_excess(weight, z, excess) if fits else np.nan for weight, fits in every]
+    every, fits = scaled.reshape(-1, H, H), np.flatnonzero(usable)
+    largest = np.full(len(every), np.nan)
+    many = max(1, AT_ONCE // (len(z) * H * H))
+    for some in (fits[n : n + many] for n in range(0, len(fits), many)):
+        largest[some] = _largest_excess(every[some], z, excess)
     return np.reshape(largest, radius.shape)
 
 
-def _largest_excess(weight: np.ndarray, z: np.ndarray, excess: np.ndarray) -> float:
-    """Return the largest of excess ||(z - W)^-1|| over points z [n]. Points whose upper bound is smaller are not computed."""
-    bound = excess * _resolvent_bound(weight, z)
-    order = np.argsort(-bound, kind="stable")
-    largest = 0.0
+def _largest_excess(weights: np.ndarray, z: np.ndarray, excess: np.ndarray) -> np.ndarray:
+    """Return the largest of excess ||(z - W)^-1|| over points z [n] for each of [N, H, H]. Points whose upper bound is smaller
+    are not computed."""
+    bound = excess * _resolvent_bound(weights, z)
+    order = np.argsort(-bound, axis=1, kind="stable")
+    largest, left = np.zeros(len(weights)), np.arange(len(weights))
     for start in range(0, len(z), 4):
-        some = order[start : start + 4]
-        if bound[some[0]] < largest:
+        left = left[~(bound[left, order[left, start]] < largest[left])]
+        if not len(left):
             break
-        smallest = np.linalg.svd(z[some, None, None] * np.eye(len(weight)) - weight, compute_uv=False)[:, -1]
-        largest = max(largest, float((excess[some] / np.maximum(smallest, 1e-300)).max()))
+        some = order[left, start : start + 4]
+        shifted = z[some][..., None, None] * np.eye(weights.shape[-1]) - weights[left, None]
+        smallest = np.linalg.svd(shifted, compute_uv=False)[..., -1]
+        largest[left] = np.maximum(largest[left], (excess[some] / np.maximum(smallest, 1e-300)).max(1))
     return largest
 
 
-def _resolvent_bound(weight: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Return upper bounds of ||(z - W)^-1|| at points z [n]: its Frobenius norm, from one eigendecomposition for all z, and
-    1 / (|z| - ||W||)."""
-    beyond = np.abs(z) - np.linalg.norm(weight, 2)
-    bound = np.divide(1, beyond, out=np.full(len(z), np.inf), where=beyond > 0)
-    values, vectors = np.linalg.eig(weight)
+def _resolvent_bound(weights: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return upper bounds [N, n] of ||(z - W)^-1|| for [N, H, H] at points z [n]: its Frobenius norm, from one
+    eigendecomposition for all z, and 1 / (|z| - ||W||)."""
+    beyond = np.abs(z) - np.linalg.norm(weights, 2, axis=(-2, -1))[:, None]
+    bound = np.divide(1, beyond, out=np.full(beyond.shape, np.inf), where=beyond > 0)
+    values, vectors = np.linalg.eig(weights)
     try:
         inverse = np.linalg.inv(vectors)
-    except np.linalg.LinAlgError:
-        return bound
-    with np.errstate(over="ignore", invalid="ignore"):  # eigenvectors that are nearly dependent
-        if not np.linalg.norm(vectors) * np.linalg.norm(inverse) <= INDEPENDENT:
-            return bound
+    except np.linalg.LinAlgError:  # of one of them
+        return bound if len(weights) == 1 else np.concatenate([_resolvent_bound(one[None], z) for one in weights])
     # ||V D V^-1||_F^2 = d* (V* V o (V^-1 V^-*)^T) d with d = 1 / (z - eigenvalues)
-    form = (vectors.conj().T @ vectors) * (inverse @ inverse.conj().T).T
-    d = 1 / (z - values[:, None])
-    frobenius = np.sqrt(np.maximum((d.conj() * (form @ d)).sum(0).real, 0))
-    return np.minimum(bound, frobenius * (1 + 1e-4))  # its rounding is below 1e-6 up to INDEPENDENT
+    with np.errstate(over="ignore", invalid="ignore"):  # eigenvectors that are nearly dependent
+        independent = np.linalg.norm(vectors, axis=(-2, -1)) * np.linalg.norm(inverse, axis=(-2, -1)) <= INDEPENDENT
+        form = (vectors.conj().mT @ vectors) * (inverse @ inverse.conj().mT).mT
+        d = 1 / (z - values[..., None])
+        frobenius = np.sqrt(np.maximum((d.conj() * (form @ d)).sum(-2).real, 0))
+    # its rounding is below 1e-6 up to INDEPENDENT
+    return np.where(independent[:, None], np.minimum(bound, frobenius * (1 + 1e-4)), bound)
 
 
 def pseudospectrum(weight: np.ndarray, extent: float, points: int = 61) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

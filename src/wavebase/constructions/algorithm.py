@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,12 +94,19 @@ class ExactAlgorithm:
 
     def distance(self, weights: Weights) -> float:
         """Return ||(W - exact) / unit|| / ||exact / unit|| over all weights: 0 is exact, 1 is zero weights."""
-        apart = size = 0.0
-        for name, exact in self.weights.items():
-            unit, exact = self.unit(name), exact.detach().cpu().double()
-            apart += ((weights[name].detach().cpu().double() - exact) / unit).square().sum().item()
-            size += (exact / unit).square().sum().item()
+        apart, (exact, size) = 0.0, self._measure
+        for name, (weight, unit) in exact.items():
+            apart += ((weights[name].detach().cpu().double() - weight) / unit).square().sum().item()
         return math.sqrt(apart / size) if math.isfinite(apart) else math.inf
+
+    @cached_property  # a search over symmetries asks for thousands of distances
+    def _measure(self) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+        """The exact weights and their units in float64 on the CPU, and the square of their size."""
+        exact = {name: (weight.detach().cpu().double(), self.unit(name)) for name, weight in self.weights.items()}
+        size = 0.0
+        for weight, unit in exact.values():
+            size += (weight / unit).square().sum().item()
+        return exact, size
 
     def aligned(self, weights: Weights) -> tuple[dict[str, Tensor], float]:
         """Return the weights, on the CPU, moved by the symmetries as near to the exact ones as they come, and that distance.

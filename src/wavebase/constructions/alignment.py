@@ -17,6 +17,7 @@ only see the largest gains, which are 1e10 times the smallest. Biases count by t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -192,10 +193,11 @@ class _Search:
         self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
         self.signal, self.behaviour = signal, _behaviour(start.weights, start, signal)
         self.active = self.behaviour[0].norm(dim=1) > SILENT
+        self.rows = lru_cache(4)(lambda element: _rows(act(element, self.weights)))  # a step begins where one arrived
 
     def reached(self, element: Element) -> float:
         """Return the distance to the start under an element, not divided by the start's norm."""
-        return _norm(_rows(act(element, self.weights)), self.units, self.origin).item()
+        return _norm(self.rows(element), self.units, self.origin).item()
 
     def by_behaviour(self) -> Element:
         """Return the element of steps (1) to (3)."""
@@ -206,8 +208,7 @@ class _Search:
         element = Element(match, identity.swap, identity.sign_input, sign)
         element = element.then(self.best_step(element, known.nonzero()[:, 0], known, none, stay=True))
         for block in self.blocks:
-            silent = block[~known[block]]
-            if len(silent):
+            if len(silent := block[~known[block]]):
                 unknown = ~known
                 unknown[silent] = False
                 element = element.then(self.best_step(element, silent, known, known, unknown.nonzero()[:, 0]))
@@ -217,7 +218,7 @@ class _Search:
     def descend(self, element: Element) -> Element:
         """Improve an element while the distance falls: block by block, then the signs of the silent units' states."""
         best, all_units = self.reached(element), self.everything.nonzero()[:, 0]
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if best > 0 else 0):
             before = best
             for block in [*self.blocks, all_units]:
                 proposed = element.then(self.best_step(element, block, self.everything, self.everything))
@@ -255,7 +256,7 @@ class _Search:
             others: Numbers of units that may change places with the block's.
             stay: Keep permutation and signs of states; choose rows only.
         """
-        now, origin, units = _rows(act(element, self.weights)), self.origin, self.units
+        now, origin, units = self.rows(element), self.origin, self.units
         pool = block if others is None else torch.cat([block, others])
         counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
         if not stay:  # a unit's weight on itself is in its row and in its column, so it does not count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavebase.models import toeplitz
 from wavebase.models.base import build_within_memory
@@ -88,8 +88,9 @@ class SparseBayes(HarmonicForecaster):
 def _diagonal_sums(matrix: Tensor) -> Tensor:
     """Return c_k with sum_{ts} M_ts cos(w (t - s)) = sum_k c_k cos(w k), for symmetric M: [..., N, N] to [..., N]."""
     N = matrix.shape[-1]
-    rows = nn.functional.pad(matrix, (0, N - 1)).flatten(-2)
-    shifted = nn.functional.pad(rows, (0, N)).unflatten(-1, (N, 2 * N))  # row t is moved t places to the left
+    room = matrix.new_zeros(*matrix.shape[:-2], 2 * N * N)
+    room[..., :-N].unflatten(-1, (N, 2 * N - 1))[..., :N] = matrix
+    shifted = room.unflatten(-1, (N, 2 * N))  # row t is moved t places to the left
     sums = shifted.sum(-2)[..., :N]  # the main diagonal and those above it
     return torch.cat([sums[..., :1], 2 * sums[..., 1:]], -1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import wavebase
 PACKAGE = Path(wavebase.__file__).parent
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a run's numbers; "unknown" without dist-info."""
+    """Return the versions of Python and of the packages that decide a run's numbers; "unknown" without dist-info. Looked up once."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "hydra-core", "omegaconf", "tensorboard"):
         try:
@@ -24,9 +26,11 @@ def versions() -> dict[str, str]:
     return {**found, "wavebase": wavebase.__version__}
 
 
+@cache
 def git_state() -> dict[str, Any] | None:
     """Return the commit of wavebase's own checkout, and whether its tree has changes; None if there is no checkout.
 
+    Looked up once: a process goes on computing with the source that it began with, whatever is edited or committed meanwhile.
     A package in the virtual environment of some other repository has none: that repository's commit says nothing of it.
     """
 
@@ -43,8 +47,9 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() / "src" / "wavebase" != PACKAGE.resolve():
+        toplevel, _, commit = git("rev-parse", "--show-toplevel", "HEAD").rpartition("\n")
+        if Path(toplevel).resolve() / "src" / "wavebase" != PACKAGE.resolve():
             return None
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+        return {"commit": commit, "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
