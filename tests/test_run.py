@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import UnsupportedValueType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import FEW, FULL, ONE_PROBE, SMALL
@@ -349,22 +347,6 @@ def test_a_failed_job_runs_when_its_cause_is_gone(cli, tmp_path):
     status, out, err = cli(*words)
     assert status == 0, out + err
     assert [f.summary()["status"] for f in find_runs(tmp_path / "sweep")] == ["done", "done"]
-
-
-def test_a_configuration_is_written_as_omegaconf_writes_it(composed):
-    shared = [1, 2.5]
-    odd = {
-        "words": ["true", "null", "1e3", "0x10", "1_000", "~", "", " a ", "a: b", "# c", "ü\n\u2028", "x" * 200, "y " * 90, "'", "1:30", "???", "- a", "@b"],
-        "numbers": [0, -1, True, None, 1e300, 1e-5, 1.0, float("inf"), float("-inf"), 10**18], "twice": [shared, shared],
-        "empty": [{}, [], {"a": {}}], "interpolated": r"\${a}", "tuple": (1, "2"),
-    }  # fmt: skip
-    nodes = [composed(f"experiment={name}") for name in ("frequency_extraction", "harmonic_forecast", "second_argmax")]
-    nodes += [composed(), *({"T": 4, key: value} for key, value in odd.items())]
-    for node in nodes:
-        wanted = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in node.items() if key != "resume"}))
-        assert runner.config_text({**node, "resume": False, "trust": []}) == wanted.replace("trust: []\n", "")
-    with pytest.raises(UnsupportedValueType):
-        runner.config_text({"path": object()})
 
 
 def test_a_failure_on_the_way_loses_no_records(ran, composed, tmp_path, monkeypatch):

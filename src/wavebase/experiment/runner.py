@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 
 from wavebase.experiment import config
 from wavebase.experiment.build import build_components
@@ -151,26 +149,7 @@ def train_and_finish(
 def config_text(node: Mapping[str, Any]) -> str:
     """Return what config.yaml holds: the resolved configuration without `resume`, which is about the folder, and without an empty `trust`."""
     kept = {key: value for key, value in node.items() if key != "resume" and (key != "trust" or value)}
-    if not _is_plain(kept):
-        return OmegaConf.to_yaml(OmegaConf.create(kept))
-    # the same without the copy, which takes longer than the writing
-    return yaml.dump(kept, Dumper=_PlainDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
-
-
-class _PlainDumper(get_omega_conf_dumper()):  # type: ignore[misc]
-    """OmegaConf's way of writing YAML; what occurs twice is written twice, as in a copy."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _is_plain(value: Any) -> bool:
-    """Return whether OmegaConf would keep a value as it is: no other types, no interpolation."""
-    if type(value) is dict:
-        return all(type(key) is str and _is_plain(inner) for key, inner in value.items())
-    if type(value) is list:
-        return all(map(_is_plain, value))
-    return "${" not in value if type(value) is str else value is None or type(value) in (bool, int, float)
+    return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 
 def given(job: Job) -> dict[str, Any]:
