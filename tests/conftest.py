@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from torch import nn
 import hydra_once
 from wavebase.cli import names, probe, run
 from wavebase.experiment import runner
+from wavebase.records import provenance
 
 ROOT = Path(__file__).parents[1]
 # Many tests fork, which a process that has started CUDA cannot: all run on the CPU but those of on_device, in a process of
@@ -204,6 +206,15 @@ def _nothing_is_left_behind(_working_directory):
 @pytest.fixture(autouse=True, scope="session")
 def _composed_once():
     with hydra_once.remembering():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _git_is_asked_once():
+    """Every run asks git for the commit of these sources, which no test changes."""
+    asked, package = functools.cache(provenance.git_state), provenance.PACKAGE
+    plain = provenance.git_state
+    with mock.patch.object(provenance, "git_state", lambda: asked() if provenance.PACKAGE == package else plain()):
         yield
 
 

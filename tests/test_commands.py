@@ -93,7 +93,7 @@ LONG = {
     "python bench/cosine.py": "timings",
     "python bench/stack_on_cuda.py": "needs a CUDA device; tests/on_device/ runs it",
     "python experiments/cosine_exactness.py": "T = 4096",
-    "python tests/kill_sweeps.py": "tests/test_survival.py kills twenty times",
+    "python tests/kill_sweeps.py": "tests/test_survival.py kills twelve times",
 }
 
 # ---- what a page prints ----
