@@ -32,8 +32,9 @@ from torch import nn
 
 import hydra_once
 from wavebase.cli import names, probe, run
-from wavebase.experiment import runner
+from wavebase.experiment import runner, session
 from wavebase.records import provenance
+from wavebase.theory import gauss_newton
 
 ROOT = Path(__file__).parents[1]
 # Many tests fork, which a process that has started CUDA cannot: all run on the CPU but those of on_device, in a process of
@@ -233,6 +234,14 @@ def _equal_starts_are_measured_once(request, monkeypatch):
 
     if not FULL and request.node.get_closest_marker("measures_starts") is None:
         monkeypatch.setattr(runner, "build_components", build_components)
+
+
+@pytest.fixture
+def small_samples(monkeypatch):
+    """For tests whose runs are there to be run: intervals and curvatures of a start are estimated from few signals."""
+    if not FULL:
+        monkeypatch.setattr(session, "FRESH", 16)
+        monkeypatch.setattr(gauss_newton, "ROWS", 64)
 
 
 LAID_OUT = {"test_figures", "test_report", "test_dashboard", "test_gallery"}  # tests that look at pictures

@@ -55,7 +55,7 @@ PLACEHOLDERS = {
 }
 # What a page takes for granted: runs made by commands that it does not print.
 BEFORE = {
-    "docs/harmonic_forecast.md": ["python -m wavebase.run experiment=forecast_lstm"],
+    "docs/harmonic_forecast.md": ["python -m wavebase.run experiment=forecast_lstm model.hidden_size=8"],
     "docs/sweeps.md": ["python -m wavebase.run -m T=4,5 optim.lr=1e-20,1e-19 hydra.sweep.dir=outputs/sweeps/one"],
     "docs/frequency_extraction.md": [
         "python -m wavebase.run experiment=frequency_extraction hydra.run.dir=outputs/runs/frequency_extraction"
@@ -295,7 +295,7 @@ RUN_ALREADY = set()  # runs and sweeps that an earlier page printed too
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_runs(page, a_run, tmp_path, monkeypatch, capfd):
+def test_every_command_of_a_page_runs(page, a_run, small_samples, tmp_path, monkeypatch, capfd):
     items = printed((ROOT / page).read_text())
     skipped = {*ELSEWHERE, *(() if WIDE else LONG)}
     wanted = [item for item in items if item[0] != "command" or not (item[2] in skipped or run_elsewhere(item[2]))]
