@@ -425,9 +425,9 @@ def test_a_browser_paints_the_plots(tree, tmp_path):
         )  # and the plots have all the colour
         copy = tmp_path / f"{name}.html"
         copy.write_text(text.replace("</body>", f"{measure}</body>"))
-        title = re.search("<title>(.*?)</title>", browsed(copy, tmp_path, "--dump-dom"))[1]
         shot = tmp_path / f"{name}.png"
-        browsed(copy, tmp_path, "--window-size=1000,2600", f"--screenshot={shot}")
+        said = browsed(copy, tmp_path, "--window-size=1000,2600", f"--screenshot={shot}", "--dump-dom")
+        title = re.search("<title>(.*?)</title>", said)[1]
         pixels = np.asarray(Image.open(shot).convert("RGB"), dtype=int)
         colourful = (pixels.max(2) - pixels.min(2) > 60).sum()
         painted[name] = [int(width) for width in title.split(",")], colourful
