@@ -13,7 +13,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wavebase.cli import names
 
@@ -66,6 +66,7 @@ def remembering():
     )
     choices, parse = defaults_list._create_interpolation_map, omegaconf.base.parse
     read, initialize = OverridesParser.parse_rule, CachingConfigRepository.initialize_sources
+    read_yaml, texts = OmegaConf.load, {}
     parsed, merged, overridden, modes = {}, {}, {}, {}
 
     def load_config(self, config_path):
@@ -74,6 +75,15 @@ def remembering():
         if config_path not in parsed:
             parsed[config_path] = pickle.dumps(load(self, config_path))
         return pickle.loads(parsed[config_path])
+
+    def load_text(file):
+        if not hasattr(file, "read"):
+            return read_yaml(file)
+        text = file.read()
+        if text not in texts:
+            file.seek(0)
+            texts[text] = pickle.dumps(read_yaml(file))
+        return pickle.loads(texts[text])
 
     def merge_defaults(self, defaults, repo):
         if not _known(repo):
@@ -113,6 +123,7 @@ def remembering():
 
     patches = [
         (ConfigRepository, "load_config", load_config),
+        (OmegaConf, "load", staticmethod(load_text)),  # of a conf/ of a test's own, of which it changed a file
         (Hydra, "get_mode", get_mode),
         (ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_defaults),
         (defaults_list, "_create_interpolation_map", known_choices),

@@ -81,7 +81,7 @@ def named(page):
         ("T=4", "train.steps=2", "probe.curvature_batch=8"),
         ("experiment=cosine_reconstruction", "T=8", "train.steps=2"),
         ("experiment=frequency_extraction", "T=100", "signal.samples=1000", "signal.duration=9.99", "train.steps=2", "train.batch=4", "task.held_out_count=4"),
-        ("T=4", "train.steps=2", "probe.curvature_batch=8", "train.batch=4", "task.held_out_count=4",
+        ("T=3", "train.steps=2", "probe.curvature_batch=8", "train.batch=4", "task.held_out_count=4",
          "probe.measure=[function.held_out_error,curvature.sharpness,curvature.group_sharpness,position.drift_split]"),
     ],
     ids=["spectrum", "cosine", "extraction", "optional"],
