@@ -215,7 +215,7 @@ def _git_is_asked_once():
     """Every run asks git for the commit of these sources, which no test changes."""
     asked, package = functools.cache(provenance.git_state), provenance.PACKAGE
     plain = provenance.git_state
-    with mock.patch.object(provenance, "git_state", lambda: asked() if provenance.PACKAGE == package else plain()):
+    with mock.patch.object(provenance, "git_state", lambda: asked() if package == provenance.PACKAGE else plain()):
         yield
 
 

@@ -63,7 +63,9 @@ def process(library, tmp_path):
     copies the good library, for which the true one takes two seconds."""
     compiler = tmp_path / "bin" / "g++"
     compiler.parent.mkdir()
-    compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {library} "$2"\necho >> {tmp_path}/compiled\n')
+    compiler.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp {library} "$2"\necho >> {tmp_path}/compiled\n'
+    )
     compiler.chmod(0o700)
     return lambda **environment: loaded(PATH=f"{compiler.parent}:{os.environ['PATH']}", **environment)
 
