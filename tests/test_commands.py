@@ -27,6 +27,7 @@ from scipy.io import wavfile
 
 import test_experiments
 from conftest import FEW, ROOT, run_here
+from test_experiments import ONE_PROCESS
 from test_models import SHORT_MIX
 from wavebase import study
 
@@ -35,7 +36,7 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 
 # ---- what a command becomes ----
 
-# A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
+# A run takes two steps on little data, with a window of four where nothing says another; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
 RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 SMALL = {
     r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16 panels=eigenvalues",
@@ -246,6 +247,8 @@ class Reader:
             words = [re.sub(r"range\(0,\d+\)", "range(0,2)", word) for word in words]
             if not {"--help", "-sc"} & {*words}:
                 words += [*RUN, *(SHORT_MIX if "extraction" in command else ()), *more]
+                words += ONE_PROCESS if "hydra/launcher=stacked" in words else ()
+                words += ["T=4"] if not any(word.startswith(("T=", "experiment=")) for word in words) else []
                 words += ["hydra.sweeper.params=null"] if "experiment=" in command else []
         if words[1] == "-m":
             start, arguments = import_module(words[2]).main, words[3:]
