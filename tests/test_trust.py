@@ -295,6 +295,15 @@ def test_what_a_run_writes_is_read_back_as_it_was(group, composed, tmp_path):
         assert RunFolder(tmp_path).config() == kept
 
 
+def test_what_one_reader_changes_another_does_not_see(good):
+    """A configuration that was read before is not parsed again."""
+    stored = RunFolder(good).config()
+    changed = RunFolder(good).config()
+    changed["model"]["bins"].append("mine")
+    changed["signal"].clear()
+    assert RunFolder(good).config() == stored != changed
+
+
 def test_a_configuration_that_could_not_be_read_back_is_not_begun(tmp_path):
     with pytest.raises(RecordsError, match=r"must fit into 262144 bytes, got 300002; shorten its lists"):
         RunFolder(tmp_path / "run").start("a" * 300_000 + "é")
