@@ -45,7 +45,7 @@ SMALL = {
     r"python bench/parametrization.py": "--rounds 1",
     r"python bench/one_step.py": "--seconds 0.1",
     r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
-    r"python experiments/forecast_robustness.py": "--signals 4 --updates 16",
+    r"python experiments/forecast_robustness.py": "--signals 2 --updates 16",
     r"python experiments/forecast_table.py": "--fitted 20",
     r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",
 }  # fmt: skip
