@@ -39,7 +39,7 @@ def _known(repository):
 
 
 def _copied(config, memo, plain=DictConfig.__deepcopy__):
-    """Copy a configuration as its own method does, a fifth as fast node by node."""
+    """Copy a configuration as its own method does node by node, several times as fast."""
     parent = config.__dict__["_parent"]
     if memo:  # a part of a larger copy
         return plain(config, memo)
