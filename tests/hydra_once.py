@@ -43,13 +43,16 @@ def _copied(config, memo, plain=DictConfig.__deepcopy__):
     parent = config.__dict__["_parent"]
     if memo:  # a part of a larger copy
         return plain(config, memo)
-    config.__dict__["_parent"] = None
+    config.__dict__["_parent"] = None  # pickled, it would bring all that is above
     try:
-        result = pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))
+        content = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
     except Exception:  # it holds what cannot be pickled
-        return plain(config, memo)
+        content = None
     finally:
         config.__dict__["_parent"] = parent
+    if content is None:
+        return plain(config, memo)
+    result = pickle.loads(content)
     result.__dict__["_parent"] = parent
     return result
 
