@@ -30,7 +30,7 @@ MEMBERS = {  # name: the words that make it
     "attention": "experiment=in_context_regression task.held_out_count=4096",
     "modular addition": "experiment=modular_addition",
 }
-TINY = {"counter": "task.longest=4 task.held_out_count=16"}  # more words of a test
+TINY = {"counter": "T=8 task.longest=4 task.held_out_count=16", "modular addition": "task.p=5"}  # more words of a test
 PROBES = "[function.held_out_error,algorithm.distance,algorithm.questions,drift.weight_drift,gradient.movement]"
 OWN_PROBES = {  # of a member that is judged in another way
     "spectral LSTM": "[function.held_out_error,function.centred_error,function.quadratic_forms,mechanism.oscillators,mechanism.masked_error,mechanism.interchange,position.distance,drift.weight_drift,gradient.movement]"

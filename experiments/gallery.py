@@ -196,7 +196,7 @@ SYSTEMS = (
     }, forecast, lambda: gallery_pictures.forecasts(forecasters())),
     System("Reading the spectrum of any recurrent net", "reading_spectra", {
         f"run experiment=second_argmax train.steps=16384 hydra.run.dir={HOME}/reading": SMALL + "probe.figures=[]",
-        f"analyze {HOME}/reading out={HOME}/reading": "draws=8 samples=16",
+        f"analyze {HOME}/reading out={HOME}/reading": "draws=8 samples=16 panels=eigenvalues",
     }, reading, lambda: gallery_pictures.nulls(quantities()[0])),
 )  # fmt: skip
 

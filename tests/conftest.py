@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ from torch import nn
 
 import hydra_once
 from wavebase.cli import names, probe, run
-from wavebase.experiment import runner
+from wavebase.experiment import runner, session
+from wavebase.records import provenance
+from wavebase.theory import gauss_newton
 
 ROOT = Path(__file__).parents[1]
 # Many tests fork, which a process that has started CUDA cannot: all run on the CPU but those of on_device, in a process of
@@ -180,7 +183,7 @@ def _imports_are_not_garbage():
     """What is imported stays: the collector need not look at it again, neither here nor in forked copies."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -207,6 +210,15 @@ def _composed_once():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _git_is_asked_once():
+    """Every run asks git for the commit of these sources, which no test changes."""
+    asked, package = functools.cache(provenance.git_state), provenance.PACKAGE
+    plain = provenance.git_state
+    with mock.patch.object(provenance, "git_state", lambda: asked() if package == provenance.PACKAGE else plain()):
+        yield
+
+
 _measured = {}
 
 
@@ -222,6 +234,14 @@ def _equal_starts_are_measured_once(request, monkeypatch):
 
     if not FULL and request.node.get_closest_marker("measures_starts") is None:
         monkeypatch.setattr(runner, "build_components", build_components)
+
+
+@pytest.fixture
+def small_samples(monkeypatch):
+    """For tests whose runs are there to be run: intervals and curvatures of a start are estimated from few signals."""
+    if not FULL:
+        monkeypatch.setattr(session, "FRESH", 16)
+        monkeypatch.setattr(gauss_newton, "ROWS", 64)
 
 
 LAID_OUT = {"test_figures", "test_report", "test_dashboard", "test_gallery"}  # tests that look at pictures

@@ -35,7 +35,8 @@ LAUNCHERS = {
 }  # fmt: skip
 SETTINGS = (
     "T=4", "model=perturbed", "optim=adam", "train.steps=20", "train.batch=4", "train.checkpoint_every=10", "probe.every=10",
-    "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8", "signal=file",
+    "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", "probe.curvature_batch=8",
+    "probe.measure=[function.held_out_error]", "signal=file",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from scipy.io import wavfile
 
 import test_experiments
 from conftest import FEW, ROOT, run_here
+from test_experiments import ONE_PROCESS
 from test_models import SHORT_MIX
 from wavebase import study
 
@@ -35,7 +36,7 @@ WIDE = bool(os.environ.get("WAVEBASE_DOCS"))
 
 # ---- what a command becomes ----
 
-# A run takes two steps on little data; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
+# A run takes two steps on little data, with a window of four where nothing says another; a sweep that an experiment's file asks for becomes its first job, range(0,5) two seeds.
 RUN = ("train.steps=2", "train.batch=4", "task.held_out_count=4", "probe.figures=[]", "probe.curvature=false", FEW)
 SMALL = {
     r"(python -m wavebase.probe|wavebase analyze) (?!--)": "draws=4 samples=16 panels=eigenvalues",
@@ -44,7 +45,7 @@ SMALL = {
     r"python bench/parametrization.py": "--rounds 1",
     r"python bench/one_step.py": "--seconds 0.1",
     r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
-    r"python experiments/forecast_robustness.py": "--signals 4 --updates 16",
+    r"python experiments/forecast_robustness.py": "--signals 2 --updates 16",
     r"python experiments/forecast_table.py": "--fitted 20",
     r"python tests/kill_sweeps.py": "kills=2 launchers=stacked",
 }  # fmt: skip
@@ -55,7 +56,7 @@ PLACEHOLDERS = {
 }
 # What a page takes for granted: runs made by commands that it does not print.
 BEFORE = {
-    "docs/harmonic_forecast.md": ["python -m wavebase.run experiment=forecast_lstm"],
+    "docs/harmonic_forecast.md": ["python -m wavebase.run experiment=forecast_lstm model.hidden_size=8"],
     "docs/sweeps.md": ["python -m wavebase.run -m T=4,5 optim.lr=1e-20,1e-19 hydra.sweep.dir=outputs/sweeps/one"],
     "docs/frequency_extraction.md": [
         "python -m wavebase.run experiment=frequency_extraction hydra.run.dir=outputs/runs/frequency_extraction"
@@ -93,7 +94,7 @@ LONG = {
     "python bench/cosine.py": "timings",
     "python bench/stack_on_cuda.py": "needs a CUDA device; tests/on_device/ runs it",
     "python experiments/cosine_exactness.py": "T = 4096",
-    "python tests/kill_sweeps.py": "tests/test_survival.py kills twenty times",
+    "python tests/kill_sweeps.py": "tests/test_survival.py kills twelve times",
 }
 
 # ---- what a page prints ----
@@ -246,6 +247,8 @@ class Reader:
             words = [re.sub(r"range\(0,\d+\)", "range(0,2)", word) for word in words]
             if not {"--help", "-sc"} & {*words}:
                 words += [*RUN, *(SHORT_MIX if "extraction" in command else ()), *more]
+                words += ONE_PROCESS if "hydra/launcher=stacked" in words else ()
+                words += ["T=4"] if not any(word.startswith(("T=", "experiment=")) for word in words) else []
                 words += ["hydra.sweeper.params=null"] if "experiment=" in command else []
         if words[1] == "-m":
             start, arguments = import_module(words[2]).main, words[3:]
@@ -295,7 +298,7 @@ RUN_ALREADY = set()  # runs and sweeps that an earlier page printed too
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_runs(page, a_run, tmp_path, monkeypatch, capfd):
+def test_every_command_of_a_page_runs(page, a_run, small_samples, tmp_path, monkeypatch, capfd):
     items = printed((ROOT / page).read_text())
     skipped = {*ELSEWHERE, *(() if WIDE else LONG)}
     wanted = [item for item in items if item[0] != "command" or not (item[2] in skipped or run_elsewhere(item[2]))]

@@ -27,7 +27,7 @@ def load(file):
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_two_steps_leave_a_finding(file, monkeypatch, tmp_path, capsys):
+def test_two_steps_leave_a_finding(file, small_samples, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [file.name, "--tiny"])
     monkeypatch.setattr(study, "FAST_OVERRIDES", (*study.FAST_OVERRIDES, FEW, *ONE_PROCESS))

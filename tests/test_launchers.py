@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import sweep_two_hundred
-from conftest import FULL, HANG, SMALL, ForkedProcess, wait_until
+from conftest import FULL, HANG, ONE_PROBE, SMALL, ForkedProcess, wait_until
 from wavebase.cli import run
 from wavebase.records.atomic import lock_owner
 from wavebase.records.folder import find_runs
@@ -55,7 +55,7 @@ def test_a_failing_job_is_named_and_the_others_go_on(engine, tmp_path):
 
 @pytest.mark.parametrize("engine", [pytest.param(["hydra/launcher=basic"], id="basic"), SUBMITIT, JOBLIB])
 def test_each_job_trains_a_stack(engine, tmp_path):
-    status, out, err = ended(sweep(tmp_path, *engine, *STACKS, *SMALL, "model=perturbed", "seed=0,1,2,3,4"))
+    status, out, err = ended(sweep(tmp_path, *engine, *STACKS, *SMALL, ONE_PROBE, "model=perturbed", "seed=0,1,2,3,4"))
     assert status == 0 and "5 runs, 0 failed" in out, out + err
     logs = out + err + "".join(file.read_text() for file in tmp_path.rglob("*_log.out"))
     assert logs.count("training 2 jobs as one program") == 2 and "training 1 job," in logs

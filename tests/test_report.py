@@ -1,6 +1,7 @@
 """The report on trees of records written here by hand: known numbers, broken records, and the page in a browser."""
 
 import base64
+import contextlib
 import csv
 import errno
 import hashlib
@@ -91,6 +92,15 @@ def tree(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def reported(tree, tmp_path_factory):
+    """The folder of its report, what was printed, and what the call returned."""
+    folder, said = tmp_path_factory.mktemp("reported"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        failed = write.write(tree, write.Options(out=str(folder)))
+    return folder, said.getvalue(), failed
+
+
 def rows(file):
     return list(csv.DictReader(io.StringIO(file.read_text())))
 
@@ -106,10 +116,10 @@ def test_the_interval_holds_the_median_as_often_as_it_says(n):
     assert narrower < 0.95 or 2 * (drop + 1) >= n
 
 
-def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
-    assert write.write(tree, write.Options(out=str(tmp_path))) == 2
-    said = capsys.readouterr().out
-    found = {row["group"]: row for row in rows(tmp_path / "summary.csv")}
+def test_the_table_tells_medians_counts_and_failures(reported):
+    folder, said, failed = reported
+    assert failed == 2
+    found = {row["group"]: row for row in rows(folder / "summary.csv")}
     assert set(found) == {f"{model} optim.lr_over_boundary={rate}" for model in ("exact", "random") for rate in RATES}
     row = found["random optim.lr_over_boundary=1.5"]
     finals = [end("random", 1.5, seed) for seed in SEEDS if seed != 2]
@@ -118,7 +128,7 @@ def test_the_table_tells_medians_counts_and_failures(tree, tmp_path, capsys):
     assert (float(row["error_end_low"]), float(row["error_end_high"])) == pytest.approx((min(finals), max(finals)))
     assert found["random optim.lr_over_boundary=0.5"]["runs"] == "6", "an unfinished run is in no row"
     assert float(found["exact optim.lr_over_boundary=0.5"]["error_end_median"]) == pytest.approx(end("exact", 0.5, 3))
-    assert len(rows(tmp_path / "runs.csv")) == 42
+    assert len(rows(folder / "runs.csv")) == 42
     table = said[: said.index("failed: ")].splitlines()
     assert max(map(len, table)) <= 80 and len(table) == 4 + 2 * 6
     assert "failed: " in said and "<b>rate 1.5 & seed 2</b> broke" in said and "42 runs, 2 failed, 1 unfinished" in said
@@ -327,9 +337,8 @@ class Page(HTMLParser):
             self.rows[-1][-1] += text
 
 
-def test_the_page_holds_everything_it_shows_and_runs_one_script(tree, tmp_path):
-    write.write(tree, write.Options(out=str(tmp_path)))
-    html = (tmp_path / "report.html").read_text()
+def test_the_page_holds_everything_it_shows_and_runs_one_script(reported):
+    html = (reported[0] / "report.html").read_text()
     found = Page(html)
     assert len(found.pictures) == 4 and all(src.startswith("data:image/png;base64,") for src in found.pictures)
     assert found.odd == [] and not re.search(r"url\(|@import", html)
@@ -340,9 +349,9 @@ def test_the_page_holds_everything_it_shows_and_runs_one_script(tree, tmp_path):
     assert "<i>second" not in html
 
 
-def test_the_tables_of_the_page_tell_reasons_distances_and_lead_to_the_runs(tree, tmp_path):
-    write.write(tree, write.Options(out=str(tmp_path)))
-    found = Page((tmp_path / "report.html").read_text())
+def test_the_tables_of_the_page_tell_reasons_distances_and_lead_to_the_runs(tree, reported):
+    folder, *_ = reported
+    found = Page((folder / "report.html").read_text())
     head, *groups = found.tables["groups"]
     rows = {row[0]: dict(zip(head, row, strict=True)) for row in groups}
     assert rows["exact optim.lr_over_boundary=0.5"] | {"error, end": "", "its interval": ""} == {
@@ -351,7 +360,7 @@ def test_the_tables_of_the_page_tell_reasons_distances_and_lead_to_the_runs(tree
     }  # fmt: skip
     head, *runs = found.tables["runs"]
     assert len(runs) == 42 == len(found.links) and head[-1] == "why"
-    places = {(tmp_path / link).resolve() for link in found.links}
+    places = {(folder / link).resolve() for link in found.links}
     assert places == {folder.path.resolve() for folder in find_runs(tree)}
     assert any("<b>rate 1.5 & seed 2</b> broke" in row[-1] for row in runs), "as text"
     names, values = found.data["details"]["names"], found.data["details"]["rows"]
@@ -411,10 +420,8 @@ def test_no_verdict_is_shown_where_none_is_defined(tmp_path, capsys):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
-def test_a_browser_paints_the_plots(tree, tmp_path):
-    write.write(tree, write.Options(out=str(tmp_path)))
-    file = tmp_path / "report.html"
-    html = file.read_text()
+def test_a_browser_paints_the_plots(reported, tmp_path):
+    html = (reported[0] / "report.html").read_text()
     measure = "<script>onload = () => document.title = [...document.images].map(i => i.complete * i.naturalWidth).join()</script>"
     pages = {"whole": html, "broken": re.sub('base64,[^"]*', "base64,AAAA", html)}
     painted = {}
@@ -425,9 +432,9 @@ def test_a_browser_paints_the_plots(tree, tmp_path):
         )  # and the plots have all the colour
         copy = tmp_path / f"{name}.html"
         copy.write_text(text.replace("</body>", f"{measure}</body>"))
-        title = re.search("<title>(.*?)</title>", browsed(copy, tmp_path, "--dump-dom"))[1]
         shot = tmp_path / f"{name}.png"
-        browsed(copy, tmp_path, "--window-size=1000,2600", f"--screenshot={shot}")
+        said = browsed(copy, tmp_path, "--window-size=1000,2600", f"--screenshot={shot}", "--dump-dom")
+        title = re.search("<title>(.*?)</title>", said)[1]
         pixels = np.asarray(Image.open(shot).convert("RGB"), dtype=int)
         colourful = (pixels.max(2) - pixels.min(2) > 60).sum()
         painted[name] = [int(width) for width in title.split(",")], colourful

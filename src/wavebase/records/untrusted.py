@@ -5,6 +5,8 @@ A stored configuration is data: YAML without tags, anchors or interpolation. Eve
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 import re
@@ -92,12 +94,18 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_config(content: bytes, path: Path) -> dict[str, Any]:
     """Return the content of a stored configuration, as `read_config` does; `path` is for the message only."""
     try:
-        node = yaml.load(content, _Loader)  # a SafeLoader with fewer types
-        _check(node)
+        node = copy.deepcopy(_parsed(content))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecordsError(f"{path} must be readable YAML of plain values, got {reason(error)}; restore it") from error
     if not isinstance(node, dict):
         raise RecordsError(f"{path} must be a mapping, got a {type(node).__name__}; restore it")
+    return node
+
+
+@functools.lru_cache(64)  # a report, a figure and a check read one file after another; parsing takes ten milliseconds
+def _parsed(content: bytes) -> Any:
+    node = yaml.load(content, _Loader)  # a SafeLoader with fewer types
+    _check(node)
     return node
 
 
