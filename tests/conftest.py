@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,7 +32,6 @@ from torch import nn
 import hydra_once
 from wavebase.cli import names, probe, run
 from wavebase.experiment import runner, session
-from wavebase.records import provenance
 from wavebase.theory import gauss_newton
 
 ROOT = Path(__file__).parents[1]
@@ -207,15 +205,6 @@ def _nothing_is_left_behind(_working_directory):
 @pytest.fixture(autouse=True, scope="session")
 def _composed_once():
     with hydra_once.remembering():
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _git_is_asked_once():
-    """Every run asks git for the commit of these sources, which no test changes."""
-    asked, package = functools.cache(provenance.git_state), provenance.PACKAGE
-    plain = provenance.git_state
-    with mock.patch.object(provenance, "git_state", lambda: asked() if package == provenance.PACKAGE else plain()):
         yield
 
 

@@ -58,7 +58,7 @@ def test_each_job_trains_a_stack(engine, tmp_path):
     status, out, err = ended(sweep(tmp_path, *engine, *STACKS, *SMALL, ONE_PROBE, "model=perturbed", "seed=0,1,2,3,4"))
     assert status == 0 and "5 runs, 0 failed" in out, out + err
     logs = out + err + "".join(file.read_text() for file in tmp_path.rglob("*_log.out"))
-    assert logs.count("training 2 jobs as one program") == 2 and "training 1 job," in logs
+    assert logs.count("training 2 jobs together") == 2 and "training 1 job," in logs
     assert len(find_runs(tmp_path / "sweep")) == 5
 
 

@@ -101,7 +101,7 @@ def test_one_program_is_really_one(composed, tmp_path, caplog):
         stacked.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
     said = [record.message for record in caplog.records]
     assert [line for line in said if line.startswith("training")] == [
-        "training 4 jobs as one program, 0 of 6 jobs done",
+        "training 4 jobs together, 0 of 6 jobs done",
         "training 1 job, 4 of 6 jobs done",
         "training 1 job, 5 of 6 jobs done",
     ]
@@ -112,7 +112,7 @@ def test_training_sets_of_their_own_do_not_keep_members_apart(composed, tmp_path
     settings = [(*SWEEP, "train.steps=1", "task.training_count=8", f"seeds.probe={n}") for n in range(2)]
     with caplog.at_level("INFO", "wavebase"):
         stacked.run_stacked(listed(composed, tmp_path, *settings), 4, refuse)
-    assert "training 2 jobs as one program" in caplog.text
+    assert "training 2 jobs together" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["first loss", "a probe", "a figure"])

@@ -229,7 +229,7 @@ def test_a_stack_whose_members_were_left_a_checkpoint_apart_goes_on_together(com
     (listed[0].path / "checkpoints" / "step_00000006.pt").unlink()
     with caplog.at_level("INFO", "wavebase"):
         stacked.run_stacked(listed, 64, refuse)
-    assert "training 2 jobs as one program" in caplog.text
+    assert "training 2 jobs together" in caplog.text
     assert [same(before, contents(job.path)) for before, job in zip(whole, listed, strict=True)] == [None, None]
 
 

@@ -141,7 +141,7 @@ class _Part:
     def _train_opened(self, stack: Stack) -> None:
         """Train a stack. If one member raises, all have stopped: each goes on alone, and only those that raise again fail."""
         mine = "this process's " * (self.sharing > 1) + counted(len(self.jobs), "job")
-        together = counted(len(stack), "job") + (" as one program" if len(stack) > 1 else "")
+        together = counted(len(stack), "job") + (" together" if len(stack) > 1 else "")
         log.info("training %s, %d of %s done", together, self.done, mine)
         name = f"{self.done}/{len(self.jobs)} jobs"
         try:
