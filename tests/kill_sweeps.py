@@ -47,7 +47,7 @@ class Launcher(NamedTuple):
         words: Of the command line.
         plugin: The package that it needs.
         forks: Whether a forked copy of this process can run it; its workers then need no imports.
-        workers: Whether it has processes of its own; stacks: whether it trains several runs as one program.
+        workers: Whether it has processes of its own; stacks: whether it trains several runs together.
         weight: How often it is drawn.
     """
 

@@ -1,4 +1,4 @@
-"""hydra/launcher=stacked: many jobs as one program, each with the very records that it would have written alone."""
+"""hydra/launcher=stacked: many jobs together, each with the very records that it would have written alone."""
 
 import copy
 import json

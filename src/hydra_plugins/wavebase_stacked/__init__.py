@@ -1,1 +1,1 @@
-"""`hydra/launcher=stacked`: a sweep's jobs trained as one program, several at a time."""
+"""`hydra/launcher=stacked`: a sweep's jobs trained in stacks, several at a time."""

@@ -105,7 +105,7 @@ def prepare(
 def train_and_finish(
     sessions: list[Session], interruption: Interruption, name: str | None = None
 ) -> list[float | None]:
-    """Train opened sessions, which agree in their settings, as one program; write their results; close their folders.
+    """Train opened sessions, which agree in their settings, together; write their results; close their folders.
 
     Args:
         name: What progress lines call them; by default the first one's folder.

@@ -91,7 +91,7 @@ class Session:
         self.parts = list(state.get("parts", []))  # version 0.1 had none
 
     def stack_key(self, number: int) -> Any:
-        """Return what sessions must share to be trained as one program: `number`, which is shared with none, for a model
+        """Return what sessions must share to be trained together: `number`, which is shared with none, for a model
         that cannot be stacked."""
         reason = getattr(self.components.net, "unstackable_reason", None) or unstackable_reason(
             self.components.optimizer

@@ -1,4 +1,4 @@
-"""A sweep's jobs, trained in stacks: jobs whose tensors have equal shapes become one program."""
+"""A sweep's jobs, trained in stacks: jobs whose tensors have equal shapes are trained together."""
 
 from __future__ import annotations
 
