@@ -142,13 +142,8 @@ def names(group: str) -> list[str]:
 
 def _modules(group: str) -> Collection[str]:
     """Return the full names of the group's modules, as its packages' folders list them. Imports the packages only."""
-    return _listed(PACKAGES[group])
-
-
-@cache  # a run asks for each of its probes
-def _listed(packages: tuple[str, ...]) -> Collection[str]:
     found = set()
-    for package in packages:
+    for package in PACKAGES[group]:
         below = getattr(import_module(package), "__path__", [])  # a module has no path
         found |= {package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(below))}
     return found
