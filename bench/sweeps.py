@@ -4,8 +4,10 @@
 
 Every launcher runs the same command in a process of its own, in a new folder: start-up, training, probes, figures, records and
 the report at the end. The launchers take turns. Each run of the first sweep through the stacked launcher is compared with the one
-through the basic launcher by its last weights. Sweeps of fewer seeds show what a job costs in a sweep of 4, 16 and 64. Memory: what a stack of 1, 8 and 64 adds to the peak of a process that has run
-something tiny, without figures. Writes bench/results/sweeps.md; the ratios are what is quoted.
+through the basic launcher by its last weights. Sweeps of fewer seeds show what a job costs in a sweep of 4, 16 and 64. Memory: what
+a stack of 1, 8 and 64 adds to the peak of a process that has run something tiny, without figures. A step of a stack's nets is timed
+in turns, as sweeps take it, and as one program. At last, what the time of a stacked sweep is spent on. Writes bench/results/sweeps.md;
+the ratios are what is quoted.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from wavebase.cli.names import conf_folder
-from wavebase.experiment import runner, session, stacked
+from wavebase.experiment import build, config, runner, session, stacked
 from wavebase.records import provenance
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.report import write
@@ -156,6 +158,38 @@ def shares(steps: int) -> dict[str, float]:
     return spent
 
 
+def turns_and_one_program(T: int, members: int = 16, rounds: int = 15) -> tuple[float, float]:
+    """Milliseconds of processor time that a net's step takes in a stack: where nets take turns, and as one program."""
+
+    def stack() -> list[trainer.TrainState]:
+        found, nothing = [], lambda *_: None
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            for seed in range(members):
+                words = [f"T={T}", "model=random", f"seed={seed}", "optim.lr=1e-3", "hydra.run.dir=unused"]
+                cfg = config.parse(OmegaConf.to_container(compose("config", words), resolve=True))  # type: ignore[arg-type]
+                made = build.build_components(cfg, learning_rate=1e-3)
+                state = made.net, made.task, made.trained, made.optimizer, rate, None, cfg.generator("data")
+                found.append(trainer.TrainState(*state, nothing, nothing, nothing))
+        return found
+
+    def rate(_: int) -> float:
+        return 1e-3
+
+    torch.set_num_threads(1)
+    ways = [(made := stack(), kind(made)) for kind in (stacks.OneByOne, stacks.StackedTrainer)]
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for (nets, way), taken in zip(ways, times, strict=True):
+            for repeat in range(4):  # the first warms the caches
+                if repeat == 1:
+                    began = time.process_time()
+                way.losses([net.task.sample_batch(64, net.data, 0) for net in nets])
+                way.update(0)
+            taken.append((time.process_time() - began) / 3 / members)
+    turns, program = (1e3 * statistics.median(taken) for taken in times)
+    return turns, program
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,6 +229,7 @@ def main() -> None:
         measure = [sys.executable, __file__, "--memory", str(members)]
         added[members] = float(subprocess.run(measure, capture_output=True, text=True, check=True).stdout.split()[-1])
     spent = shares(asked.steps)
+    steps = {T: turns_and_one_program(T) for T in (5, 8, 16)}
     median = {name: statistics.median(values) for name, values in walls.items()}
     lines = [
         f"# A sweep of 64 runs: 4 learning rates x 16 seeds, T = 8, {asked.steps} steps, float64, two cores",
@@ -218,6 +253,13 @@ def main() -> None:
         "| members of a stack | MiB added to the process | per member, in units of one alone |",
         "|---|---|---|",
         *(f"| {n} | {added[n]:.1f} | {added[n] / n / added[1]:.2f} |" for n in STACKS),
+        "",
+        "| a stack of 16, float64: a net's step | in turns, ms | as one program, ms | times as fast in turns |",
+        "|---|---|---|---|",
+        *(
+            f"| T = {T} | {turns:.3f} | {program:.3f} | {program / turns:.2f} |"
+            for T, (turns, program) in steps.items()
+        ),
         "",
         "| what 16 jobs of it, 4 starts in one stack, spend their time on | CPU s | share |",
         "|---|---|---|",
