@@ -9,8 +9,8 @@ rate's boundary and the figures at the end are listed apart: they do not grow wi
 process's own time, which is wall time on an idle machine.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,7 +58,9 @@ def taken(program: Callable[[build.Components, RunConfig], None], node: dict) ->
 
 def main() -> None:
     """Measure and print."""
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", type=int, nargs="?", default=500)
+    steps = parser.parse_args().steps
     torch.set_num_threads(1)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = compose("config", [f"train.steps={steps}", "hydra.run.dir=unused"])
