@@ -125,7 +125,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit."""
-        print_error(f"the words after the command must be known ones, got this: {message}; see --help")
+        print_error(f"the words of the command must be as --help lists them, got this: {message}")
         sys.exit(1)
 
 
