@@ -285,7 +285,7 @@ def measure(sizes: list[int], stacks: list[int], seconds: float) -> list[dict[st
                     pairs = {**singles, **group}
                     programs = {**{k: pair[index] for k, pair in pairs.items()}, CEILING: ceiling(T)}
                     if index:
-                        programs |= {("trainer", n): trainers_step(T, n) for n in {n for _, n in group} or (1,)}
+                        programs |= {("trainer", n): trainers_step(T, n) for n in sorted({n for _, n in group} or {1})}
                     times = take_turns(programs, seconds)
                     flop = (8, 24)[index] * BATCH * T * (7 * T) ** 2
                     top = 8 * BATCH * T * (7 * T) ** 2 / low(times[CEILING])
@@ -347,12 +347,12 @@ def table(rows: list[dict[str, object]]) -> str:
     lines += [
         "Batch 64, float32. ms: the recurrence, per member, tenth percentile of interleaved rounds. x: times as fast as",
         "the other run one net at a time (JAX: a stack of the same size), per member. of ceiling: its products at its speed",
-        "over torch's own matrix product.",
-        "Above 1 where the kernel's products are faster than torch's.",
+        "over torch's own matrix product, above 1 where they are faster. step by: autograd, a loop of one's own, whose stacks",
+        "are torch.func.vmap's; or the trainer of a run, which needs no graph, and in whose stacks nets take turns on one thread.",
     ]
     for kind in ("training step", "forward"):
         lines += ["", f"## {kind}", "", "| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
-        for row in rows:
+        for row in sorted(rows, key=lambda row: (row["threads"], row["T"], row["stack"])):  # type: ignore[arg-type,return-value]
             if row["pass"] == kind and row["contender"] in OURS:
                 values = [str(row[name]) for name in ("threads", "T", "H", "stack")]
                 values.append(OURS[str(row["contender"])] if kind == "training step" else "")
