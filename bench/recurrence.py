@@ -4,7 +4,8 @@
 
 There are two kinds of step: "autograd", as one would write it with `lstm_sequence`, torch.optim and, for a stack, torch.func.vmap;
 and "trainer", as wavebase takes it in a run, where the gradient needs no graph and the nets of a stack take turns.
-All contenders of a row take turns, round after round, each warm (one call goes before those that count), and the tenth
+All contenders of a row take turns, round after round, each warm (one call goes before those that count, unless it takes a
+tenth of a second), and the tenth
 percentile of the rounds stands for each. On one thread the time is the process's processor time, which is wall time on
 an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
 caches and memory is in it all the same, so ratios are what is quoted. A training step is
@@ -48,6 +49,7 @@ Contender = tuple[str, int]  # its name and its members
 BATCH = 64
 CEILING: Contender = ("torch.mm", 1)
 OURS = {"recurrence": "autograd", "trainer": "trainer"}
+LABELS = {"recurrence": "ours, autograd", "trainer": "ours, trainer"}
 CONTENDERS = ("recurrence", "nn.LSTM", "TorchScript, gates packed", "TorchScript, one Linear a gate", "eager loop")
 JAX = ("JAX, loop", "JAX, unrolled")
 
@@ -238,18 +240,20 @@ def ceiling(T: int) -> Callable[[], object]:
 def take_turns(programs: dict[Contender, Callable[[], object]], seconds: float) -> dict[Contender, list[float]]:
     """Seconds of one call of each, round after round, for about so many seconds, at least five rounds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    repeats = {}
+    repeats, warmed = {}, {}
     for name, program in programs.items():
         for _ in range(4):  # TorchScript compiles in its first calls
             program()
         began = time.perf_counter()
         program()
-        repeats[name] = max(1, int(0.005 / (time.perf_counter() - began)))  # a turn takes 5 ms or more
+        taken = time.perf_counter() - began
+        repeats[name] = max(1, int(0.005 / taken))  # a turn takes 5 ms or more
+        warmed[name] = taken < 0.1
     times: dict[Contender, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for name, program in programs.items():
-            if repeats[name] > 1:
+            if warmed[name]:
                 program()
             began = clock()
             for _ in range(repeats[name]):
@@ -369,7 +373,13 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for name in (*OURS, *CONTENDERS[1:], *JAX):
         series = [row for row in rows if row["contender"] == name and row["stack"] == 1]
-        left.loglog([r["T"] for r in series], [r["ms_per_member"] for r in series], "o-", label=name, markersize=4)
+        left.loglog(
+            [r["T"] for r in series],
+            [r["ms_per_member"] for r in series],
+            "o-",
+            label=LABELS.get(name, name),
+            markersize=4,
+        )
     single = [row for row in rows if row["contender"] == "recurrence" and row["stack"] == 1]
     bound = [24 * BATCH * r["T"] * r["H"] ** 2 / r["ceiling_gflops"] / 1e6 for r in single]
     left.loglog([r["T"] for r in single], bound, "k:", label="products alone, torch.mm")
@@ -378,18 +388,23 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     left.set_xticks(sizes, [str(T) for T in sizes], minor=False)
     left.minorticks_off()
     left.legend(fontsize=8, frameon=False)
-    for T in sizes:
-        series = [row for row in rows if row["contender"] == "recurrence" and row["T"] == T]
-        if len(series) > 1:
-            right.plot(
-                [r["stack"] for r in series], [r["x nn.LSTM"] for r in series], "o-", label=f"T = {T}", markersize=4
+    for n, T in enumerate(sizes):
+        for name, line in zip(OURS, ("o-", "o--"), strict=True):
+            series = sorted(
+                (r["stack"], r["x nn.LSTM"])
+                for r in rows
+                if r["contender"] == name and r["T"] == T  # type: ignore[type-var]
             )
+            if len(series) > 1:
+                label = f"T = {T}" + ("" if line == "o-" else ", trainer")
+                right.plot(*zip(*series, strict=True), line, color=f"C{n}", label=label, markersize=4)
     right.axhline(1, color="k", linestyle=":", linewidth=1)
     right.set_xscale("log", base=4)
     stacks = sorted({row["stack"] for row in rows})
     right.set_xticks(stacks, [str(n) for n in stacks])
     right.set(xlabel="members of the stack", ylabel="times as fast as torch.nn.LSTM, per member")
-    right.legend(fontsize=8, frameon=False)
+    right.set_ylim(top=1.3 * right.get_ylim()[1])
+    right.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
     figure.suptitle("Batch 64, float32, one thread", fontsize=11)
     figure.savefig(path, dpi=130)
 
