@@ -4,19 +4,18 @@
 
 There are two kinds of step: "autograd", as one would write it with `lstm_sequence`, torch.optim and, for a stack, torch.func.vmap;
 and "trainer", as wavebase takes it in a run, where the gradient needs no graph and the nets of a stack take turns.
-All contenders of a row take turns, round after round, each warm (one call goes before those that count, unless it takes a
-tenth of a second), and the tenth
-percentile of the rounds stands for each. On one thread the time is the process's processor time, which is wall time on
-an idle machine and leaves out what other programs take on a busy one; on several it is wall time. What others do to
-caches and memory is in it all the same, so ratios are what is quoted. A training step is
-forward, backward and SGD of the recurrence and a linear readout of its last state, batch 64, float32, H = 7 T units,
-T steps of one input. torch.nn.LSTM has a sigmoid where the others have a tanh input gate. TorchScript comes twice: with
-the four gates packed into one product, and with one Linear a gate. A stack trains its members as one program through
-torch.func.vmap, and JAX through jax.vmap; the others can only run member after member, so their cost per member is that
-of one net. JAX is optional (`pip install -c constraints.txt -e '.[bench]'`), on one thread, once with lax.scan as a loop
-and once unrolled; the better of the two stands in the table, without the seconds that it compiles first.
-GFLOP/s count the products of H x 4H alone (8 B T H^2 forward, 24 B T H^2 a step); the ceiling is torch's own matrix
-product of [64, H] by [H, 4H], in the same rounds.
+All contenders of a row take turns, round after round, each warm (one call goes before those that count, unless it
+takes a tenth of a second), and the tenth percentile of the rounds stands for each. On one thread the time is the
+process's processor time, which is wall time on an idle machine and leaves out what other programs take on a busy one;
+on several it is wall time. What others do to caches and memory is in it all the same, so ratios are what is quoted. A
+training step is forward, backward and SGD of the recurrence and a linear readout of its last state, batch 64,
+float32, H = 7 T units, T steps of one input. torch.nn.LSTM has a sigmoid where the others have a tanh input gate.
+TorchScript comes twice: with the four gates packed into one product, and with one Linear a gate. A stack trains its
+members as one program through torch.func.vmap, and JAX through jax.vmap; the others can only run member after member,
+so their cost per member is that of one net. JAX is optional (`pip install -c constraints.txt -e '.[bench]'`), on one
+thread, once with lax.scan as a loop and once unrolled; the better of the two stands in the table, without the seconds
+that it compiles first. GFLOP/s count the products of H x 4H alone (8 B T H^2 forward, 24 B T H^2 a step); the ceiling
+is torch's own matrix product of [64, H] by [H, 4H], in the same rounds.
 Writes recurrence.csv, recurrence.md and recurrence.png.
 """
 
