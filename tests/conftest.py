@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import hydra_once
+from wavebase import registry
 from wavebase.cli import names, probe, run
 from wavebase.experiment import runner, session
 from wavebase.theory import gauss_newton
@@ -211,6 +212,7 @@ def _composed_once():
 
 
 _measured = {}
+_modules = functools.cache(registry._modules)
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +256,13 @@ def _no_power_fails(request, monkeypatch):
     """Waiting for the disk is for a failure of power alone: what a killed process wrote is in the system's memory."""
     if request.module.__name__ != "test_survival":
         monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture(autouse=True)
+def _sources_stay(request, monkeypatch):
+    """No test but the registry's puts a module into the packages: their folders are listed once."""
+    if request.module.__name__ != "test_registry":
+        monkeypatch.setattr(registry, "_modules", _modules)
 
 
 @pytest.fixture

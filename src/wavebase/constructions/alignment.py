@@ -17,7 +17,7 @@ only see the largest gains, which are 1e10 times the smallest. Biases count by t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -218,22 +218,24 @@ class _Search:
     def descend(self, element: Element) -> Element:
         """Improve an element while the distance falls: block by block, then the signs of the silent units' states."""
         best, all_units = self.reached(element), self.everything.nonzero()[:, 0]
-        for _ in range(ROUNDS if best > 0 else 0):
-            before = best
-            for block in [*self.blocks, all_units]:
-                proposed = element.then(self.best_step(element, block, self.everything, self.everything))
-                if (reached := self.reached(proposed)) < best:
-                    element, best = proposed, reached
-            for unit in (~self.active).nonzero()[:, 0]:
-                flip = identity_element(len(all_units))
-                flip.sign_cell[unit] = -1
-                proposed = element.then(flip)
-                proposed = proposed.then(
-                    self.best_step(proposed, all_units, self.everything, ~self.everything, stay=True)
-                )
-                if (reached := self.reached(proposed)) < best:
-                    element, best = proposed, reached
-            if best == before:
+
+        def assigned(block: Tensor) -> Element:
+            return element.then(self.best_step(element, block, self.everything, self.everything))
+
+        def flipped(unit: Tensor) -> Element:
+            flip = identity_element(len(all_units))
+            flip.sign_cell[unit] = -1
+            flip = element.then(flip)
+            return flip.then(self.best_step(flip, all_units, self.everything, ~self.everything, stay=True))
+
+        moves = [partial(assigned, block) for block in [*self.blocks, all_units]]
+        moves += [partial(flipped, unit) for unit in (~self.active).nonzero()[:, 0]]
+        failed = 0  # how many moves in a row did: all of them from where the search is, and it ends
+        for move in moves * ROUNDS if best > 0 else []:
+            proposed = move()
+            if (reached := self.reached(proposed)) < best:
+                element, best, failed = proposed, reached, 0
+            elif (failed := failed + 1) == len(moves):
                 break
         return element
 
