@@ -233,6 +233,7 @@ def _text_by_parts(whole):
     """runner.config_text of each part of a configuration once: most parts of most configurations are alike."""
     known = {}
 
+    @functools.wraps(whole)
     def config_text(node):
         texts = []
         for part in node.items():
