@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,10 +31,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import hydra_once
+from wavebase import registry
 from wavebase.cli import names, probe, run
 from wavebase.experiment import runner, session
 from wavebase.theory import gauss_newton
 
+# nearly all that collecting and running tests makes either stays or goes without the collector
+gc.set_threshold(100_000, 20, 100)
 ROOT = Path(__file__).parents[1]
 # Many tests fork, which a process that has started CUDA cannot: all run on the CPU but those of on_device, in a process of
 # their own (test_device.py).
@@ -181,7 +185,6 @@ def _imports_are_not_garbage():
     """What is imported stays: the collector need not look at it again, neither here nor in forked copies."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -209,6 +212,7 @@ def _composed_once():
 
 
 _measured = {}
+_modules = functools.cache(registry._modules)
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +227,43 @@ def _equal_starts_are_measured_once(request, monkeypatch):
 
     if not FULL and request.node.get_closest_marker("measures_starts") is None:
         monkeypatch.setattr(runner, "build_components", build_components)
+
+
+def _text_by_parts(whole):
+    """runner.config_text of each part of a configuration once: most parts of most configurations are alike."""
+    known = {}
+
+    @functools.wraps(whole)
+    def config_text(node):
+        texts = []
+        for part in node.items():
+            key = repr(part)
+            if key not in known:
+                known[key] = whole(dict([part]))
+            texts.append(known[key])
+        return "".join(text for text in texts if text != "{}\n") or "{}\n"
+
+    return config_text
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _texts_are_written_once():
+    with mock.patch.object(runner, "config_text", _text_by_parts(runner.config_text)):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_power_fails(request, monkeypatch):
+    """Waiting for the disk is for a failure of power alone: what a killed process wrote is in the system's memory."""
+    if request.module.__name__ != "test_survival":
+        monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture(autouse=True)
+def _sources_stay(request, monkeypatch):
+    """No test but the registry's puts a module into the packages: their folders are listed once."""
+    if request.module.__name__ != "test_registry":
+        monkeypatch.setattr(registry, "_modules", _modules)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import omegaconf
-from hydra._internal import defaults_list
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.hydra import Hydra
@@ -71,7 +72,8 @@ def remembering():
     choices, parse = defaults_list._create_interpolation_map, omegaconf.base.parse
     read, initialize = OverridesParser.parse_rule, CachingConfigRepository.initialize_sources
     read_yaml, texts = OmegaConf.load, {}
-    parsed, merged, overridden, modes = {}, {}, {}, {}
+    list_defaults = config_loader_impl.create_defaults_list
+    parsed, listed, merged, overridden, modes = {}, {}, {}, {}, {}
 
     def load_config(self, config_path):
         if not _known(self):
@@ -88,6 +90,16 @@ def remembering():
             file.seek(0)
             texts[text] = pickle.dumps(read_yaml(file))
         return pickle.loads(texts[text])
+
+    def create_defaults_list(repo, config_name, overrides_list, **named):
+        """The list depends on the choices in groups alone; values are passed on."""
+        if not _known(repo):
+            return list_defaults(repo, config_name, overrides_list, **named)
+        given = defaults_list.Overrides(repo=repo, overrides_list=overrides_list)
+        key = repr((config_name, named, given.override_choices, given.append_group_defaults, given.deletions))
+        if key not in listed:
+            listed[key] = list_defaults(repo, config_name, overrides_list, **named)
+        return dataclasses.replace(listed[key], config_overrides=given.config_overrides)
 
     def merge_defaults(self, defaults, repo):
         if not _known(repo):
@@ -145,6 +157,7 @@ def remembering():
         (OmegaConf, "load", staticmethod(load_text)),  # of a conf/ of a test's own, of which it changed a file
         (Hydra, "get_mode", get_mode),
         (ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_defaults),
+        (config_loader_impl, "create_defaults_list", create_defaults_list),
         (defaults_list, "_create_interpolation_map", known_choices),
         (omegaconf.base, "parse", functools.lru_cache(10000)(parse)),
         (OverridesParser, "parse_rule", parse_rule),

@@ -81,7 +81,7 @@ def test_chains_find_the_posterior_that_a_grid_gives(uniform):
         sampler.update(2, 0.5, scale=n % 3 == 2, gaussian=n < 30)
         if n >= 60:
             total += sampler.forecast().unflatten(0, (len(x), -1)).mean(1) / 240
-    axis = torch.linspace(-1.6, 1.6, 240, dtype=F64) + 1e-3
+    axis = torch.linspace(-1.6, 1.6, 160, dtype=F64) + 1e-3
     of_cos, of_sin = (part.flatten() for part in torch.meshgrid(axis, axis, indexing="ij"))
     atoms = sinusoids(periods, N + H)
     clean = torch.cat([torch.outer(of_cos, atoms[0, p]) + torch.outer(of_sin, atoms[1, p]) for p in (0, 1)])

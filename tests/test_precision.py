@@ -84,7 +84,7 @@ def test_a_learned_prior_solves_long_lookbacks_in_float32():
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_command_line_forecasts_clean_signals_in_float32(name, cli, monkeypatch):
-    monkeypatch.setattr(session, "FRESH", 50)  # signals for intervals, which nothing here looks at
+    monkeypatch.setattr(session, "FRESH", 10)  # signals for intervals, which nothing here looks at
     words = ("hydra.mode=RUN", "experiment=harmonic_forecast", "task=forecast_a", "dtype=float32", f"model={name}")
     status, out, err = cli(*words, "task.held_out_count=50", "hydra.run.dir=run")
     assert status == 0, out + err

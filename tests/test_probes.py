@@ -407,12 +407,12 @@ def test_conserved_quantities_under_descent_and_weight_decay():
     construction = spectral("trainable")
     start = perturb(construction, Perturbation("gaussian", 0.05), seeded())
     values = {}
+    boundary = 2 / sharpness(snapshot(SpectralLSTM(start)))["curvature/lambda_max"]
     for name, settings in (("plain", {}), ("decay", {"weight_decay": 0.05})):
         net = SpectralLSTM(start)
         with torch.no_grad():
             net.bias_hh_cell.copy_(0.01 * torch.randn(net.bias_hh_cell.shape, generator=seeded(1), dtype=torch.float64))
         begun = {n: w.clone() for n, w in net.named_weights().items()}
-        boundary = 2 / sharpness(snapshot(net))["curvature/lambda_max"]
         descend(net, 40, 0.1 * boundary, **{key: value / boundary for key, value in settings.items()})
         values[name] = gradient.conserved(snapshot(net, begun))
     assert values["plain"]["conserved/bias_difference"] < 1e-9

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import FEW, FULL, ONE_PROBE, SMALL
@@ -432,3 +433,19 @@ def test_diverging_is_a_result_not_a_failure(ran):
     summary = folder.summary()
     assert summary["status"] == "diverged" == summary["verdict"]
     assert summary["relative_error"]["final"] is None or math.isfinite(summary["relative_error"]["final"])
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("experiment=harmonic_forecast", "resume=false"), ("optim=adam", "trust=[math]")]
+)
+def test_the_text_of_a_configuration_is_that_of_its_parts(words, composed):
+    """All other tests put a config.yaml together of parts that were written before (conftest.py)."""
+    node, whole = composed(*words), runner.config_text.__wrapped__
+    text = whole(node)
+    assert runner.config_text(node) == text and runner.config_text(node) == text, "the second time of known parts"
+    assert yaml.safe_load(text) == {
+        key: value for key, value in node.items() if key != "resume" and (key != "trust" or value)
+    }
+    node["seed"] += 1
+    assert runner.config_text(node) == whole(node) != text
+    assert runner.config_text({"resume": True}) == whole({"resume": True})

@@ -11,6 +11,7 @@ from test_rivals import RIVALS, output_of
 from wavebase.constructions.alignment import align, distance, least_size, natural_units
 from wavebase.constructions.construction import pad
 from wavebase.constructions.perturbation import Perturbation, perturb
+from wavebase.constructions.rows import act_on_rows, rows_of
 from wavebase.constructions.spectral import spectral_construction
 from wavebase.constructions.symmetry import (
     act,
@@ -104,6 +105,15 @@ class TestDiscrete:
         assert same_weights(act(one, act(one.inverse(), weights)), weights)
         assert same_weights(act(identity_element(H), weights), weights)
         assert not same_weights(act(one.then(two), weights), act(two.then(one), weights))
+
+    def test_it_acts_on_rows_as_on_weights(self):
+        start = large_random(spectral_construction(4))
+        rows = rows_of(start.weights)
+        for seed in range(5):
+            element = random_element(start.hidden_size, generator(seed))
+            wanted = rows_of(act(element, start.weights))
+            assert not torch.equal(wanted.gates, rows.gates)
+            assert all(map(torch.equal, act_on_rows(element, rows), wanted))
 
     def test_sigmoid_cell_admits_the_smaller_group_only(self):
         construction = spectral_construction(4, input_gate="sigmoid")

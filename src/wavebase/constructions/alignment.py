@@ -17,7 +17,7 @@ only see the largest gains, which are 1e10 times the smallest. Biases count by t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from wavebase.constructions.assignment import assign
 from wavebase.constructions.construction import STATE_NAMES, Construction
+from wavebase.constructions.rows import Rows, act_on_rows, rows_of
 from wavebase.constructions.symmetry import Element, act, identity_element
 from wavebase.recurrence.cells import GATES, lstm_step
 
@@ -41,20 +42,6 @@ class Alignment(NamedTuple):
     element: Element
     weights: dict[str, Tensor]
     distance: float
-
-
-class Rows(NamedTuple):
-    """All weights of a net as rows.
-
-    Attributes:
-        gates: Recurrent weights, input weight and bias, [4, H, H + 2].
-        state: hidden_0 and cell_0, [2, H].
-        readout: Weights and bias, [F, H + 1].
-    """
-
-    gates: Tensor
-    state: Tensor
-    readout: Tensor
 
 
 def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) -> Alignment:
@@ -82,8 +69,8 @@ def align(weights: Mapping[str, Tensor], start: Construction, signal: Tensor) ->
 
 def distance(weights: Mapping[str, Tensor], start: Construction) -> float:
     """Return ||weights - start|| / ||start|| in unit-scaled coordinates: 1 for zero weights, 1 or more for unrelated ones."""
-    units, origin = natural_units(start), _rows(start.weights)
-    return (_norm(_rows(weights), units, origin) / _norm(origin, units)).item()
+    units, origin = natural_units(start), rows_of(start.weights)
+    return (_norm(rows_of(weights), units, origin) / _norm(origin, units)).item()
 
 
 def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
@@ -92,7 +79,7 @@ def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
     Above 2, no element brings the weights nearer than zero weights are (triangle inequality): no search is needed. Rows
     are assigned by least sum of what their entries in any order (rearrangement inequality) add up to.
     """
-    units, now, origin = natural_units(start), _rows(weights), _rows(start.weights)
+    units, now, origin = natural_units(start), rows_of(weights), rows_of(start.weights)
     unit, entry, H = units.gates.square(), now.gates.square(), start.hidden_size
     i, f, g, o = range(4)
 
@@ -108,7 +95,7 @@ def least_size(weights: Mapping[str, Tensor], start: Construction) -> float:
 
 def block_distances(weights: Mapping[str, Tensor], start: Construction) -> dict[str, float]:
     """Return `distance` for the rows and states of each block's units, over that block's own size, and for the readout."""
-    units, now, origin = natural_units(start), _rows(weights), _rows(start.weights)
+    units, now, origin = natural_units(start), rows_of(weights), rows_of(start.weights)
     apart, size = ([(a * unit).square() for a, unit in zip(part, units, strict=True)] for part in (
         [new - old for new, old in zip(now, origin, strict=True)], origin))  # fmt: skip
 
@@ -124,7 +111,7 @@ def block_distances(weights: Mapping[str, Tensor], start: Construction) -> dict[
 
 def changed_units(element: Element, start: Construction) -> Tensor:
     """Return which units' weights (rows, state, readout column) the element changes in the start: booleans [H]."""
-    origin, moved, units = _rows(start.weights), _rows(act(element, start.weights)), natural_units(start)
+    origin, moved, units = rows_of(start.weights), rows_of(act(element, start.weights)), natural_units(start)
     apart = (((a - b) * unit).abs() for a, b, unit in zip(origin, moved, units, strict=True))
     gates, state, readout = (difference > ROUNDING for difference in apart)
     return gates.any(-1).any(0) | state.any(0) | readout[:, :-1].any(0)
@@ -142,19 +129,6 @@ def natural_units(start: Construction) -> Rows:
         torch.stack(gates),
         torch.stack([unit[name] for name in STATE_NAMES]),
         torch.cat([unit["readout.weight"], unit["readout.bias"][:, None]], 1),
-    )
-
-
-def _rows(weights: Mapping[str, Tensor]) -> Rows:
-    w = {name: weight.detach().to("cpu", torch.float64) for name, weight in weights.items()}
-    gates = [
-        torch.cat([w[f"weight_hh_{g}"], w[f"weight_ih_{g}"], (w[f"bias_ih_{g}"] + w[f"bias_hh_{g}"])[:, None]], 1)
-        for g in GATES
-    ]
-    return Rows(
-        torch.stack(gates),
-        torch.stack([w[name] for name in STATE_NAMES]),
-        torch.cat([w["readout.weight"], w["readout.bias"][:, None]], 1),
     )
 
 
@@ -188,12 +162,16 @@ class _Search:
 
     def __init__(self, weights: Mapping[str, Tensor], start: Construction, signal: Tensor):
         self.weights = {name: weight.detach().to("cpu", torch.float64) for name, weight in weights.items()}
-        self.start, self.units, self.origin = start, natural_units(start), _rows(start.weights)
+        self.start, self.units, self.origin = start, natural_units(start), rows_of(start.weights)
         self.everything = torch.ones(start.hidden_size, dtype=torch.bool)
         self.blocks = [torch.arange(block.start, block.stop) for block in reversed(list(start.blocks.values()))]
         self.signal, self.behaviour = signal, _behaviour(start.weights, start, signal)
         self.active = self.behaviour[0].norm(dim=1) > SILENT
-        self.rows = lru_cache(4)(lambda element: _rows(act(element, self.weights)))  # a step begins where one arrived
+        now = rows_of(self.weights)
+        self.rows = lru_cache(4)(lambda element: act_on_rows(element, now))  # a step begins where one arrived
+        # a unit's weight on itself is in its row and in its column, so it does not count where both change
+        own = torch.eye(*self.units.gates.shape[1:], dtype=torch.bool)
+        self.units_of_others = self.units._replace(gates=self.units.gates.masked_fill(own, 0))
 
     def reached(self, element: Element) -> float:
         """Return the distance to the start under an element, not divided by the start's norm."""
@@ -218,22 +196,24 @@ class _Search:
     def descend(self, element: Element) -> Element:
         """Improve an element while the distance falls: block by block, then the signs of the silent units' states."""
         best, all_units = self.reached(element), self.everything.nonzero()[:, 0]
-        for _ in range(ROUNDS if best > 0 else 0):
-            before = best
-            for block in [*self.blocks, all_units]:
-                proposed = element.then(self.best_step(element, block, self.everything, self.everything))
-                if (reached := self.reached(proposed)) < best:
-                    element, best = proposed, reached
-            for unit in (~self.active).nonzero()[:, 0]:
-                flip = identity_element(len(all_units))
-                flip.sign_cell[unit] = -1
-                proposed = element.then(flip)
-                proposed = proposed.then(
-                    self.best_step(proposed, all_units, self.everything, ~self.everything, stay=True)
-                )
-                if (reached := self.reached(proposed)) < best:
-                    element, best = proposed, reached
-            if best == before:
+
+        def assigned(block: Tensor) -> Element:
+            return element.then(self.best_step(element, block, self.everything, self.everything))
+
+        def flipped(unit: Tensor) -> Element:
+            flip = identity_element(len(all_units))
+            flip.sign_cell[unit] = -1
+            flip = element.then(flip)
+            return flip.then(self.best_step(flip, all_units, self.everything, ~self.everything, stay=True))
+
+        moves = [partial(assigned, block) for block in [*self.blocks, all_units]]
+        moves += [partial(flipped, unit) for unit in (~self.active).nonzero()[:, 0]]
+        failed = 0  # how many moves in a row did: all of them from where the search is, and it ends
+        for move in moves * ROUNDS if best > 0 else []:
+            proposed = move()
+            if (reached := self.reached(proposed)) < best:
+                element, best, failed = proposed, reached, 0
+            elif (failed := failed + 1) == len(moves):
                 break
         return element
 
@@ -256,12 +236,9 @@ class _Search:
             others: Numbers of units that may change places with the block's.
             stay: Keep permutation and signs of states; choose rows only.
         """
-        now, origin, units = self.rows(element), self.origin, self.units
+        now, origin, units = self.rows(element), self.origin, self.units if stay else self.units_of_others
         pool = block if others is None else torch.cat([block, others])
         counted = torch.cat([sources, torch.ones(2, dtype=torch.bool)])
-        if not stay:  # a unit's weight on itself is in its row and in its column, so it does not count
-            own = torch.eye(*units.gates.shape[1:], dtype=torch.bool)
-            units = units._replace(gates=units.gates.masked_fill(own, 0))
         scale, ours, theirs = units.gates[:, block] * counted, origin.gates[:, block], now.gates[:, pool]
         input_, forget, cell, output = range(4)
 
