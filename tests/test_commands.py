@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from scipy.io import wavfile
 
 import test_experiments
-from conftest import FEW, ROOT, run_here
+from conftest import FEW, FULL, ROOT, run_here
 from test_experiments import ONE_PROCESS
 from test_models import SHORT_MIX
 from wavebase import study
@@ -44,7 +44,6 @@ SMALL = {
     r"python experiments/second_argmax.py train": "--steps 16 --batch 8 --nets 1 --saves 2",
     r"python bench/recurrence.py": "--quick",
     r"python bench/parametrization.py": "--rounds 1",
-    r"python bench/one_step.py": "--seconds 0.1",
     r"python experiments/forecast_limit.py": "--signals 4 --updates 16",
     r"python experiments/forecast_robustness.py": "--signals 2 --updates 16",
     r"python experiments/forecast_table.py": "--fitted 20",
@@ -305,7 +304,7 @@ def drawn_once(monkeypatch):
             plain(figure, renderer)
         DRAWN_ALREADY.add(labels)
 
-    if not WIDE:
+    if not (WIDE or FULL):
         monkeypatch.setattr(Figure, "draw", draw)
 
 
