@@ -21,7 +21,7 @@ from wavebase.cli import names
 
 CONF = str(names.conf_folder())  # before a test chooses another
 # how an override begins that may bring a mode of Hydra's along, besides experiments and cases that say so
-MODAL = ("hydra.mode", "+", "~")
+MODAL = ("hydra.mode", "+")
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import pytest
 from matplotlib import pyplot
 
 import wavebase
-from conftest import ROOT, ForkedProcess
+from conftest import FULL, ROOT, ForkedProcess
 from wavebase.experiment import config, validation
 
 DOCS = ROOT / "docs"
@@ -51,11 +51,15 @@ def test_the_notebook_says_what_is_stored_in_it(monkeypatch):
         c for c in json.loads((DOCS / "construction_to_verdict.ipynb").read_text())["cells"] if c["cell_type"] == "code"
     ]
     assert len(cells) == 10
+    sources = ["".join(cell["source"]) for cell in cells]
+    assert sum(source.count("steps=300") for source in sources) == 1
     names, shown = {"__name__": "notebook"}, 0
-    for cell in cells:
+    for cell, source in zip(cells, sources, strict=True):
         said = io.StringIO()
+        if not FULL:  # its two verdicts are long decided by then
+            source = source.replace("steps=300", "steps=50")
         with contextlib.redirect_stdout(said):
-            exec(compile("".join(cell["source"]), "<notebook>", "exec"), names)
+            exec(compile(source, "<notebook>", "exec"), names)
         stored = "".join("".join(output.get("text", "")) for output in cell["outputs"])
         assert NUMBER.sub("0", stored) == NUMBER.sub("0", said.getvalue())
         for before, now in zip(*map(NUMBER.findall, (stored, said.getvalue())), strict=True):

@@ -30,7 +30,8 @@ def load(file):
 def test_two_steps_leave_a_finding(file, small_samples, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [file.name, "--tiny"])
-    monkeypatch.setattr(study, "FAST_OVERRIDES", (*study.FAST_OVERRIDES, FEW, *ONE_PROCESS))
+    sweep = study.sweep
+    monkeypatch.setattr(study, "sweep", lambda *words: sweep(*words, FEW, *ONE_PROCESS))
     monkeypatch.setattr(study, "run_forked", run_here)
     module = load(file)
     study.main(str(file), module.__doc__, module.measure)

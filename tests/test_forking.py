@@ -120,14 +120,14 @@ def test_they_die_with_the_process_that_forked_them(tmp_path):
 
 
 def test_one_that_is_killed_is_told_and_the_others_finish(tmp_path):
-    process = started(tmp_path, *LONG, "train.steps=100", main=held_run)
+    process = started(tmp_path, *LONG, "train.steps=60", main=held_run)
     os.kill(next(iter(writers(tmp_path))), signal.SIGKILL)
     (tmp_path / "go").touch()
     out, err = process.communicate()
     assert process.returncode == 1 and "must fit into memory" in err and "Traceback" not in err, out + err
     done = [run.path.name for run in find_runs(tmp_path / "sweep") if (run.summary() or {}).get("status") == "done"]
     assert len(done) == 2, out + err
-    again = ForkedProcess(run.main, "-m", *STACKED, *LONG, "train.steps=100", "seed=0,1,2,3", folder=tmp_path)
+    again = ForkedProcess(run.main, "-m", *STACKED, *LONG, "train.steps=60", "seed=0,1,2,3", folder=tmp_path)
     out, _ = again.communicate()
     assert again.returncode == 0 and "4 runs, 0 failed" in out and "continues from step" in out
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import wavebase
+from conftest import FULL
 from test_trust import ESCAPE, SECRET, Call, good, vouch  # noqa: F401  # a fixture
 from wavebase import console
 from wavebase.analysis import weight_files
@@ -37,7 +38,7 @@ COUNT = int(os.environ.get("WAVEBASE_FUZZ", "0")) // 4  # there are four tests
 def often(small):
     """Settings of a test: few examples, always the same; or as many as the environment asks for."""
     return settings(
-        max_examples=COUNT or small, derandomize=not COUNT, deadline=None, database=None,
+        max_examples=COUNT or (small if FULL else small // 2), derandomize=not COUNT, deadline=None, database=None,
         suppress_health_check=list(HealthCheck), print_blob=True,
     )  # fmt: skip
 

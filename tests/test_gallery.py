@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from conftest import FULL, ROOT, run_here
@@ -33,7 +34,15 @@ def outside(gallery, page):
 def test_tiny_fills_a_copy_from_the_records(gallery, small_samples, monkeypatch, tmp_path, capsys):
     real = (ROOT / "README.md").read_bytes()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "run_forked", run_here)
+
+    def white(*command):
+        """Run a command that draws nothing: its pictures are none of the gallery's."""
+        with monkeypatch.context() as patch:
+            if not FULL:
+                patch.setattr(Figure, "draw", lambda figure, renderer: None)
+            return run_here(*command)
+
+    monkeypatch.setattr(study, "run_forked", white)
     monkeypatch.setattr(sys, "argv", ["gallery.py", "--tiny"])
     gallery.main()
     here = tmp_path / "outputs" / "gallery_tiny"

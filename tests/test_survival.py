@@ -46,10 +46,11 @@ def refuse(job, error):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_sweeps_continue_to_the_same_bits(composed, tmp_path):
-    lengths = ("train.steps=20", "train.checkpoint_every=4", "probe.every=5")
+    steps = 20 if FULL else 12
+    lengths = (f"train.steps={steps}", "train.checkpoint_every=4", f"probe.every={steps // 4}")
     nodes = [composed(*SETTINGS, *lengths, f"seed={seed}") for seed in (0, 1)]
     go(nodes[0], tmp_path / "warm")  # whatever is imported late is imported before the first fork
-    campaign = Campaign(tmp_path, 0, ["basic", "stacked", "stacked_2"], steps=20, fresh=0, nodes=nodes)
+    campaign = Campaign(tmp_path, 0, ["basic", "stacked", "stacked_2"], steps=steps, fresh=0, nodes=nodes)
     kills = 20 if FULL else 12
     campaign.go(kills, most=8)
     assert campaign.kills.total() == kills and not campaign.tracebacks and not campaign.orphans

@@ -136,7 +136,8 @@ class ExactAlgorithm:
 
 def _fingerprint(weights: Weights) -> bytes:
     # -0 becomes 0: a change of signs leaves a zero what it is
-    return b"".join((weights[name].detach().cpu() + 0.0).contiguous().numpy().tobytes() for name in sorted(weights))
+    every = torch.cat([weights[name].detach().cpu().flatten() for name in sorted(weights)])
+    return (every + 0.0).numpy().tobytes()
 
 
 def activation_units(net: torch.nn.Module, inputs: Any) -> dict[str, Tensor]:
