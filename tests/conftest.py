@@ -261,8 +261,8 @@ def _no_power_fails(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _sources_stay(request, monkeypatch):
-    """No test but the registry's puts a module into the packages: their folders are listed once."""
-    if request.module.__name__ != "test_registry":
+    """Only the registry's tests and those of commands put modules into the packages: else their folders are listed once."""
+    if request.module.__name__ not in ("test_registry", "test_commands"):
         monkeypatch.setattr(registry, "_modules", _modules)
 
 
