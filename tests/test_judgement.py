@@ -245,6 +245,7 @@ def probed(monkeypatch, capsys, path, *words, judge=True):
 DIVERGED = ("model=random", "train.log_every=1", "optim.lr=1e300", "train.steps=4")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's would stand between the lines of an answer
 @pytest.mark.parametrize("rate", ["1e300", "1e60"])  # the second leaves weights whose products overflow
 def test_a_diverged_run_is_judged_and_its_finite_checkpoints_are_read(rate, ran, monkeypatch, capsys):
     folder = ran(*RUN, *DIVERGED, f"optim.lr={rate}", "train.checkpoint_every=1")

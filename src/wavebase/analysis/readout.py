@@ -109,6 +109,7 @@ def read(readout: np.ndarray) -> Readout:
     )
 
 
+@np.errstate(all="ignore")  # as in `statistics`
 def null_readouts(columns: np.ndarray, kind: str, draws: int, generator: torch.Generator) -> np.ndarray:
     """Draw readouts [draws, n, H] without structure. Every column keeps its mean and its norm.
 
@@ -131,6 +132,7 @@ def null_readouts(columns: np.ndarray, kind: str, draws: int, generator: torch.G
     return mean + drawn * np.linalg.norm(rest, axis=0) / np.where(size > 0, size, 1.0)
 
 
+@np.errstate(all="ignore")  # squares of a net that diverges may overflow: what is not finite counts as missing
 def statistics(readouts: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the quantities of ABOUT for readouts [draws, n, H] in balanced coordinates, each [draws]."""
     share = shares(readouts)

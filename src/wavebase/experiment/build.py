@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -192,8 +193,9 @@ def snapshot(components: Components, start: Mapping[str, Tensor], step: int) -> 
 
 
 def measure(probes: Iterable[Probe], seen: Snapshot) -> dict[str, float]:
-    """Return the probes' values for a snapshot, by name."""
-    return {name: value for probe in probes for name, value in probe(seen).items()}
+    """Return the probes' values for a snapshot, by name. Those of a net that diverged overflow, without a warning."""
+    with np.errstate(all="ignore"):
+        return {name: value for probe in probes for name, value in probe(seen).items()}
 
 
 def _choose_trained(net: nn.Module, cfg: RunConfig) -> dict[str, nn.Parameter]:
