@@ -11,7 +11,7 @@ from conftest import FEW, FULL, ONE_PROBE, SMALL
 from wavebase.experiment import build, config, runner, session, stacked
 from wavebase.records.folder import RunFolder, find_runs
 from wavebase.tasks.power_spectrum import PowerSpectrum
-from wavebase.training import interruption
+from wavebase.training import interruption, stacks
 from wavebase.training.loop import TrainSettings, train
 from wavebase.training.optimizers import AdamL1
 from wavebase.training.schedule import LearningRate
@@ -67,9 +67,10 @@ def refuse(job, error):
         ),
     ],
 )
-def test_members_equal_their_runs_alone(base, changes, composed, tmp_path):
+def test_members_equal_their_runs_alone(base, changes, composed, tmp_path, monkeypatch):
     """After 200 steps in float64, within 1e-6 relative: what docs/sweeps.md promises. Only the first net trains for so long,
     and has every probe: they read the weights, which are compared too."""
+    monkeypatch.setattr(stacks, "_needs_no_graph", lambda member: False)  # as one program: test_flat.py has the turns
     whole = FULL or base == ("model=perturbed",)
     steps, half = (200, 100) if whole else (40, 20)
     lengths = (f"train.steps={steps}", f"train.checkpoint_every={half}", f"probe.every={steps}")

@@ -71,9 +71,9 @@ def oscillators(snapshot: Snapshot) -> dict[str, float]:
     }
 
 
-def once(function: Callable[[Construction], Found]) -> Callable[[Construction], Found]:
-    """Compute a function of a net once for each object: its weights do not change, and it is asked for by several probes, of
-    the start at every step.
+def _once(function: Callable[[Construction], Found]) -> Callable[[Construction], Found]:
+    """Remember what a function returns for each net object, whose weights do not change: several probes ask for it, and at
+    every step they ask for the start's again.
     """
     known: dict[int, tuple[weakref.ref[Construction], Found]] = {}
 
@@ -87,7 +87,7 @@ def once(function: Callable[[Construction], Found]) -> Callable[[Construction], 
     return found
 
 
-@once
+@_once
 def bin_coordinates(net: Construction) -> tuple[Tensor, Tensor]:
     """Find each bin's Re and Im as linear functions of the n sum units.
 
@@ -144,7 +144,7 @@ def _upright(series: Tensor, net: Construction) -> Tensor:
     return torch.stack([torch.stack([cos, flip * sin], -1), torch.stack([-sin, flip * cos], -1)], -2)
 
 
-@once
+@_once
 def _modes(net: Construction) -> list[np.ndarray]:
     """Return the modes of each bin's oscillator, as its coordinates receive it."""
     # at DC and Nyquist the sine is silent: a second mode must be as strong as one that turns by the verdict's 0.05
@@ -261,13 +261,13 @@ def _interchange_value(name: str, given: Tensor, unchanged: Tensor, wanted: Tens
     return {f"mechanism/interchange_{name}": value}
 
 
-@once
+@_once
 def _received(net: Construction) -> np.ndarray:
     """Return what each bin's coordinates receive in two silent windows, per unit of input: [F, 2T + 1, 2]."""
     return (_silent_states(net) @ bin_coordinates(net)[1].mT).cpu().numpy()
 
 
-@once
+@_once
 def _silent_states(net: Construction) -> Tensor:
     """Return the hidden states of two silent windows, the initial one first: [2T + 1, H], float64."""
     start = _initial(net, 1)

@@ -106,13 +106,13 @@ class StoredNet:
         _, _, self.of_bias_ih, self.of_bias_hh, of_readout, self.of_readout_bias = self.gradients.split(sizes)
         self.of_readout = of_readout.view(shape)
         weights = ih.view(4 * H, I), hh.view(4 * H, H), self.bias
-        arguments = inputs, hidden, cell, *weights, at, tanh_input_gate
-        self.sequence = native.LoneSequence(*arguments, self.gradients, self.workspace)
+        tensors = inputs, hidden, cell, *weights
+        self.sequence = native.LoneSequence(tensors, at, tanh_input_gate, self.gradients, self.workspace)
         self.shape = len(inputs), len(at), shape[0]
 
 
 def reading() -> StoredNet | None:
-    """Return the net whose `reading` this is inside, if any."""
+    """Return the net inside whose context this is called, or None."""
     return _reading.get()
 
 

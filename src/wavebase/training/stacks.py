@@ -31,7 +31,7 @@ def make_trainer(members: Sequence[TrainState], cuda_graphs: bool = True) -> Tra
 
 
 def _needs_no_graph(member: TrainState) -> bool:
-    """Return whether a step alone leaves autograd out, which a stack cannot, and there are no threads to share a stack among."""
+    """Return whether the step of this net alone leaves autograd out, on one thread: several would share a stack's work."""
     return (
         getattr(member.net, "returns_reading", False)
         and torch.get_num_threads() == 1
@@ -46,7 +46,7 @@ def _needs_no_graph(member: TrainState) -> bool:
 class OneByOne:
     """Trains several nets one after the other, each as if it were alone, in buffers that they share.
 
-    A small net's step without autograd costs less than its share of a stack's step (`bench/recurrence.py`).
+    A small net's step without autograd costs less than its share of one program's step (`bench/sweeps.py`).
     """
 
     def __init__(self, members: Sequence[TrainState]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -116,8 +116,8 @@ class LoneSequence:
     """Forward and backward of one net again and again: buffers and sizes are described to the library once.
 
     Args:
-        inputs, hidden, cell, weight_ih, weight_hh, bias, at, tanh_input_gate: As for `forward`. The weights are read where
-            they are at each call.
+        tensors: The first six of `forward`, without a stack. The weights are read where they are at each call.
+        at, tanh_input_gate: As for `forward`.
         gradients: Where `backward` puts the gradients of weight_ih, weight_hh and bias, one after the other.
         workspace: Buffers by shape, for other nets whose turns do not overlap: then they stay in the processor's caches.
 
@@ -127,17 +127,13 @@ class LoneSequence:
 
     def __init__(
         self,
-        inputs: Tensor,
-        hidden: Tensor,
-        cell: Tensor,
-        weight_ih: Tensor,
-        weight_hh: Tensor,
-        bias: Tensor,
+        tensors: Sequence[Tensor],
         at: range,
         tanh_input_gate: bool,
         gradients: Tensor,
         workspace: dict[Any, Tensor],
     ):
+        inputs, hidden = tensors[:2]
         (B, N, I), H, P = inputs.shape, hidden.shape[-1], _padded(len(inputs), inputs.dtype)  # noqa: E741
         step = _step(H + I + 1, P, inputs.dtype)
         shapes = {"states": (N + 1, step), "tape": (N, H, 5, P), "cells": (2, H, P)}
@@ -146,11 +142,8 @@ class LoneSequence:
         states, tape, cells, *deltas = (
             workspace.setdefault((name, shape, inputs.dtype), inputs.new_empty(shape)) for name, shape in shapes.items()
         )
-        tensors, buffers = (
-            (weight_ih, weight_hh, bias),
-            (states, tape, cells[0], deltas[0] if deltas else None, None, cells[1], gradients),
-        )
-        self._job = _described((inputs, hidden, cell, *tensors, None, None, None), at, tanh_input_gate, buffers)
+        buffers = states, tape, cells[0], deltas[0] if deltas else None, None, cells[1], gradients
+        self._job = _described((*tensors, None, None, None), at, tanh_input_gate, buffers)
         self._alive: Any = tensors, buffers
         self._forward, self._backward = (_entry(name, inputs.dtype) for name in ("forward", "backward"))
         self.states = states.as_strided((B, len(at), H), (1, at.step * step, P), (at.start + 1) * step)
